@@ -1,0 +1,60 @@
+package artifact
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// ImageConfig is the image config of OCI image-spec 1.1, config.md, as far as Waybill reads it.
+type ImageConfig struct {
+	Created      *time.Time `json:"created,omitempty"`
+	Author       string     `json:"author,omitempty"`
+	Architecture string     `json:"architecture"`
+	OS           string     `json:"os"`
+	Variant      string     `json:"variant,omitempty"`
+	Config       RunConfig  `json:"config"`
+	RootFS       struct {
+		Type    string   `json:"type"`
+		DiffIDs []Digest `json:"diff_ids"`
+	} `json:"rootfs"`
+	History []History `json:"history,omitempty"`
+}
+
+// RunConfig is the execution part of an image config.
+type RunConfig struct {
+	User         string              `json:"User,omitempty"`
+	ExposedPorts map[string]struct{} `json:"ExposedPorts,omitempty"`
+	Env          []string            `json:"Env,omitempty"`
+	Entrypoint   []string            `json:"Entrypoint,omitempty"`
+	Cmd          []string            `json:"Cmd,omitempty"`
+	Volumes      map[string]struct{} `json:"Volumes,omitempty"`
+	WorkingDir   string              `json:"WorkingDir,omitempty"`
+	Labels       map[string]string   `json:"Labels,omitempty"`
+	StopSignal   string              `json:"StopSignal,omitempty"`
+}
+
+// History is how one layer came to be, or a step that made none (EmptyLayer).
+type History struct {
+	Created    *time.Time `json:"created,omitempty"`
+	CreatedBy  string     `json:"created_by,omitempty"`
+	Comment    string     `json:"comment,omitempty"`
+	EmptyLayer bool       `json:"empty_layer,omitempty"`
+}
+
+// ParseImageConfig parses an image config; it refuses one whose diff_ids do not match the number of layers, since
+// no runtime takes it and no fact could be tied to it.
+func ParseImageConfig(body []byte, layers int) (ImageConfig, error) {
+	var c ImageConfig
+	if err := json.Unmarshal(body, &c); err != nil {
+		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: %w", err)
+	}
+	if len(c.RootFS.DiffIDs) != layers {
+		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: rootfs has %d diff_ids, the manifest has %d layers", len(c.RootFS.DiffIDs), layers)
+	}
+	return c, nil
+}
+
+// Platform returns what the config says it runs on.
+func (c ImageConfig) Platform() Platform {
+	return Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant}
+}

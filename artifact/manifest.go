@@ -1,0 +1,164 @@
+package artifact
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// MaxManifest is the largest manifest or image config that is read, in bytes (distribution-spec 1.1 asks for at
+// least 4 MiB).
+const MaxManifest = 4 << 20
+
+// Manifest is what a manifest or an index of any accepted media type says. Bytes are kept beside it, never
+// re-encoded: the digest is of the bytes.
+type Manifest struct {
+	MediaType    string
+	ArtifactType string // top-level artifactType, else the config's media type: what the referrers API answers
+	Config       *Descriptor
+	Layers       []Descriptor
+	Manifests    []Descriptor // of an index
+	Subject      *Descriptor
+	Annotations  map[string]string
+}
+
+// IsIndex reports whether m lists manifests rather than layers.
+func (m Manifest) IsIndex() bool {
+	return m.MediaType == MediaTypeIndex || m.MediaType == MediaTypeDockerList
+}
+
+// Blobs returns the config and the layers, in that order; none of an index.
+func (m Manifest) Blobs() []Descriptor {
+	var all []Descriptor
+	if m.Config != nil {
+		all = append(all, *m.Config)
+	}
+	return append(all, m.Layers...)
+}
+
+// Tar layer media types start so; a layer of any other type is never unpacked by a runtime.
+var layerPrefixes = []string{
+	"application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.",
+	"application/vnd.docker.container.image.rootfs.",
+}
+
+// Layers of these types belong to signatures and attestations, which borrow the image config's media type.
+var statementLayers = []string{
+	"application/vnd.dev.cosign.", "application/vnd.dsse.", "application/vnd.in-toto+json",
+	"application/vnd.dev.sigstore.bundle", "application/vnd.cyclonedx", "application/vnd.syft+json",
+	"application/spdx+json", "text/spdx",
+}
+
+// IsImage reports whether a runtime could run m, given its config's bytes. It errs towards "image", since only
+// images meet the rules about images: a config that could serve as an image config makes an image whatever
+// media type it claims, unless there are layers and every one is a statement's.
+func (m Manifest) IsImage(config []byte) bool {
+	if m.IsIndex() || m.Config == nil {
+		return false
+	}
+	statement := len(m.Layers) > 0 && !slices.ContainsFunc(m.Layers, func(d Descriptor) bool {
+		return !slices.ContainsFunc(statementLayers, func(p string) bool { return strings.HasPrefix(d.MediaType, p) })
+	})
+	if statement {
+		return false
+	}
+	if m.Config.MediaType == MediaTypeConfig || m.Config.MediaType == MediaTypeDockerConfig {
+		return true
+	}
+	var probe struct {
+		RootFS struct {
+			DiffIDs []json.RawMessage `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	return json.Unmarshal(config, &probe) == nil && len(probe.RootFS.DiffIDs) > 0
+}
+
+// IsLayer reports whether a media type is that of an image layer's tar.
+func IsLayer(mediaType string) bool {
+	return slices.ContainsFunc(layerPrefixes, func(p string) bool { return strings.HasPrefix(mediaType, p) })
+}
+
+// ParseManifest parses strictly what the OCI image spec and Docker schema 2 require. contentType is the request's
+// Content-Type without parameters; it must agree with the body's own mediaType where both stand
+// (distribution-spec 1.1, "Pushing Manifests").
+func ParseManifest(contentType string, body []byte) (Manifest, error) {
+	var raw struct {
+		SchemaVersion int               `json:"schemaVersion"`
+		MediaType     string            `json:"mediaType"`
+		ArtifactType  string            `json:"artifactType"`
+		Config        *Descriptor       `json:"config"`
+		Layers        []Descriptor      `json:"layers"`
+		Manifests     []Descriptor      `json:"manifests"`
+		Subject       *Descriptor       `json:"subject"`
+		Annotations   map[string]string `json:"annotations"`
+	}
+	if len(body) > MaxManifest {
+		return Manifest{}, Coded(TooLarge, "SIZE_INVALID", "manifest of %d bytes: at most %d are accepted", len(body), MaxManifest)
+	}
+	invalid := func(format string, args ...any) (Manifest, error) {
+		return Manifest{}, Coded(Invalid, "MANIFEST_INVALID", "manifest: "+format, args...)
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if err := dec.Decode(&raw); err != nil {
+		return invalid("%w", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return invalid("bytes follow the JSON document")
+	}
+	if raw.SchemaVersion != 2 {
+		return invalid("schemaVersion is %d; only 2 is accepted", raw.SchemaVersion)
+	}
+	m := Manifest{MediaType: contentType, ArtifactType: raw.ArtifactType, Config: raw.Config, Layers: raw.Layers,
+		Manifests: raw.Manifests, Subject: raw.Subject, Annotations: raw.Annotations}
+	if m.MediaType == "" {
+		m.MediaType = raw.MediaType
+	}
+	if raw.MediaType != "" && raw.MediaType != m.MediaType {
+		return invalid("its mediaType %q is not the request's Content-Type %q", raw.MediaType, m.MediaType)
+	}
+	switch m.MediaType {
+	case MediaTypeManifest, MediaTypeDockerManifest:
+		if m.Config == nil || len(m.Manifests) > 0 {
+			return invalid("an image manifest has a config and no manifests")
+		}
+		if m.ArtifactType == "" {
+			m.ArtifactType = m.Config.MediaType
+		}
+	case MediaTypeIndex, MediaTypeDockerList:
+		if m.Config != nil || len(m.Layers) > 0 {
+			return invalid("an index has manifests, and neither config nor layers")
+		}
+	default:
+		return invalid("media type %.120q is not accepted; push an OCI or Docker schema 2 manifest or index", m.MediaType)
+	}
+	return m, m.check()
+}
+
+// check refuses descriptors that no client can follow.
+func (m Manifest) check() error {
+	named := func(what string, ds ...Descriptor) error {
+		for i, d := range ds {
+			if d.Digest.IsZero() || d.Size < 0 || d.MediaType == "" {
+				return Coded(Invalid, "MANIFEST_INVALID", "manifest: %s needs mediaType, digest and a size of at least 0", strings.ReplaceAll(what, "%d", strconv.Itoa(i)))
+			}
+		}
+		return nil
+	}
+	if m.Config != nil {
+		if err := named("config", *m.Config); err != nil {
+			return err
+		}
+	}
+	if m.Subject != nil {
+		if err := named("subject", *m.Subject); err != nil {
+			return err
+		}
+	}
+	if err := named("layers[%d]", m.Layers...); err != nil {
+		return err
+	}
+	return named("manifests[%d]", m.Manifests...)
+}

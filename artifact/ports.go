@@ -1,0 +1,60 @@
+package artifact
+
+import "time"
+
+// Subject is what a verdict is about: a manifest on its way in, or one that is here.
+type Subject struct {
+	Repository Repository
+	Digest     Digest
+	Manifest   Manifest
+	Config     []byte // the config blob; nil of an index, or of an artifact whose config is too large to be an image's
+	Reference  string // what the pusher called it: a tag or a digest, for the reasons
+}
+
+// StoredManifest is a manifest as it lies in a repository.
+type StoredManifest struct {
+	Repository Repository
+	Digest     Digest
+	Manifest   Manifest
+	Body       []byte
+	IsImage    bool
+	Platform   string // os/arch of an image, from its config
+	PushedBy   string
+	PushedAt   time.Time
+}
+
+// Event is something that happened to a digest, told to whoever acts on it in the transaction that made it true.
+type Event struct {
+	Kind       EventKind
+	Repository Repository
+	Digest     Digest
+}
+
+// EventKind names an Event.
+type EventKind string
+
+// Accepted: an image was allowed and stored; it is to be scanned and signed.
+const Accepted EventKind = "image accepted"
+
+// Push is a judged manifest on its way into a repository, with all that one transaction records of it.
+type Push struct {
+	StoredManifest
+	Tags      []Tag
+	Reference string // what the pusher called it
+	Verdict   VerdictRecord
+}
+
+// Upload is an upload session.
+type Upload struct {
+	ID         string
+	Repository Repository
+	Offset     int64  // bytes received
+	State      []byte // of SHA-256 after them
+	CreatedBy  string
+}
+
+// Progress is how far an upload's bytes are. The zero Progress is the beginning.
+type Progress struct {
+	Offset int64  // bytes that are written
+	State  []byte // of SHA-256 after them, by encoding.BinaryMarshaler; nil at the beginning
+}

@@ -1,0 +1,39 @@
+package artifact
+
+import "time"
+
+// Promotion is a digest becoming an environment's current one, or ceasing to be: an append-only record.
+type Promotion struct {
+	ID          int64       `json:"id"`
+	Action      string      `json:"action"` // promote, rollback or recall
+	Repository  Repository  `json:"repository"`
+	Environment Environment `json:"environment"`
+	Digest      Digest      `json:"digest"`
+	Version     string      `json:"version,omitempty"` // the tag that was asked for, or a tag of the digest at that time
+	Previous    Digest      `json:"previous,omitzero"`
+	Actor       string      `json:"actor"`
+	Reason      string      `json:"reason,omitempty"`
+	PolicyHash  Digest      `json:"policyHash,omitzero"`
+	LedgerIndex int64       `json:"ledgerIndex"`
+	At          time.Time   `json:"at"`
+}
+
+// Deployment is what an environment's pointer of one repository stands at.
+type Deployment struct {
+	Repository  Repository  `json:"repository"`
+	Environment Environment `json:"environment"`
+	Digest      Digest      `json:"digest"`
+	Version     string      `json:"version,omitempty"`
+	Since       time.Time   `json:"since"`
+	Actor       string      `json:"actor"`
+	Reason      string      `json:"reason,omitempty"`
+}
+
+// Status is one cell of the board: what runs there, and what is known of it now.
+type Status struct {
+	Deployment
+	Verdict Outcome          `json:"verdict"`
+	Scan    ScanState        `json:"scan"`
+	Counts  map[Severity]int `json:"findings,omitempty"`
+	Signed  bool             `json:"signed"`
+}

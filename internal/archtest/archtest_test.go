@@ -1,0 +1,136 @@
+// Package archtest holds the import rules of docs/architecture.md as a test.
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// mayImport says, of each package of ours, which others of ours it may import. What is not here may not exist.
+var mayImport = map[string][]string{
+	"artifact":   {},
+	"migrations": {},
+
+	"blob":     {"artifact"},
+	"registry": {"artifact"},
+	"layer":    {"artifact"},
+	"policy":   {"artifact"},
+	"scanner":  {"artifact"},
+	"ledger":   {"artifact"},
+	"builder":  {"artifact"},
+	"auth":     {"artifact"},
+
+	"signer":    {"artifact", "policy"},
+	"promotion": {"artifact", "policy"},
+
+	"scanner/trivy": {"artifact", "scanner", "layer"},
+
+	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "migrations"},
+	"postgres/pgtest": {"postgres"},
+	"blob/blobtest":   {"artifact", "blob"},
+
+	"jobs":   {"artifact", "layer", "policy", "scanner", "signer", "ledger", "promotion", "builder"},
+	"server": {"artifact", "registry", "promotion", "policy", "builder", "auth"},
+	"web":    {"artifact", "promotion", "policy", "auth"},
+
+	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "ledger", "policy", "postgres", "promotion", "registry",
+		"scanner", "server", "signer", "web"},
+	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
+
+	"examples/returns": {},
+	"internal/e2e":     {},
+	"internal/demo":    {},
+}
+
+// onlyIn says which packages may import a module of others.
+var onlyIn = map[string][]string{
+	"github.com/jackc/pgx":             {"postgres", "postgres/pgtest", "jobs", "cmd/waybill"},
+	"github.com/riverqueue":            {"jobs", "cmd/waybill"},
+	"github.com/gin-gonic/gin":         {"server", "web", "cmd/waybill"},
+	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
+	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
+	"github.com/sigstore/cosign":       {"signer"},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImports(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t) {
+		name := strings.TrimPrefix(p.ImportPath, "waybill/")
+		if strings.HasPrefix(name, "internal/archtest") {
+			continue
+		}
+		allowed, known := mayImport[name]
+		if !known {
+			t.Errorf("package %s is not in the table: say what it may import, here and in docs/architecture.md", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if ours, is := strings.CutPrefix(imported, "waybill/"); is && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s, which the architecture forbids", name, ours)
+			}
+			for module, users := range onlyIn {
+				if (imported == module || strings.HasPrefix(imported, module+"/")) && !slices.Contains(users, name) {
+					t.Errorf("%s imports %s; only %s may", name, imported, strings.Join(users, ", "))
+				}
+			}
+			if name == "artifact" && strings.Contains(strings.Split(imported, "/")[0], ".") {
+				t.Errorf("artifact imports %s; it is the standard library only", imported)
+			}
+		}
+	}
+}
+
+// TestScannerHoldsNothing: the process that parses hostile bytes links no code that knows keys, database or server.
+func TestScannerHoldsNothing(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-deps", "waybill/cmd/waybill-scanner").Output()
+	require.NoError(t, err)
+	deps := strings.Fields(string(out))
+	require.Contains(t, deps, "waybill/layer")
+	for _, forbidden := range []string{"waybill/postgres", "waybill/signer", "waybill/server", "waybill/auth"} {
+		require.NotContains(t, deps, forbidden)
+	}
+}
+
+// TestServerParsesNoLayer: the program that holds the keys links neither Trivy nor the layer reader.
+func TestServerParsesNoLayer(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-deps", "waybill/cmd/waybill").Output()
+	require.NoError(t, err)
+	for _, dep := range strings.Fields(string(out)) {
+		require.False(t, dep == "waybill/layer" || dep == "waybill/scanner/trivy" || strings.HasPrefix(dep, "github.com/aquasecurity/trivy/"), dep)
+	}
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "waybill/...")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var all []pkg
+	for dec := json.NewDecoder(out); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else {
+			require.NoError(t, err)
+		}
+		all = append(all, p)
+	}
+	require.NoError(t, cmd.Wait())
+	require.Greater(t, len(all), 15)
+	return all
+}

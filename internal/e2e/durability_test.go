@@ -1,0 +1,209 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+)
+
+// TestKilled: kill -9 again and again while images are pushed, signed and promoted. What was acknowledged is there
+// afterwards, whole; what was not is not half there; and the ledger holds.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	pusher, promoter := s.token("--role", "pusher"), s.token("--role", "promoter")
+	type result struct{ tag, digest string }
+	var acknowledged, promoted []result
+	for round := range 4 {
+		var mu sync.Mutex
+		var work sync.WaitGroup
+		begun := make(chan struct{}, 100)
+		for worker := range 3 {
+			work.Go(func() {
+				for i := range 20 {
+					tag := fmt.Sprintf("r%d-%d-%d", round, worker, i)
+					img := configured(t, "1000", files(t, map[string]string{"app": tag, "noise": noise(200 << 10)}))
+					d, _ := img.Digest()
+					if s.push(pusher, "shop/killed:"+tag, img) != nil {
+						return
+					}
+					mu.Lock()
+					acknowledged = append(acknowledged, result{tag, d.String()})
+					mu.Unlock()
+					begun <- struct{}{}
+					if _, _, code := s.waybill(promoter, "promote", "killed", tag, "dev"); code == 0 {
+						mu.Lock()
+						promoted = append(promoted, result{tag, d.String()})
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		for range 3 + 2*round { // each round is killed at another moment
+			<-begun
+		}
+		s.stop(syscall.SIGKILL)
+		work.Wait()
+		s.start(s.host)
+	}
+	require.Greater(t, len(acknowledged), 12)
+	for _, r := range acknowledged {
+		require.Equal(t, r.digest, s.current(pusher, "shop/killed:"+r.tag))
+		s.signed(pusher, "shop/killed@"+r.digest)
+	}
+	var history []artifact.Promotion
+	s.json(promoter, &history, "history", "killed")
+	digests := map[string]bool{}
+	for _, p := range history {
+		digests[p.Digest.String()] = true
+	}
+	for _, r := range promoted {
+		require.True(t, digests[r.digest], "promotion of %s was acknowledged", r.tag)
+	}
+	require.Contains(t, s.ok(s.admin(), "audit"), "ok")
+}
+
+func noise(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return string(b)
+}
+
+// TestRestart: a second start goes on where the first stopped, within two seconds.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	admin, pusher := s.admin(), s.token("--role", "pusher")
+	digest := s.pushed(pusher, "shop/a:v1", configured(t, "1", files(t, map[string]string{"a": "b"})))
+	key := s.ok(pusher, "key", "public")
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		s.stop(sig)
+		begun := time.Now()
+		s.start(s.host)
+		t.Logf("ready %v after %v", time.Since(begun).Round(time.Millisecond), sig)
+		require.Equal(t, digest, s.current(pusher, "shop/a:v1"))
+		require.Equal(t, key, s.ok(pusher, "key", "public"))
+		require.Equal(t, admin, s.admin())
+		status, body := s.get("", "/readyz")
+		require.Equal(t, 200, status, body)
+	}
+	_, stderr, code := command(t, "", nil, "waybill", "serve", "--data", s.data, "--listen", "127.0.0.1:0")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "another waybill serve")
+}
+
+// TestMemory: a layer of two gigabytes passes through in constant memory, and at rest there is no scanner.
+func TestMemory(t *testing.T) {
+	s := serve(t)
+	admin, pusher := s.admin(), s.token("--role", "pusher")
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	require.NoError(t, os.WriteFile(policy, []byte("apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: baseline}\nspec:\n"+
+		"  match: {repositories: ['**']}\n  rules:\n    - {rule: no-root-user, action: deny}\n"), 0o600))
+	s.ok(admin, "apply", "-f", policy)
+
+	layer := bigLayer(t, 2<<30)
+	before, _ := rss(t, s.cmd.Process.Pid)
+	stop, peak := make(chan struct{}), make(chan int, 1)
+	go watchScanners(s.cmd.Process.Pid, stop, peak)
+	img := configured(t, "1000", layer)
+	digest := s.pushed(pusher, "shop/big:v1", img)
+	close(stop)
+	scannerPeak := <-peak
+
+	diff, err := layer.Digest()
+	require.NoError(t, err)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.url+"/v2/shop/big/blobs/"+diff.String(), nil)
+	require.NoError(t, err)
+	req.SetBasicAuth("x", pusher)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	n, err := io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.Greater(t, n, int64(2<<30))
+	require.Equal(t, digest, s.current(pusher, "shop/big:v1"))
+
+	_, after := rss(t, s.cmd.Process.Pid)
+	t.Logf("server: %d MiB before, %d MiB at its peak; scanner: %d MiB at its peak", before, after, scannerPeak)
+	require.Less(t, before, 80, "at rest")
+	require.Less(t, after, 200)
+	require.Positive(t, scannerPeak)
+	require.Less(t, scannerPeak, 600)
+	s.await("the scanners' end", func() bool { return len(scanners(s.cmd.Process.Pid)) == 0 })
+}
+
+// bigLayer writes a tar of one file that does not compress.
+func bigLayer(t *testing.T, size int64) v1.Layer {
+	t.Helper()
+	dir, err := os.MkdirTemp(fixtures, "big")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, "sh", "-c", fmt.Sprintf("cd %s && openssl rand -out blob %d && tar --owner=0 --group=0 -cf - blob | gzip -1 > layer.tar.gz && rm blob", dir, size))
+	layer, err := tarball.LayerFromFile(filepath.Join(dir, "layer.tar.gz"))
+	require.NoError(t, err)
+	return layer
+}
+
+// watchScanners sends the highest resident set of any scanner process.
+func watchScanners(server int, stop <-chan struct{}, peak chan<- int) {
+	highest := 0
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		for _, pid := range scanners(server) {
+			b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			for _, line := range strings.Split(string(b), "\n") {
+				var kb int
+				if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+					highest = max(highest, kb>>10)
+				}
+			}
+		}
+		select {
+		case <-stop:
+			peak <- highest
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// scanners lists the scanner processes of a server.
+func scanners(server int) []int {
+	var pids []int
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+		if open < 0 || end < open {
+			continue
+		}
+		fields := strings.Fields(string(b[end+1:]))
+		parent, _ := strconv.Atoi(fields[1])
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:open])))
+		if parent == server && strings.HasPrefix(string(b[open+1:end]), "waybill-scanner"[:15]) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

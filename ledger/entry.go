@@ -1,0 +1,65 @@
+// Package ledger is the append-only record of every decision: entries in canonical JSON, the RFC 6962 Merkle tree
+// over them, signed C2SP checkpoints of it, and the proofs that tie one to the other. It does no IO.
+package ledger
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"waybill/artifact"
+)
+
+// Entry is one decision. Its leaf in the tree is its canonical JSON.
+type Entry struct {
+	Kind        string               `json:"kind"` // push.accepted, push.denied, policy.applied, promotion, rollback, recall …
+	Actor       string               `json:"actor"`
+	At          time.Time            `json:"at"` // UTC, to the microsecond
+	Repository  artifact.Repository  `json:"repository,omitzero"`
+	Digest      artifact.Digest      `json:"digest,omitzero"`
+	Environment artifact.Environment `json:"environment,omitzero"`
+	Version     string               `json:"version,omitempty"`   // the tag, or the document's version
+	Previous    artifact.Digest      `json:"previous,omitzero"`   // what the environment ran before
+	PolicyHash  artifact.Digest      `json:"policyHash,omitzero"` // of the policies that allowed or denied
+	Subject     string               `json:"subject,omitempty"`   // what else it is about: a token's id, a document's name, a key's id
+	Evidence    []artifact.Digest    `json:"evidence,omitempty"`  // digests of what the decision rests on
+	Reasons     []string             `json:"reasons,omitempty"`   // of a denial
+	Reason      string               `json:"reason,omitempty"`    // what the actor gave
+}
+
+// Canonical returns the entry's only encoding: JSON with sorted keys and no insignificant space, text as it is.
+func (e Entry) Canonical() ([]byte, error) {
+	e.At = e.At.UTC().Truncate(time.Microsecond)
+	plain, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	// Through a map, whose keys encoding/json sorts.
+	var sorted map[string]any
+	if err := json.Unmarshal(plain, &sorted); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(sorted); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// Parse is the inverse of Canonical. It refuses unknown keys, and an encoding that is not the canonical one.
+func Parse(body []byte) (Entry, error) {
+	var e Entry
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&e); err != nil {
+		return e, fmt.Errorf("ledger entry: %w", err)
+	}
+	canonical, err := e.Canonical()
+	if err == nil && !bytes.Equal(canonical, body) {
+		err = fmt.Errorf("ledger entry is not in its canonical form")
+	}
+	return e, err
+}

@@ -1,0 +1,146 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// Facts gives what is known of a layer, and waits for an inspection that runs. A Denied error says that the layer cannot
+// be inspected.
+type Facts interface {
+	Layer(ctx context.Context, repository artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error)
+}
+
+// Contents reads what is stored. Blob is for small blobs: it refuses one over artifact.MaxManifest.
+type Contents interface {
+	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
+	Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error)
+}
+
+// Policies gives the policies in force.
+type Policies interface {
+	Policies(ctx context.Context) ([]Versioned, error)
+}
+
+// JudgeConfig names what a judge needs.
+type JudgeConfig struct {
+	Facts    Facts
+	Contents Contents
+	Policies Policies
+}
+
+// Judge answers, for push, signature, promotion, page and command alike: is this digest allowed, now?
+type Judge struct{ cfg JudgeConfig }
+
+// NewJudge returns a judge; it is safe for concurrent use.
+func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg} }
+
+// Bounds of an index: no real one comes near.
+const (
+	maxDepth    = 4
+	maxChildren = 200
+)
+
+// Judge judges a manifest that is here, or on its way in with all that it names. An error is no verdict: the caller
+// refuses, and may try again.
+func (j *Judge) Judge(ctx context.Context, s artifact.Subject) (Verdict, error) {
+	policies, err := j.cfg.Policies.Policies(ctx)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return j.judge(ctx, NewSet(policies), s, 0)
+}
+
+// JudgeStored judges a manifest by its digest; NotFound when the repository does not have it.
+func (j *Judge) JudgeStored(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (Verdict, error) {
+	s, err := j.subject(ctx, repository, digest)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return j.Judge(ctx, s)
+}
+
+func (j *Judge) subject(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.Subject, error) {
+	stored, err := j.cfg.Contents.Manifest(ctx, repository, digest)
+	if err != nil {
+		return artifact.Subject{}, err
+	}
+	s := artifact.Subject{Repository: repository, Digest: digest, Manifest: stored.Manifest, Reference: digest.String()}
+	if stored.Manifest.Config != nil && stored.Manifest.Config.Size <= artifact.MaxManifest {
+		s.Config, err = j.cfg.Contents.Blob(ctx, repository, stored.Manifest.Config.Digest)
+	}
+	return s, err
+}
+
+func (j *Judge) judge(ctx context.Context, set Set, s artifact.Subject, depth int) (Verdict, error) {
+	switch {
+	case s.Manifest.IsIndex():
+		return j.index(ctx, set, s, depth)
+	case s.Manifest.IsImage(s.Config):
+		return j.image(ctx, set, s)
+	}
+	return set.Artifact(s), nil
+}
+
+func (j *Judge) index(ctx context.Context, set Set, s artifact.Subject, depth int) (Verdict, error) {
+	if depth >= maxDepth || len(s.Manifest.Manifests) > maxChildren {
+		return set.Uninspectable(s, fmt.Sprintf("the index is nested deeper than %d or names more than %d manifests", maxDepth, maxChildren)), nil
+	}
+	var children []Child
+	for _, d := range s.Manifest.Manifests {
+		child, err := j.subject(ctx, s.Repository, d.Digest)
+		if artifact.KindOf(err) == artifact.NotFound {
+			return set.Uninspectable(s, fmt.Sprintf("the index names %s, which is not here", d.Digest)), nil
+		}
+		if err != nil {
+			return Verdict{}, err
+		}
+		v, err := j.judge(ctx, set, child, depth+1)
+		if err != nil {
+			return Verdict{}, err
+		}
+		platform := d.Digest.Short()
+		if d.Platform != nil {
+			platform = d.Platform.String()
+		}
+		children = append(children, Child{platform, v})
+	}
+	return set.Index(s, children), nil
+}
+
+func (j *Judge) image(ctx context.Context, set Set, s artifact.Subject) (Verdict, error) {
+	config, err := artifact.ParseImageConfig(s.Config, len(s.Manifest.Layers))
+	if err != nil {
+		return set.Uninspectable(s, err.Error()), nil
+	}
+	var (
+		layers []artifact.LayerFacts
+		why    []string
+	)
+	for i, d := range s.Manifest.Layers {
+		if len(d.URLs) > 0 || strings.Contains(d.MediaType, "foreign") || strings.Contains(d.MediaType, "nondistributable") {
+			why = append(why, fmt.Sprintf("layer %d (%s) lies elsewhere, and what is not here cannot be judged; push it with the image", i+1, d.MediaType))
+			continue
+		}
+		facts, err := j.cfg.Facts.Layer(ctx, s.Repository, d)
+		var refused *artifact.Error
+		switch {
+		case errors.As(err, &refused) && refused.Kind == artifact.Denied:
+			why = append(why, fmt.Sprintf("layer %d (%s) %s", i+1, d.Digest, refused.Message))
+			continue
+		case err != nil:
+			return Verdict{}, err
+		case facts.DiffID != config.RootFS.DiffIDs[i]:
+			why = append(why, fmt.Sprintf("layer %d (%s) holds %s, but the config's diff_ids say %s; rebuild the image", i+1, d.Digest, facts.DiffID, config.RootFS.DiffIDs[i]))
+		}
+		layers = append(layers, facts)
+	}
+	if len(why) > 0 {
+		return set.Uninspectable(s, why...), nil
+	}
+	return set.Evaluate(Image{Subject: s, Config: config, Facts: artifact.Fold(layers, config)}), nil
+}

@@ -1,0 +1,159 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// sizeLimits are the parameters of max-size; one that is absent does not limit.
+type sizeLimits struct {
+	Compressed   quantity `yaml:"compressed"`   // bytes of all blobs
+	Uncompressed quantity `yaml:"uncompressed"` // bytes of all tars
+	Layer        quantity `yaml:"layer"`        // compressed bytes of any one layer
+	Layers       int      `yaml:"layers"`       // how many
+	Wasted       quantity `yaml:"wasted"`       // bytes of files that a later layer removes or replaces
+}
+
+// bindMaxSize: the image is not bloated. The reasons name what is heaviest.
+func bindMaxSize(with Node, given bool) (check, error) {
+	var limits sizeLimits
+	if given {
+		if err := with.Decode(&limits); err != nil {
+			return nil, err
+		}
+	}
+	if limits == (sizeLimits{}) {
+		return nil, with.Errorf("max-size wants at least one of compressed, uncompressed, layer, layers and wasted, such as with: {compressed: 500Mi}")
+	}
+	if limits.Layers < 0 {
+		return nil, with.At("$.layers").Errorf("layers is %d; want a number above 0", limits.Layers)
+	}
+	return limits.check, nil
+}
+
+func (l sizeLimits) check(img Image) []finding {
+	var compressed, uncompressed, wasted int64
+	for _, layer := range img.Facts.Layers {
+		compressed, uncompressed, wasted = compressed+layer.Compressed, uncompressed+layer.Uncompressed, wasted+layer.Wasted
+	}
+	var found []finding
+	over := func(what string, size int64, limit quantity, hint string) {
+		if limit > 0 && size > int64(limit) {
+			found = append(found, finding{message: fmt.Sprintf("%s is %s, over the cap of %s%s", what, human(size), human(int64(limit)), hint)})
+		}
+	}
+	over("the image, compressed,", compressed, l.Compressed, "; "+heaviest(img.Facts))
+	over("the image, uncompressed,", uncompressed, l.Uncompressed, "; "+heaviest(img.Facts))
+	over("what later layers remove or replace", wasted, l.Wasted, "; "+mostWasted(img.Facts)+"; remove files in the step that adds them")
+	for i, layer := range img.Facts.Layers {
+		over(fmt.Sprintf("layer %d (%s)", i+1, step(layer)), layer.Compressed, l.Layer, "")
+	}
+	if l.Layers > 0 && len(img.Facts.Layers) > l.Layers {
+		found = append(found, finding{message: fmt.Sprintf("the image has %d layers, over the cap of %d; join steps, or build in several stages", len(img.Facts.Layers), l.Layers)})
+	}
+	return found
+}
+
+// heaviest names the three largest layers and files.
+func heaviest(facts artifact.ImageFacts) string {
+	type weight struct {
+		name string
+		size int64
+	}
+	top := func(all []weight) []string {
+		slices.SortFunc(all, func(a, b weight) int {
+			if a.size != b.size {
+				return int(min(max(b.size-a.size, -1), 1))
+			}
+			return compare(a.name, b.name)
+		})
+		var words []string
+		for _, w := range all[:min(3, len(all))] {
+			words = append(words, w.name+" "+human(w.size))
+		}
+		return words
+	}
+	var layers, files []weight
+	for i, l := range facts.Layers {
+		layers = append(layers, weight{fmt.Sprintf("layer %d (%s)", i+1, step(l)), l.Compressed})
+	}
+	for p, f := range facts.Files {
+		if f.Size > 1<<20 {
+			files = append(files, weight{"/" + p, f.Size})
+		}
+	}
+	text := "heaviest: " + strings.Join(top(layers), ", ")
+	if len(files) > 0 {
+		text += "; files: " + strings.Join(top(files), ", ")
+	}
+	return text
+}
+
+func mostWasted(facts artifact.ImageFacts) string {
+	hidden := slices.Clone(facts.Hidden)
+	slices.SortFunc(hidden, func(a, b artifact.HiddenFile) int {
+		if a.Size != b.Size {
+			return int(min(max(b.Size-a.Size, -1), 1))
+		}
+		return compare(a.Path, b.Path)
+	})
+	var words []string
+	for _, h := range hidden[:min(3, len(hidden))] {
+		words = append(words, fmt.Sprintf("/%s %s", h.Path, human(h.Size)))
+	}
+	return "most of it: " + strings.Join(words, ", ")
+}
+
+// step names a layer by what made it, shortened.
+func step(l artifact.LayerSummary) string {
+	text := strings.Join(strings.Fields(l.CreatedBy), " ")
+	if text == "" {
+		return l.Digest.Short()
+	}
+	if len(text) > 60 {
+		text = strings.ToValidUTF8(text[:60], "") + "…"
+	}
+	return text
+}
+
+// quantity is a number of bytes, written 500Mi, 2Gi, 1G or 1048576.
+type quantity int64
+
+var units = []struct {
+	suffix string
+	bytes  int64
+}{{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}, {"", 1}}
+
+// UnmarshalYAML parses strictly: a whole number above 0 and one of the units.
+func (q *quantity) UnmarshalYAML(b []byte) error {
+	text := strings.Trim(strings.TrimSpace(string(b)), `"'`)
+	for _, u := range units {
+		digits, ok := strings.CutSuffix(text, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || n <= 0 || n > (1<<62)/u.bytes {
+			break
+		}
+		*q = quantity(n * u.bytes)
+		return nil
+	}
+	return artifact.Errorf(artifact.Invalid, "size %q: want a whole number above 0 with a unit of Ki, Mi, Gi, Ti, k, M, G or T, such as 500Mi", text)
+}
+
+// human writes a number of bytes with three digits and a unit.
+func human(n int64) string {
+	value := float64(n)
+	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
+		if value < 1024 {
+			return strconv.FormatFloat(value, 'g', max(3, len(strconv.Itoa(int(value)))), 64) + " " + unit
+		}
+		value /= 1024
+	}
+	return strconv.FormatFloat(value, 'g', 4, 64) + " TiB"
+}

@@ -1,0 +1,93 @@
+package policy
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// bindNoRootUser: the user that would run is not root. It is resolved as runc, containerd and docker do: a name by the
+// image's own /etc/passwd, a number as it is.
+func bindNoRootUser(with Node, given bool) (check, error) {
+	return noRootUser, without(with, given)
+}
+
+const howToDropRoot = "; add `USER 65532` (or another number above 0) to the Dockerfile"
+
+func noRootUser(img Image) []finding {
+	user := img.Config.Config.User
+	uid, why := runningUser(user, img.Facts)
+	if why != "" {
+		return []finding{{message: why + howToDropRoot}}
+	}
+	if uid == 0 {
+		return []finding{{message: fmt.Sprintf("the image runs as root: USER is %s%s", quoted(user), howToDropRoot)}}
+	}
+	return nil
+}
+
+func quoted(user string) string {
+	if user == "" {
+		return "not set"
+	}
+	return strconv.Quote(user)
+}
+
+// runningUser returns the uid that USER stands for, or why that cannot be told. What cannot be told is treated as
+// root, since runtimes differ: some refuse to start, some fall back to 0.
+func runningUser(user string, facts artifact.ImageFacts) (uid int64, why string) {
+	name, _, _ := strings.Cut(user, ":")
+	if name == "" {
+		return 0, ""
+	}
+	if n, ok := numeric(name); ok {
+		if n < 0 || n > math.MaxUint32-1 {
+			return 0, fmt.Sprintf("USER %q is outside the range of user ids, and a runtime may wrap it to 0", user)
+		}
+		return n, ""
+	}
+	passwd, found := contents(facts, "etc/passwd")
+	if !found {
+		return 0, fmt.Sprintf("USER %q is a name, and the image has no /etc/passwd that says who that is", user)
+	}
+	for _, line := range strings.Split(passwd, "\n") {
+		fields := strings.Split(strings.TrimSuffix(line, "\r"), ":")
+		if len(fields) < 3 || fields[0] != name {
+			continue
+		}
+		n, ok := numeric(fields[2])
+		if !ok || n < 0 || n > math.MaxUint32-1 {
+			return 0, fmt.Sprintf("USER %q has the user id %q in /etc/passwd, which is none", user, fields[2])
+		}
+		return n, ""
+	}
+	return 0, fmt.Sprintf("USER %q is a name that the image's /etc/passwd does not have", user)
+}
+
+// numeric parses what runtimes take as a number: strconv.Atoi's decimal with sign and leading zeros. What overflows
+// is a number too, and out of range.
+func numeric(s string) (int64, bool) {
+	trimmed := strings.TrimSpace(s)
+	digits := strings.TrimLeft(trimmed, "+-")
+	if digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(trimmed, 10, 64)
+	if err != nil {
+		return -1, true
+	}
+	return n, true
+}
+
+// contents returns a small file as a process in the image would read it, links followed.
+func contents(facts artifact.ImageFacts, path string) (string, bool) {
+	file, ok := facts.Resolve(path)
+	if !ok {
+		return "", false
+	}
+	text, ok := facts.Contents[file.Path]
+	return text, ok
+}

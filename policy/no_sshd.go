@@ -1,0 +1,160 @@
+package policy
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// bindNoSSHD: no daemon in the image gives a remote shell: not by path, not by package, not by content under another
+// name, not by entrypoint, not by an exposed port.
+func bindNoSSHD(with Node, given bool) (check, error) {
+	return noSSHD, without(with, given)
+}
+
+// sshPackages are those that bring a daemon, of Debian, Alpine and the RPM distributions.
+var sshPackages = []string{"openssh-server", "openssh-server-pam", "openssh-server-krb5", "openssh-sftp-server-daemon", "openssh",
+	"dropbear", "dropbear-bin", "dropbear-run", "dropbear-initramfs", "dropbear-openrc", "tinysshd", "lsh-server"}
+
+// packageTypes are the package managers whose "openssh" and "dropbear" mean a daemon; a Go module of that name does not.
+var packageTypes = []string{"deb", "debian", "ubuntu", "dpkg", "apk", "alpine", "rpm", "redhat", "fedora", "centos", "rocky", "alma", "amazon", "oracle", "suse", "photon", "wolfi", "chainguard"}
+
+// sshDaemons are file names that no other program bears.
+var sshDaemons = []string{"sshd", "sshd-session", "dropbear", "dropbearmulti", "tinysshd"}
+
+func noSSHD(img Image) []finding {
+	var found []finding
+	found = append(found, daemonFiles(img.Facts)...)
+	found = append(found, daemonPackages(img.Facts)...)
+	found = append(found, startsDaemon(img)...)
+	found = append(found, sshPort(img.Config)...)
+	return append(found, hiddenDaemons(img.Facts)...)
+}
+
+const howToDropSSHD = "; take it out: use `docker exec` or `kubectl exec` to look inside a container"
+
+// isDaemon says what daemon a file is, by its bytes or by where it lies; "" when it is none.
+func isDaemon(f artifact.File) string {
+	if f.Type != artifact.Regular && f.Type != artifact.Hardlink {
+		return ""
+	}
+	switch {
+	case slices.Contains(f.Marks, artifact.MarkSSHD):
+		return "an OpenSSH daemon"
+	case slices.Contains(f.Marks, artifact.MarkDropbear):
+		return "a dropbear daemon"
+	}
+	dir, base := path.Split(f.Path)
+	inBin := strings.HasSuffix(dir, "bin/") || strings.HasSuffix(dir, "libexec/") || strings.HasSuffix(dir, "lib/openssh/")
+	if slices.Contains(sshDaemons, base) && (inBin && f.Mode&0o111 != 0) {
+		return "named like an ssh daemon"
+	}
+	return ""
+}
+
+func daemonFiles(facts artifact.ImageFacts) []finding {
+	var found []finding
+	for _, p := range sortedPaths(facts.Files) {
+		f := facts.Files[p]
+		if what := isDaemon(f.File); what != "" {
+			found = append(found, finding{message: fmt.Sprintf("/%s is %s (layer %d of %d)%s", p, what, f.Layer+1, len(facts.Layers), howToDropSSHD), evidence: []string{p}})
+		}
+	}
+	return found
+}
+
+func daemonPackages(facts artifact.ImageFacts) []finding {
+	var found []finding
+	for _, p := range facts.Packages {
+		if slices.Contains(sshPackages, p.Name) && slices.Contains(packageTypes, p.Type) {
+			found = append(found, finding{message: fmt.Sprintf("the package %s %s is installed; remove it", p.Name, p.Version), evidence: []string{p.Name}})
+		}
+	}
+	return found
+}
+
+// startsDaemon looks at what the image runs: the words of ENTRYPOINT and CMD, what files those are, and what a shell
+// would make of them.
+func startsDaemon(img Image) []finding {
+	words := slices.Concat(img.Config.Config.Entrypoint, img.Config.Config.Cmd)
+	for _, word := range words {
+		for _, command := range strings.FieldsFunc(word, func(r rune) bool { return strings.ContainsRune(" \t\n;&|()`\"'", r) }) {
+			if slices.Contains(sshDaemons, path.Base(command)) {
+				return []finding{{message: fmt.Sprintf("the entrypoint runs %s%s", command, howToDropSSHD), evidence: []string{command}}}
+			}
+			for _, candidate := range locate(command, img.Config.Config) {
+				f, ok := img.Facts.Resolve(candidate)
+				if ok && slices.Contains(f.Marks, artifact.MarkRunsSSHD) {
+					return []finding{{message: fmt.Sprintf("the entrypoint /%s starts an ssh daemon%s", f.Path, howToDropSSHD), evidence: []string{f.Path}}}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// locate returns where a command word may lie: as it is, below the working directory, or on the image's PATH.
+func locate(command string, config artifact.RunConfig) []string {
+	if strings.Contains(command, "/") {
+		return []string{command, path.Join(config.WorkingDir, command)}
+	}
+	search := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, variable := range config.Env {
+		if value, ok := strings.CutPrefix(variable, "PATH="); ok {
+			search = value
+		}
+	}
+	candidates := []string{path.Join(config.WorkingDir, command)}
+	for _, dir := range strings.Split(search, ":") {
+		candidates = append(candidates, path.Join(dir, command))
+	}
+	return candidates
+}
+
+func sshPort(config artifact.ImageConfig) []finding {
+	for port := range config.Config.ExposedPorts {
+		number, protocol, _ := strings.Cut(port, "/")
+		first, last, isRange := strings.Cut(number, "-")
+		low, ok := numeric(first)
+		high := low
+		if isRange {
+			high, _ = numeric(last)
+		}
+		if ok && low <= 22 && 22 <= high && (protocol == "" || strings.EqualFold(protocol, "tcp")) {
+			return []finding{{message: fmt.Sprintf("port %s is exposed, which is ssh's; remove the EXPOSE", port), evidence: []string{port}}}
+		}
+	}
+	return nil
+}
+
+// hiddenDaemons warns of what a later layer removed: nothing runs it, but its bytes still travel.
+func hiddenDaemons(facts artifact.ImageFacts) []finding {
+	var found []finding
+	seen := map[string]bool{}
+	for _, h := range facts.Hidden {
+		what := isDaemon(h.File)
+		if _, visible := facts.Files[h.Path]; what == "" || visible || seen[h.Path] {
+			continue
+		}
+		seen[h.Path] = true
+		found = append(found, finding{warning: true, evidence: []string{h.Path}, message: fmt.Sprintf(
+			"/%s, %s, is in layer %d and removed in layer %d: it does not run, but its bytes still travel; remove it in the step that adds it", h.Path, what, h.Layer+1, h.HiddenBy+1)})
+	}
+	slices.SortFunc(found, func(a, b finding) int { return compare(a.evidence[0], b.evidence[0]) })
+	return found
+}
+
+func sortedPaths(files map[string]artifact.VisibleFile) []string {
+	var paths []string
+	for p, f := range files {
+		// Only what may be a daemon is worth sorting.
+		if isDaemon(f.File) != "" {
+			paths = append(paths, p)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}

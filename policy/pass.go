@@ -1,0 +1,64 @@
+package policy
+
+import (
+	"fmt"
+
+	"waybill/artifact"
+)
+
+// Verdict is what an evaluation in this process came to. The zero Verdict, and one read back from a database, never
+// passes: sealed is set here and nowhere else.
+type Verdict struct {
+	artifact.VerdictRecord
+	sealed bool
+}
+
+// seal decides the outcome from the reasons.
+func (v Verdict) seal() Verdict {
+	v.Outcome = artifact.Allow
+	if len(v.Denials()) > 0 {
+		v.Outcome = artifact.Deny
+	}
+	v.sealed = true
+	return v
+}
+
+// Pass is the permission to sign or promote exactly one digest of one repository, under exactly the policies that
+// allowed it. Only Verdict.Pass makes a valid one.
+type Pass struct {
+	repository artifact.Repository
+	digest     artifact.Digest
+	policyHash artifact.Digest
+	policies   []string
+}
+
+// Pass returns the permission that an allowing verdict gives; any other outcome is a Denied error with every reason.
+func (v Verdict) Pass() (Pass, error) {
+	if !v.sealed || v.Outcome != artifact.Allow || v.Digest.IsZero() || v.Repository.IsZero() || len(v.Denials()) > 0 {
+		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
+			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
+	}
+	return Pass{v.Repository, v.Digest, v.PolicyHash, v.Policies}, nil
+}
+
+func (v Verdict) outcome() string {
+	if v.Outcome == "" {
+		return "not judged"
+	}
+	return string(v.Outcome)
+}
+
+// Valid reports whether an allowing verdict made p.
+func (p Pass) Valid() bool { return !p.digest.IsZero() }
+
+// Repository is where the digest may be signed or promoted.
+func (p Pass) Repository() artifact.Repository { return p.repository }
+
+// Digest is what may be signed or promoted.
+func (p Pass) Digest() artifact.Digest { return p.digest }
+
+// PolicyHash identifies the policies that allowed it.
+func (p Pass) PolicyHash() artifact.Digest { return p.policyHash }
+
+// Policies names them, name@version.
+func (p Pass) Policies() []string { return p.policies }

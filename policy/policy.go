@@ -1,0 +1,133 @@
+// Package policy turns facts into verdicts: a pure function from what an image's bytes say, and the policies in force,
+// to allow, deny or pending with every reason. Only an allowing verdict makes a Pass, and signing and promoting take
+// nothing else.
+package policy
+
+import (
+	"slices"
+	"strconv"
+
+	"waybill/artifact"
+)
+
+// Image is all that a verdict about one image looks at.
+type Image struct {
+	Subject artifact.Subject
+	Config  artifact.ImageConfig
+	Facts   artifact.ImageFacts
+}
+
+// Versioned is a policy as it is in force.
+type Versioned struct {
+	Document
+	Version int
+}
+
+// Set is the policies in force. The zero Set has none, and so denies everything.
+type Set struct{ policies []Versioned }
+
+// NewSet returns the set of the given policies; their names differ.
+func NewSet(policies []Versioned) Set {
+	sorted := slices.Clone(policies)
+	slices.SortFunc(sorted, func(a, b Versioned) int { return compare(a.Name(), b.Name()) })
+	return Set{sorted}
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// matching returns the policies that apply to a repository, and the hash and names that a verdict records of them.
+func (s Set) matching(r artifact.Repository) (matched []Versioned, hash artifact.Digest, names []string) {
+	var canonical []byte
+	for _, p := range s.policies {
+		if p.Matches(r) {
+			matched = append(matched, p)
+			names = append(names, p.Name()+"@"+strconv.Itoa(p.Version))
+			canonical = append(canonical, p.Name()+" "+p.Hash().String()+"\n"...)
+		}
+	}
+	return matched, artifact.DigestOf(canonical), names
+}
+
+// Evaluate judges an image: every reason of every policy that matches. It denies what no policy matches.
+func (s Set) Evaluate(img Image) Verdict {
+	matched, v := s.begin(img.Subject)
+	for _, p := range matched {
+		for _, rule := range p.rules {
+			for _, finding := range rule.check(img) {
+				v.Reasons = append(v.Reasons, artifact.Reason{Rule: rule.name, Policy: p.Name(), Message: finding.message,
+					Warning: finding.warning || rule.action == warn, Evidence: finding.evidence})
+			}
+		}
+	}
+	return v.seal()
+}
+
+// Artifact judges what is no image: a chart, an SBOM, a signature. The rules so far are all about images, so it is
+// allowed wherever a policy matches.
+func (s Set) Artifact(subject artifact.Subject) Verdict {
+	_, v := s.begin(subject)
+	return v.seal()
+}
+
+// Uninspectable denies an image whose bytes could not be judged, with why.
+func (s Set) Uninspectable(subject artifact.Subject, why ...string) Verdict {
+	_, v := s.begin(subject)
+	for _, w := range why {
+		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: w})
+	}
+	return v.seal()
+}
+
+// Pending is the verdict about what is not known yet; it never passes.
+func (s Set) Pending(subject artifact.Subject, why string) Verdict {
+	_, v := s.begin(subject)
+	v.Outcome = artifact.Pending
+	v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: why})
+	return v
+}
+
+// Index judges an index by the verdicts of its children, in its order: it is allowed when each is.
+func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
+	_, v := s.begin(subject)
+	for _, c := range children {
+		for _, r := range c.Verdict.Reasons {
+			r.Platform = c.Platform
+			v.Reasons = append(v.Reasons, r)
+		}
+		if c.Verdict.Outcome == artifact.Pending {
+			v.Outcome = artifact.Pending
+		}
+	}
+	if v.Outcome == artifact.Pending {
+		return v
+	}
+	return v.seal()
+}
+
+// Child is one manifest of an index, judged.
+type Child struct {
+	Platform string
+	Verdict  Verdict
+}
+
+// ruleInspect names what is denied because it could not be looked at, or because no policy says yes.
+const ruleInspect = "inspect"
+
+func (s Set) begin(subject artifact.Subject) ([]Versioned, Verdict) {
+	matched, hash, names := s.matching(subject.Repository)
+	v := Verdict{VerdictRecord: artifact.VerdictRecord{Repository: subject.Repository, Digest: subject.Digest, Reasons: []artifact.Reason{}, PolicyHash: hash, Policies: names}}
+	if len(matched) == 0 {
+		v.Policies = []string{}
+		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: "no policy applies to " + subject.Repository.String() +
+			", and what nothing judges is not allowed; apply a policy that matches it (waybill apply -f FILE)"})
+	}
+	return matched, v
+}

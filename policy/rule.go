@@ -1,0 +1,62 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// rule is a kind of check. bind decodes its parameters, strictly, and returns the check.
+type rule func(with Node, given bool) (check, error)
+
+// check returns what it finds against an image; nothing, when it is as the rule wants it.
+type check func(Image) []finding
+
+// finding is one thing against an image. A warning does not deny even where the rule does.
+type finding struct {
+	message  string
+	evidence []string
+	warning  bool
+}
+
+// known is every rule that ships, by the name that policies use.
+var known = map[string]rule{
+	"no-root-user": bindNoRootUser,
+	"no-sshd":      bindNoSSHD,
+	"max-size":     bindMaxSize,
+}
+
+// boundRule is a rule with its parameters.
+type boundRule struct {
+	name   string // as reasons call it
+	action action
+	check  check
+}
+
+func bind(doc Node, i int, src ruleSource) (boundRule, error) {
+	r, ok := known[src.Rule]
+	if !ok {
+		return boundRule{}, doc.At("$.spec.rules[%d].rule", i).Errorf("rule %q is not known; known are %s", src.Rule, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+	}
+	if src.Action != deny && src.Action != warn {
+		return boundRule{}, doc.At("$.spec.rules[%d].action", i).Errorf("action is %q; want deny or warn", src.Action)
+	}
+	with := doc.At("$.spec.rules[%d].with", i)
+	check, err := r(with, src.With != nil)
+	if err != nil {
+		return boundRule{}, err
+	}
+	name := src.Rule
+	if src.Name != "" {
+		name = src.Name
+	}
+	return boundRule{name: name, action: src.Action, check: check}, nil
+}
+
+// without refuses parameters to a rule that has none.
+func without(with Node, given bool) error {
+	if given {
+		return with.Errorf("this rule has no parameters")
+	}
+	return nil
+}

@@ -1,0 +1,33 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+	"waybill/ledger"
+)
+
+// SaveAdvisoryDatabase makes d the advisory database in force and records who imported it.
+func (db *DB) SaveAdvisoryDatabase(ctx context.Context, d artifact.AdvisoryDatabase) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `insert into advisory_databases (digest, schema, updated_at, imported_by) values ($1, $2, $3, $4)
+			on conflict (digest) do update set imported_at = now(), imported_by = excluded.imported_by`, d.Digest, d.Schema, d.UpdatedAt, d.ImportedBy); err != nil {
+			return err
+		}
+		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "database.imported", Actor: d.ImportedBy, Digest: d.Digest})
+		return err
+	})
+}
+
+// AdvisoryDatabase returns the one in force; ok is false when none was ever imported.
+func (db *DB) AdvisoryDatabase(ctx context.Context) (d artifact.AdvisoryDatabase, ok bool, err error) {
+	err = db.Pool.QueryRow(ctx, `select digest, schema, updated_at, imported_at, imported_by from advisory_databases order by imported_at desc, id desc limit 1`).
+		Scan(&d.Digest, &d.Schema, &d.UpdatedAt, &d.ImportedAt, &d.ImportedBy)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return d, false, nil
+	}
+	return d, err == nil, translate(err)
+}

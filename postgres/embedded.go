@@ -1,0 +1,338 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Embedded is a private PostgreSQL server in a folder of its own: a child process on a Unix socket, with fsync on.
+// It ends with this process, however that ends, and its folder is taken up again by the next start.
+type Embedded struct {
+	dir     string
+	url     string
+	owner   *syscall.Credential
+	command *exec.Cmd
+	done    chan struct{}
+	output  *tail
+	logger  *slog.Logger
+	stop    sync.Once
+}
+
+// embeddedUser is the database role and database that the service uses.
+const embeddedUser = "waybill"
+
+// StartEmbedded makes the cluster in dir if there is none, starts it and waits until it answers. As root it drops to
+// the user postgres, or else nobody, since PostgreSQL refuses to run as root.
+func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embedded, error) {
+	bin, err := findPostgres()
+	if err != nil {
+		return nil, err
+	}
+	e := &Embedded{dir: dir, done: make(chan struct{}), output: &tail{}, logger: logger}
+	if e.owner, err = databaseOwner(); err != nil {
+		return nil, err
+	}
+	if err := e.prepare(ctx, bin); err != nil {
+		return nil, fmt.Errorf("prepare PostgreSQL in %s: %w", dir, err)
+	}
+	if err := e.start(ctx, bin); err != nil {
+		return nil, fmt.Errorf("start PostgreSQL in %s: %w", dir, err)
+	}
+	return e, nil
+}
+
+// URL is the connection string; it holds the password.
+func (e *Embedded) URL() string { return e.url }
+
+// Done is closed when the server has ended, asked or not.
+func (e *Embedded) Done() <-chan struct{} { return e.done }
+
+// Stop ends the server by its fast shutdown (SIGINT) and waits; after ten seconds it kills. Safe to call twice.
+func (e *Embedded) Stop() {
+	e.stop.Do(func() {
+		_ = e.command.Process.Signal(syscall.SIGINT)
+		select {
+		case <-e.done:
+		case <-time.After(10 * time.Second):
+			_ = e.command.Process.Kill()
+			<-e.done
+		}
+	})
+}
+
+// findPostgres returns the folder that has initdb and postgres: a version folder of Debian's or another
+// distribution's, newest first, else what PATH has.
+func findPostgres() (string, error) {
+	var folders []string
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin"} {
+		found, _ := filepath.Glob(pattern)
+		folders = append(folders, found...)
+	}
+	sort.Slice(folders, func(i, j int) bool { return versionIn(folders[i]) > versionIn(folders[j]) })
+	if p, err := exec.LookPath("initdb"); err == nil {
+		folders = append(folders, filepath.Dir(p))
+	}
+	for _, f := range folders {
+		if executable(filepath.Join(f, "initdb")) && executable(filepath.Join(f, "postgres")) {
+			return f, nil
+		}
+	}
+	return "", errors.New("no PostgreSQL found: install it (Debian: apt-get install postgresql) or set database.url in the configuration")
+}
+
+func versionIn(path string) int {
+	n, _ := strconv.Atoi(strings.Trim(strings.TrimPrefix(filepath.Base(filepath.Dir(path)), "pgsql-"), "abcdefghijklmnopqrstuvwxyz@-"))
+	return n
+}
+
+func executable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
+// databaseOwner is nil unless this process is root.
+func databaseOwner() (*syscall.Credential, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		if u, err := user.Lookup(name); err == nil {
+			uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+			gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+			if err1 == nil && err2 == nil {
+				return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+			}
+		}
+	}
+	return nil, errors.New("running as root, and there is neither a user postgres nor nobody to run PostgreSQL as")
+}
+
+// prepare makes folders and, once, the cluster. initdb fills a side folder that is renamed when it is whole, so that
+// a kill in the middle leaves nothing that looks like a cluster.
+func (e *Embedded) prepare(ctx context.Context, bin string) error {
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		return err
+	}
+	if err := e.chown(e.dir); err != nil {
+		return err
+	}
+	password, err := e.password()
+	if err != nil {
+		return err
+	}
+	run, err := e.runDir()
+	if err != nil {
+		return err
+	}
+	e.url = fmt.Sprintf("host='%s' user=%s password=%s dbname=%s sslmode=disable", strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(run),
+		embeddedUser, url.QueryEscape(password), embeddedUser)
+	data := filepath.Join(e.dir, "data")
+	if _, err := os.Stat(filepath.Join(data, "PG_VERSION")); err == nil {
+		return nil
+	}
+	fresh := filepath.Join(e.dir, "data.new")
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", fresh, "-U", embeddedUser, "--pwfile", filepath.Join(e.dir, "password"),
+		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums", "--no-instructions")
+	e.dress(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return os.Rename(fresh, data)
+}
+
+// password returns the cluster's password, made once.
+func (e *Embedded) password() (string, error) {
+	path := filepath.Join(e.dir, "password")
+	if b, err := os.ReadFile(path); err == nil && len(b) == 64 {
+		return string(b), nil
+	}
+	var secret [32]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return "", err
+	}
+	text := hex.EncodeToString(secret[:])
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return "", err
+	}
+	return text, e.chown(path)
+}
+
+// runDir is where the socket lies: in the folder itself, or in a short one under the temporary folder when that
+// path would pass the 107 bytes of sockaddr_un.
+func (e *Embedded) runDir() (string, error) {
+	run, err := filepath.Abs(filepath.Join(e.dir, "run"))
+	if err != nil {
+		return "", err
+	}
+	if len(run)+len("/.s.PGSQL.5432.lock") > 100 {
+		if run, err = os.MkdirTemp("", "waybill-pg-"); err != nil {
+			return "", err
+		}
+	} else if err := os.MkdirAll(run, 0o700); err != nil {
+		return "", err
+	}
+	return run, e.chown(run)
+}
+
+func (e *Embedded) chown(path string) error {
+	if e.owner == nil {
+		return nil
+	}
+	return os.Chown(path, int(e.owner.Uid), int(e.owner.Gid))
+}
+
+// dress gives a child its user, a clean environment and an end with ours.
+func (e *Embedded) dress(cmd *exec.Cmd) {
+	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/bin:/bin", "TZ=UTC"}
+	cmd.Dir = e.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: e.owner, Setpgid: true, Pdeathsig: syscall.SIGINT}
+}
+
+func (e *Embedded) start(ctx context.Context, bin string) error {
+	config, err := pgx.ParseConfig(e.url)
+	if err != nil {
+		return err
+	}
+	if err := e.awaitPredecessor(ctx); err != nil {
+		return err
+	}
+	e.command = exec.Command(filepath.Join(bin, "postgres"), "-D", filepath.Join(e.dir, "data"), "-k", config.Host,
+		"-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=on", "-c", "max_connections=64",
+		"-c", "shared_buffers=64MB", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
+	e.dress(e.command)
+	e.command.Stderr = e.output
+	started := make(chan error)
+	go func() {
+		// Pdeathsig fires when the thread that forked ends, so that thread must live as long as the child.
+		runtime.LockOSThread()
+		err := e.command.Start()
+		started <- err
+		if err == nil {
+			if err := e.command.Wait(); err != nil {
+				e.logger.Warn("PostgreSQL ended", "error", err, "output", e.output.String())
+			}
+			close(e.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	if err := e.awaitReady(ctx, config); err != nil {
+		e.Stop()
+		return err
+	}
+	return nil
+}
+
+// awaitPredecessor waits for a server that a killed Waybill left: it was told to stop when its parent died, and
+// holds its lock file until it has.
+func (e *Embedded) awaitPredecessor(ctx context.Context) error {
+	lock := filepath.Join(e.dir, "data", "postmaster.pid")
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		b, err := os.ReadFile(lock)
+		if err != nil {
+			return nil
+		}
+		first, _, _ := strings.Cut(string(b), "\n")
+		pid, err := strconv.Atoi(strings.TrimSpace(first))
+		if err != nil || !isPostgres(pid) {
+			return nil // stale: postgres removes it by itself
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("another PostgreSQL (process %d) still uses this folder; is another waybill serve running on it?", pid)
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func isPostgres(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && strings.HasPrefix(string(b), "postgres")
+}
+
+func (e *Embedded) awaitReady(ctx context.Context, config *pgx.ConnConfig) error {
+	admin := config.Copy()
+	admin.Database = "postgres"
+	for deadline := time.Now().Add(60 * time.Second); ; {
+		conn, err := pgx.ConnectConfig(ctx, admin)
+		if err == nil {
+			defer conn.Close(ctx)
+			return ensureDatabase(ctx, conn)
+		}
+		select {
+		case <-e.done:
+			return fmt.Errorf("it ended at once: %s", e.output)
+		default:
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it does not answer: %w: %s", err, e.output)
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func ensureDatabase(ctx context.Context, conn *pgx.Conn) error {
+	var exists bool
+	if err := conn.QueryRow(ctx, `select exists (select from pg_database where datname = $1)`, embeddedUser).Scan(&exists); err != nil || exists {
+		return err
+	}
+	_, err := conn.Exec(ctx, `create database `+embeddedUser)
+	return err
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// tail keeps the last few kilobytes of what a child prints, for the error that needs them.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - 4096; over > 0 {
+		t.b = t.b[over:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
+}

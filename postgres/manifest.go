@@ -1,0 +1,229 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+	"waybill/ledger"
+)
+
+// Manifest returns a manifest of a repository, or NotFound.
+func (db *DB) Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error) {
+	s := artifact.StoredManifest{Repository: repository, Digest: digest}
+	var mediaType string
+	err := db.Pool.QueryRow(ctx, `select media_type, body, is_image, platform, pushed_by, pushed_at from manifests where repository = $1 and digest = $2`,
+		repository, digest).Scan(&mediaType, &s.Body, &s.IsImage, &s.Platform, &s.PushedBy, &s.PushedAt)
+	if err != nil {
+		return s, orNotFound(err, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest))
+	}
+	s.Manifest, err = artifact.ParseManifest(mediaType, s.Body)
+	return s, err
+}
+
+// Missing returns which descriptors the repository does not have, with what is wrong of those whose size differs.
+func (db *DB) Missing(ctx context.Context, repository artifact.Repository, blobs, manifests []artifact.Descriptor) ([]string, error) {
+	missing, err := db.missing(ctx, `select size from repository_blobs join blobs using (digest) where repository = $1 and digest = $2`, repository, blobs)
+	if err != nil {
+		return nil, err
+	}
+	more, err := db.missing(ctx, `select length(body) from manifests where repository = $1 and digest = $2`, repository, manifests)
+	return append(missing, more...), err
+}
+
+func (db *DB) missing(ctx context.Context, sql string, repository artifact.Repository, all []artifact.Descriptor) ([]string, error) {
+	batch := &pgx.Batch{}
+	var missing []string
+	for _, d := range all {
+		batch.Queue(sql, repository, d.Digest).QueryRow(func(row pgx.Row) error {
+			var size int64
+			err := row.Scan(&size)
+			switch {
+			case errors.Is(err, pgx.ErrNoRows):
+				missing = append(missing, d.Digest.String())
+			case err != nil:
+				return err
+			case size != d.Size:
+				missing = append(missing, fmt.Sprintf("%s of %d bytes (the one here has %d)", d.Digest, d.Size, size))
+			}
+			return nil
+		})
+	}
+	if batch.Len() == 0 {
+		return nil, nil
+	}
+	return missing, translate(db.Pool.SendBatch(ctx, batch).Close())
+}
+
+// PutManifest stores a judged manifest: rows, tags and their history, verdict, grants, ledger entry and jobs, in one
+// transaction. A crash leaves all of it or nothing. Pushing again what is there sets its tags.
+func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(artifact.Tag) bool) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		created, err := insertManifest(ctx, tx, p)
+		if err != nil {
+			return err
+		}
+		moved := false
+		for _, tag := range p.Tags {
+			changed, err := setTag(ctx, tx, p, tag, mutable(tag))
+			if err != nil {
+				return err
+			}
+			moved = moved || changed
+		}
+		if err := saveVerdict(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
+			return err
+		}
+		if !created && !moved {
+			return nil
+		}
+		if err := extendGrants(ctx, tx, p); err != nil {
+			return err
+		}
+		return db.announce(ctx, tx, p, created)
+	})
+}
+
+// announce records and sets off what follows a push of an image or an index. What refers to one, and what Waybill
+// attaches itself, is recorded where it was decided.
+func (db *DB) announce(ctx context.Context, tx pgx.Tx, p artifact.Push, created bool) error {
+	if !p.IsImage && !p.Manifest.IsIndex() {
+		return nil
+	}
+	if created && db.OnAccepted != nil {
+		if err := db.OnAccepted(ctx, tx, artifact.Event{Kind: artifact.Accepted, Repository: p.Repository, Digest: p.Digest}); err != nil {
+			return err
+		}
+	}
+	_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "push.accepted", Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest,
+		Version: p.Reference, PolicyHash: p.Verdict.PolicyHash})
+	return err
+}
+
+func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bool, err error) {
+	if err := ensureRepository(ctx, tx, p.Repository); err != nil {
+		return false, err
+	}
+	var config, subject artifact.Digest
+	if p.Manifest.Config != nil {
+		config = p.Manifest.Config.Digest
+	}
+	if p.Manifest.Subject != nil {
+		subject = p.Manifest.Subject.Digest
+	}
+	annotations := p.Manifest.Annotations
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	tag, err := tx.Exec(ctx, `insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing`,
+		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy)
+	if err != nil || tag.RowsAffected() == 0 {
+		return false, err
+	}
+	var references [][]any
+	add := func(kind string, all ...artifact.Descriptor) {
+		for _, d := range all {
+			references = append(references, []any{p.Repository.String(), p.Digest.String(), len(references), d.Digest.String(), kind})
+		}
+	}
+	if p.Manifest.Config != nil {
+		add("config", *p.Manifest.Config)
+	}
+	add("layer", p.Manifest.Layers...)
+	add("manifest", p.Manifest.Manifests...)
+	// Between the check and here a blob may have been unlinked: then the push must not be.
+	if err := lockBlobs(ctx, tx, p.Repository, p.Manifest.Blobs()); err != nil {
+		return false, err
+	}
+	_, err = tx.CopyFrom(ctx, pgx.Identifier{"manifest_references"}, []string{"repository", "manifest", "position", "digest", "kind"}, pgx.CopyFromRows(references))
+	return true, err
+}
+
+func lockBlobs(ctx context.Context, tx pgx.Tx, repository artifact.Repository, blobs []artifact.Descriptor) error {
+	unique := map[string]bool{}
+	var digests []string
+	for _, d := range blobs {
+		if s := d.Digest.String(); !unique[s] {
+			unique[s] = true
+			digests = append(digests, s)
+		}
+	}
+	tag, err := tx.Exec(ctx, `select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, repository, digests)
+	if err == nil && int(tag.RowsAffected()) != len(digests) {
+		err = artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "a blob of the manifest was deleted from %s meanwhile; push it again", repository)
+	}
+	return err
+}
+
+// SaveDenied records that a push was refused.
+func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if err := saveVerdict(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
+			return err
+		}
+		var reasons []string
+		for _, r := range p.Verdict.Denials() {
+			reasons = append(reasons, r.String())
+		}
+		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "push.denied", Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest,
+			Version: p.Reference, PolicyHash: p.Verdict.PolicyHash, Reasons: reasons})
+		return err
+	})
+}
+
+// DeleteManifest removes a manifest and its tags; Denied while it is promoted somewhere or part of an index.
+func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		var granted, child bool
+		if err := tx.QueryRow(ctx, `select exists (select from grants where repository = $1 and digest = $2),
+			exists (select from manifest_references where repository = $1 and digest = $2 and kind = 'manifest')`, repository, digest).Scan(&granted, &child); err != nil {
+			return err
+		}
+		if granted {
+			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s is promoted, or belongs to what is; recall that first", repository, digest)
+		}
+		if child {
+			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s is part of an index; delete the index first", repository, digest)
+		}
+		if _, err := tx.Exec(ctx, `insert into tag_history (repository, name, actor) select repository, name, $3 from tags where repository = $1 and digest = $2`, repository, digest, actor); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, `delete from manifests where repository = $1 and digest = $2`, repository, digest)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)
+		}
+		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "manifest.deleted", Actor: actor, Repository: repository, Digest: digest})
+		return err
+	})
+}
+
+// Referrers returns descriptors of the manifests whose subject a digest is (distribution-spec 1.1, "Listing Referrers").
+func (db *DB) Referrers(ctx context.Context, repository artifact.Repository, subject artifact.Digest) ([]artifact.Descriptor, error) {
+	rows, err := db.Pool.Query(ctx, `select media_type, digest, length(body), artifact_type, annotations from manifests
+		where repository = $1 and subject = $2 order by pushed_at, digest limit 1000`, repository, subject)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d artifact.Descriptor, err error) {
+		err = row.Scan(&d.MediaType, &d.Digest, &d.Size, &d.ArtifactType, &d.Annotations)
+		return d, err
+	})
+	return all, translate(err)
+}
+
+// Repositories returns the names of all repositories that have a manifest, sorted.
+func (db *DB) Repositories(ctx context.Context) ([]artifact.Repository, error) {
+	rows, err := db.Pool.Query(ctx, `select name from repositories where exists (select from manifests where repository = name) order by name collate "C"`)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Repository])
+	return all, translate(err)
+}

@@ -1,0 +1,131 @@
+// Package postgres holds every SQL statement, a file per noun. Public methods own their transaction; unexported
+// functions take one.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"waybill/artifact"
+	"waybill/migrations"
+)
+
+// DB is the database. It is safe for concurrent use; Close ends it.
+type DB struct {
+	Pool *pgxpool.Pool
+	// OnAccepted is told of each accepted image and index in the transaction that stores it; the wiring sets it once,
+	// before the first push, to insert the jobs that follow. Nil tells nobody.
+	OnAccepted func(ctx context.Context, tx pgx.Tx, e artifact.Event) error
+}
+
+// Config says where the database is and how many connections to hold.
+type Config struct {
+	URL            string // a libpq URL or key=value string
+	MaxConnections int32  // 0: 16
+}
+
+// Open connects and brings the schema up to date; several replicas may do so at once, one migrates.
+func Open(ctx context.Context, cfg Config) (*DB, error) {
+	poolConfig, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, errors.New("database.url is not a PostgreSQL connection string; see the libpq manual, section Connection Strings")
+	}
+	poolConfig.MaxConns = cfg.MaxConnections
+	if poolConfig.MaxConns == 0 {
+		poolConfig.MaxConns = 16
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db := &DB{Pool: pool}
+	if err := db.migrate(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("migrate database: %w", err)
+	}
+	return db, nil
+}
+
+// Close waits for connections in use and ends them.
+func (db *DB) Close() { db.Pool.Close() }
+
+// Ping reports whether the database answers.
+func (db *DB) Ping(ctx context.Context) error { return db.Pool.Ping(ctx) }
+
+func (db *DB) migrate(ctx context.Context) error {
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return err
+	}
+	sqlDB := stdlib.OpenDBFromPool(db.Pool)
+	defer sqlDB.Close()
+	provider, err := goose.NewProvider(goose.DialectPostgres, sqlDB, migrations.FS, goose.WithSessionLocker(locker))
+	if err != nil {
+		return err
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// Advisory lock keys of pg_advisory_xact_lock and pg_advisory_lock, with why each is needed.
+const (
+	lockLedger = 0x7761795f6c656467 // one appender at a time: an entry's index is the tree's size
+)
+
+// Transact runs f in a transaction and commits it. Serialization failures and deadlocks run f again, so f may run
+// more than once and must not act outside the transaction.
+func (db *DB) Transact(ctx context.Context, f func(tx pgx.Tx) error) error {
+	for attempt := 0; ; attempt++ {
+		err := pgx.BeginFunc(ctx, db.Pool, f)
+		if attempt >= 5 || !retryable(err) {
+			return translate(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(attempt+1) * 5 * time.Millisecond):
+		}
+	}
+}
+
+// retryable: SQLSTATE class 40 is transaction rollback (PostgreSQL manual, appendix A).
+func retryable(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "40001" || pg.Code == "40P01")
+}
+
+// translate gives a database that is away its kind; all else stays as it is.
+func translate(err error) error {
+	var pg *pgconn.PgError
+	var connect *pgconn.ConnectError
+	switch {
+	case err == nil, artifact.KindOf(err) != "":
+		return err
+	case errors.As(err, &connect), errors.As(err, &pg) && (pg.Code[:2] == "57" || pg.Code[:2] == "53"):
+		return &artifact.Error{Kind: artifact.Unavailable, Message: "the database does not answer; try again", Err: err}
+	}
+	return err
+}
+
+// orNotFound turns pgx.ErrNoRows into the given answer.
+func orNotFound(err error, notFound *artifact.Error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return notFound
+	}
+	return translate(err)
+}
+
+// isUniqueViolation: SQLSTATE 23505.
+func isUniqueViolation(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23505"
+}

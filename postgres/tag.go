@@ -1,0 +1,118 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+)
+
+// setTag makes a tag stand at a manifest. An immutable one stays where it is, and a cosign tag keeps what it held.
+func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, mutable bool) (changed bool, err error) {
+	var old artifact.Digest
+	err = tx.QueryRow(ctx, `select digest from tags where repository = $1 and name = $2 for update`, p.Repository, tag).Scan(&old)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return false, err
+	}
+	switch {
+	case old == p.Digest:
+		return false, nil
+	case !old.IsZero() && !mutable:
+		return false, artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s is %s and stays so: tags are immutable; push another tag, or have the operator add a pattern to registry.mutableTags", tag, p.Repository, old)
+	case !old.IsZero() && isCosignTag(tag):
+		if err := keepsLayers(ctx, tx, p, tag, old); err != nil {
+			return false, err
+		}
+	}
+	sql := `insert into tags (repository, name, digest, updated_by) values ($1, $2, $3, $4)`
+	if !old.IsZero() {
+		sql = `update tags set digest = $3, updated_by = $4, updated_at = now() where repository = $1 and name = $2`
+	}
+	if _, err := tx.Exec(ctx, sql, p.Repository, tag, p.Digest, p.PushedBy); err != nil {
+		if isUniqueViolation(err) { // another push set it first
+			return false, artifact.Coded(artifact.Conflict, "DENIED", "tag %s of %s was set by another push at this moment; push again", tag, p.Repository)
+		}
+		return false, err
+	}
+	_, err = tx.Exec(ctx, `insert into tag_history (repository, name, digest, actor) values ($1, $2, $3, $4)`, p.Repository, tag, p.Digest, p.PushedBy)
+	return true, err
+}
+
+func isCosignTag(tag artifact.Tag) bool {
+	return strings.HasPrefix(tag.String(), "sha256-") && (strings.HasSuffix(tag.String(), ".sig") || strings.HasSuffix(tag.String(), ".att") || strings.HasSuffix(tag.String(), ".sbom"))
+}
+
+// keepsLayers refuses an overwrite that would drop a signature or an attestation.
+func keepsLayers(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, old artifact.Digest) error {
+	var dropped int
+	if err := tx.QueryRow(ctx, `select count(*) from manifest_references old where repository = $1 and manifest = $2 and kind = 'layer'
+		and not exists (select from manifest_references new where new.repository = $1 and new.manifest = $3 and new.kind = 'layer' and new.digest = old.digest)`,
+		p.Repository, old, p.Digest).Scan(&dropped); err != nil {
+		return err
+	}
+	if dropped > 0 {
+		return artifact.Coded(artifact.Denied, "DENIED", "this would drop %d of the signatures or attestations that %s holds; pull it, add to it and push again", dropped, tag)
+	}
+	return nil
+}
+
+// ResolveTag returns the digest of a tag, or of an environment of that name.
+func (db *DB) ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error) {
+	var digest artifact.Digest
+	err := db.Pool.QueryRow(ctx, `select digest from (
+		select 0 as rank, digest from deployments where repository = $1 and environment = $2
+		union all select 1, digest from tags where repository = $1 and name = $2) found order by rank limit 1`, repository, tag).Scan(&digest)
+	return digest, orNotFound(err, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s", repository, tag))
+}
+
+// Tags returns the tags of a repository, environments' names among them, sorted by their bytes.
+func (db *DB) Tags(ctx context.Context, repository artifact.Repository) ([]struct {
+	Name   artifact.Tag
+	Digest artifact.Digest
+}, error) {
+	rows, err := db.Pool.Query(ctx, `select name, digest from (
+		select name, digest from tags where repository = $1
+		union select environment, digest from deployments where repository = $1) all_tags order by name collate "C"`, repository)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		Name   artifact.Tag
+		Digest artifact.Digest
+	}])
+	if err == nil && len(all) == 0 {
+		var exists bool
+		if err = db.Pool.QueryRow(ctx, `select exists (select from repositories where name = $1)`, repository).Scan(&exists); err == nil && !exists {
+			err = artifact.Coded(artifact.NotFound, "NAME_UNKNOWN", "there is no repository %s", repository)
+		}
+	}
+	return all, translate(err)
+}
+
+// TagsOf returns the tags that stand at a digest, sorted.
+func (db *DB) TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error) {
+	rows, err := db.Pool.Query(ctx, `select name from tags where repository = $1 and digest = $2 order by name`, repository, digest)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Tag])
+	return all, translate(err)
+}
+
+// DeleteTag deletes a tag; what it stood at stays.
+func (db *DB) DeleteTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, actor string) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		done, err := tx.Exec(ctx, `delete from tags where repository = $1 and name = $2`, repository, tag)
+		if err != nil {
+			return err
+		}
+		if done.RowsAffected() == 0 {
+			return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s", repository, tag)
+		}
+		_, err = tx.Exec(ctx, `insert into tag_history (repository, name, actor) values ($1, $2, $3)`, repository, tag, actor)
+		return err
+	})
+}

@@ -1,0 +1,54 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+)
+
+// CreateUpload records a new upload.
+func (db *DB) CreateUpload(ctx context.Context, u artifact.Upload) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if err := ensureRepository(ctx, tx, u.Repository); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `insert into uploads (id, repository, created_by) values ($1, $2, $3)`, u.ID, u.Repository, u.CreatedBy)
+		return err
+	})
+}
+
+// Upload returns an upload, or NotFound. The id is a client's, so it is compared as text: a malformed one is unknown.
+func (db *DB) Upload(ctx context.Context, repository artifact.Repository, id string) (artifact.Upload, error) {
+	u := artifact.Upload{ID: id, Repository: repository}
+	err := db.Pool.QueryRow(ctx, `select offset_, hash_state, created_by from uploads where id::text = $1 and repository = $2`, id, repository).
+		Scan(&u.Offset, &u.State, &u.CreatedBy)
+	return u, orNotFound(err, artifact.Coded(artifact.NotFound, "BLOB_UPLOAD_UNKNOWN", "no such upload in %s", repository))
+}
+
+// AdvanceUpload moves an upload on from an offset; Conflict when another request moved it meanwhile.
+func (db *DB) AdvanceUpload(ctx context.Context, id string, from, to int64, state []byte) error {
+	tag, err := db.Pool.Exec(ctx, `update uploads set offset_ = $3, hash_state = $4, updated_at = now() where id = $1 and offset_ = $2`, id, from, to, state)
+	if err == nil && tag.RowsAffected() == 0 {
+		return artifact.Coded(artifact.Conflict, "BLOB_UPLOAD_INVALID", "another request moved this upload; ask for its status and go on from there")
+	}
+	return translate(err)
+}
+
+// DeleteUpload forgets an upload.
+func (db *DB) DeleteUpload(ctx context.Context, id string) error {
+	_, err := db.Pool.Exec(ctx, `delete from uploads where id = $1`, id)
+	return translate(err)
+}
+
+// StaleUploads returns the uploads that nobody touched since a time.
+func (db *DB) StaleUploads(ctx context.Context, untouchedSince time.Time) ([]string, error) {
+	rows, err := db.Pool.Query(ctx, `select id::text from uploads where updated_at < $1 limit 1000`, untouchedSince)
+	if err != nil {
+		return nil, translate(err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return ids, translate(err)
+}

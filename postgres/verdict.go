@@ -1,0 +1,27 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+)
+
+// saveVerdict makes v the newest verdict of its digest in its repository.
+func saveVerdict(ctx context.Context, tx pgx.Tx, v artifact.VerdictRecord, reference, actor string) error {
+	_, err := tx.Exec(ctx, `insert into verdicts (repository, digest, outcome, reasons, policy_hash, policies, reference, actor) values ($1, $2, $3, $4, $5, $6, $7, $8)
+		on conflict (repository, digest) do update set outcome = excluded.outcome, reasons = excluded.reasons, policy_hash = excluded.policy_hash,
+		policies = excluded.policies, reference = excluded.reference, actor = excluded.actor, decided_at = now()`,
+		v.Repository, v.Digest, v.Outcome, v.Reasons, v.PolicyHash, v.Policies, reference, actor)
+	return err
+}
+
+// RefusedVerdict returns the newest stored verdict that a reference, a tag or digest as the pusher spelled it, got in a
+// repository; NotFound when there is none. It answers for pushes that left no manifest.
+func (db *DB) RefusedVerdict(ctx context.Context, repository artifact.Repository, reference string) (artifact.VerdictRecord, error) {
+	v := artifact.VerdictRecord{Repository: repository}
+	err := db.Pool.QueryRow(ctx, `select digest, outcome, reasons, policy_hash, policies from verdicts where repository = $1 and (reference = $2 or digest = $2)
+		order by decided_at desc limit 1`, repository, reference).Scan(&v.Digest, &v.Outcome, &v.Reasons, &v.PolicyHash, &v.Policies)
+	return v, orNotFound(err, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "nothing called %s was ever pushed to %s", reference, repository))
+}

@@ -1,0 +1,124 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"waybill/artifact"
+)
+
+// PutImage pushes an image from within the process, by the same rules as any push.
+func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, img v1.Image) (artifact.Digest, error) {
+	layers, err := img.Layers()
+	if err != nil {
+		return artifact.Digest{}, err
+	}
+	if config, err := partial.ConfigLayer(img); err == nil {
+		layers = append(layers, config)
+	} else {
+		return artifact.Digest{}, err
+	}
+	for _, layer := range layers {
+		if err := r.putLayer(ctx, p, repository, layer); err != nil {
+			return artifact.Digest{}, err
+		}
+	}
+	body, err := img.RawManifest()
+	if err != nil {
+		return artifact.Digest{}, err
+	}
+	mediaType, err := img.MediaType()
+	if err != nil {
+		return artifact.Digest{}, err
+	}
+	ref := artifact.Reference{Repository: repository, Digest: artifact.DigestOf(body)}
+	if len(tags) > 0 {
+		ref.Tag = tags[0]
+		tags = tags[1:]
+	}
+	pushed, err := r.PutManifest(ctx, p, ref, string(mediaType), body, tags)
+	return pushed.Digest, err
+}
+
+// putLayer writes a layer, unless the repository, or one that p may read, has it.
+func (r *Registry) putLayer(ctx context.Context, p artifact.Principal, repository artifact.Repository, layer v1.Layer) error {
+	hash, err := layer.Digest()
+	if err != nil {
+		return err
+	}
+	digest, err := artifact.ParseDigest(hash.String())
+	if err != nil {
+		return err
+	}
+	if mounted, err := r.Mount(ctx, p, repository, artifact.Repository{}, digest); err != nil || mounted {
+		return err
+	}
+	body, err := layer.Compressed()
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	_, err = r.PutBlob(ctx, p, repository, body, digest)
+	return err
+}
+
+// Image returns a stored image, its layers read when they are asked for; it asks nobody whether the caller may.
+func (r *Registry) Image(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (v1.Image, error) {
+	stored, err := r.cfg.Manifests.Manifest(ctx, repository, digest)
+	if err != nil {
+		return nil, err
+	}
+	if stored.Manifest.Config == nil {
+		return nil, artifact.Errorf(artifact.Invalid, "%s@%s is an index, not an image", repository, digest)
+	}
+	return partial.CompressedToImage(&storedImage{ctx: ctx, registry: r, stored: stored})
+}
+
+// storedImage is a partial.CompressedImageCore over the store. It keeps the context since that interface takes none.
+type storedImage struct {
+	ctx      context.Context //nolint:containedctx // go-containerregistry's interface has no place for one
+	registry *Registry
+	stored   artifact.StoredManifest
+}
+
+func (i *storedImage) RawManifest() ([]byte, error) { return i.stored.Body, nil }
+
+func (i *storedImage) MediaType() (types.MediaType, error) {
+	return types.MediaType(i.stored.Manifest.MediaType), nil
+}
+
+func (i *storedImage) RawConfigFile() ([]byte, error) {
+	return i.registry.Blob(i.ctx, i.stored.Repository, i.stored.Manifest.Config.Digest)
+}
+
+func (i *storedImage) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
+	for _, d := range i.stored.Manifest.Blobs() {
+		if d.Digest.String() == h.String() {
+			return &storedLayer{i.registry, d}, nil
+		}
+	}
+	return nil, fmt.Errorf("image %s has no layer %s", i.stored.Digest, h)
+}
+
+type storedLayer struct {
+	registry   *Registry
+	descriptor artifact.Descriptor
+}
+
+func (l *storedLayer) Digest() (v1.Hash, error) { return v1.NewHash(l.descriptor.Digest.String()) }
+
+func (l *storedLayer) Size() (int64, error) { return l.descriptor.Size, nil }
+
+func (l *storedLayer) MediaType() (types.MediaType, error) {
+	return types.MediaType(l.descriptor.MediaType), nil
+}
+
+func (l *storedLayer) Compressed() (io.ReadCloser, error) {
+	file, _, err := l.registry.cfg.Bytes.Open(l.descriptor.Digest)
+	return file, err
+}

@@ -1,0 +1,175 @@
+package registry
+
+import (
+	"context"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// Pushed is what became of a manifest.
+type Pushed struct {
+	Digest   artifact.Digest
+	Subject  artifact.Digest // zero when it has none
+	Tags     []artifact.Tag
+	Warnings []artifact.Reason
+}
+
+// GetManifest returns a manifest to one who may have it.
+func (r *Registry) GetManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference) (artifact.StoredManifest, error) {
+	if !p.Sees(ref.Repository) {
+		return artifact.StoredManifest{}, r.cfg.Gate.Pull(ctx, p, ref.Repository, ref.Digest)
+	}
+	digest, err := r.resolve(ctx, ref)
+	if err != nil {
+		return artifact.StoredManifest{}, r.hide(p, ref, err)
+	}
+	if err := r.cfg.Gate.Pull(ctx, p, ref.Repository, digest); err != nil {
+		return artifact.StoredManifest{}, err
+	}
+	return r.cfg.Manifests.Manifest(ctx, ref.Repository, digest)
+}
+
+// hide keeps from one who may pull nothing at will whether a tag exists.
+func (r *Registry) hide(p artifact.Principal, ref artifact.Reference, err error) error {
+	if artifact.KindOf(err) == artifact.NotFound && !p.Can(artifact.ActionPull, ref.Repository) {
+		return artifact.Coded(artifact.Denied, "DENIED", "%s is not promoted to an environment of %s, and it may pull nothing else", ref, p.Name)
+	}
+	return err
+}
+
+// PutManifest judges a manifest and, if it is allowed, stores it under its digest and its tags. A denial carries every
+// reason, and leaves nothing that can be pulled.
+func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
+	if err := may(p, artifact.ActionPush, ref.Repository); err != nil {
+		return Pushed{}, err
+	}
+	m, err := artifact.ParseManifest(contentType, body)
+	if err != nil {
+		return Pushed{}, err
+	}
+	digest, err := digestOf(ref, body)
+	if err != nil {
+		return Pushed{}, err
+	}
+	tags, err := r.tags(ctx, ref, more)
+	if err != nil {
+		return Pushed{}, err
+	}
+	subject, err := r.subject(ctx, ref, digest, m)
+	if err != nil {
+		return Pushed{}, err
+	}
+	verdict, err := r.cfg.Judge.Judge(ctx, subject)
+	if err != nil {
+		return Pushed{}, err
+	}
+	push := artifact.Push{
+		StoredManifest: artifact.StoredManifest{Repository: ref.Repository, Digest: digest, Manifest: m, Body: body, IsImage: m.IsImage(subject.Config),
+			Platform: platform(subject), PushedBy: p.Name},
+		Tags: tags, Reference: subject.Reference, Verdict: verdict,
+	}
+	switch verdict.Outcome {
+	case artifact.Allow:
+		err = r.cfg.Manifests.PutManifest(ctx, push, r.mutable)
+	case artifact.Deny:
+		err = r.deny(ctx, push)
+	default:
+		err = &artifact.Error{Kind: artifact.Unavailable, Message: "the image cannot be judged yet, so it is not accepted; push it again", Reasons: verdict.Reasons}
+	}
+	if err != nil {
+		return Pushed{}, err
+	}
+	pushed := Pushed{Digest: digest, Tags: tags, Warnings: verdict.Warnings()}
+	if m.Subject != nil {
+		pushed.Subject = m.Subject.Digest
+	}
+	return pushed, nil
+}
+
+func (r *Registry) deny(ctx context.Context, push artifact.Push) error {
+	if err := r.cfg.Manifests.SaveDenied(ctx, push); err != nil {
+		return err
+	}
+	reasons := push.Verdict.Denials()
+	lines := make([]string, len(reasons))
+	for i, reason := range reasons {
+		lines[i] = reason.String()
+		if reason.Platform != "" {
+			lines[i] = reason.Platform + ": " + lines[i]
+		}
+	}
+	// Some clients show only an error's message, so all of it stands there.
+	return &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Message: strings.Join(lines, "\n"), Reasons: reasons}
+}
+
+func digestOf(ref artifact.Reference, body []byte) (artifact.Digest, error) {
+	if ref.Digest.IsZero() {
+		return artifact.DigestOf(body), nil
+	}
+	sum := artifact.NewHash(ref.Digest.Algorithm())
+	sum.Write(body)
+	if got := artifact.DigestFrom(ref.Digest.Algorithm(), sum); got != ref.Digest {
+		return got, artifact.Coded(artifact.Invalid, "DIGEST_INVALID", "the manifest is %s, not %s", got, ref.Digest)
+	}
+	return ref.Digest, nil
+}
+
+// tags collects the tags to set, and refuses environments' names.
+func (r *Registry) tags(ctx context.Context, ref artifact.Reference, more []artifact.Tag) ([]artifact.Tag, error) {
+	tags := more
+	if !ref.Tag.IsZero() {
+		tags = append([]artifact.Tag{ref.Tag}, more...)
+	}
+	for _, tag := range tags {
+		reserved, err := r.cfg.Names.Reserved(ctx, ref.Repository, tag)
+		if err != nil {
+			return nil, err
+		}
+		if reserved {
+			return nil, artifact.Coded(artifact.Denied, "DENIED", "%s is an environment's name, and only a promotion moves it; push another tag, then `waybill promote %s TAG %s`", tag, ref.Repository, tag)
+		}
+	}
+	return tags, nil
+}
+
+// subject checks that all a manifest names is here, and reads its config.
+func (r *Registry) subject(ctx context.Context, ref artifact.Reference, digest artifact.Digest, m artifact.Manifest) (artifact.Subject, error) {
+	s := artifact.Subject{Repository: ref.Repository, Digest: digest, Manifest: m, Reference: digest.String()}
+	if !ref.Tag.IsZero() {
+		s.Reference = ref.Tag.String()
+	}
+	missing, err := r.cfg.Manifests.Missing(ctx, ref.Repository, m.Blobs(), m.Manifests)
+	if err != nil {
+		return s, err
+	}
+	if len(missing) > 0 {
+		return s, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "the manifest names what %s does not have: %s; push that first", ref.Repository, strings.Join(missing[:min(5, len(missing))], ", "))
+	}
+	if m.Config != nil {
+		s.Config, err = r.Blob(ctx, ref.Repository, m.Config.Digest)
+	}
+	return s, err
+}
+
+func platform(s artifact.Subject) string {
+	if !s.Manifest.IsImage(s.Config) {
+		return ""
+	}
+	config, err := artifact.ParseImageConfig(s.Config, len(s.Manifest.Layers))
+	if err != nil {
+		return ""
+	}
+	return config.Platform().String()
+}
+
+// DeleteManifest deletes what a digest names, with its tags, or a tag alone.
+func (r *Registry) DeleteManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference) error {
+	if err := may(p, artifact.ActionDelete, ref.Repository); err != nil {
+		return err
+	}
+	if ref.Digest.IsZero() {
+		return r.cfg.Manifests.DeleteTag(ctx, ref.Repository, ref.Tag, p.Name)
+	}
+	return r.cfg.Manifests.DeleteManifest(ctx, ref.Repository, ref.Digest, p.Name)
+}

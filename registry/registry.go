@@ -1,0 +1,183 @@
+// Package registry holds the rules of pushing and pulling, without HTTP and without SQL: who may, what must be here
+// first, what is refused. The OCI distribution-spec 1.1 says what it offers.
+package registry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/artifact"
+)
+
+// Bytes is where blob bytes lie; blob.Store is one (its contract is there).
+type Bytes interface {
+	Append(ctx context.Context, id string, at Progress, r io.Reader) (Progress, error)
+	Commit(ctx context.Context, id string, at Progress, digest artifact.Digest) error
+	Cancel(id string) error
+	Open(digest artifact.Digest) (*os.File, int64, error)
+}
+
+// Progress is how far an upload is.
+type Progress = artifact.Progress
+
+// BlobRows records which blobs there are and which repository has which. A row is written after the bytes are durable.
+type BlobRows interface {
+	// Blob returns the size of a blob that a repository has, or NotFound.
+	Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (size int64, err error)
+	// SaveBlob records a durable blob, gives it to the repository, and ends the upload, if there was one.
+	SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string) error
+	// BlobRepositories returns which repositories have a blob.
+	BlobRepositories(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error)
+	// UnlinkBlob takes a blob from a repository; Denied while one of its manifests needs it.
+	UnlinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
+}
+
+// UploadRows records upload sessions, so that any replica continues any upload.
+type UploadRows interface {
+	CreateUpload(ctx context.Context, u artifact.Upload) error
+	Upload(ctx context.Context, repository artifact.Repository, id string) (artifact.Upload, error)
+	// AdvanceUpload moves an upload on from an offset; Conflict when another request moved it meanwhile.
+	AdvanceUpload(ctx context.Context, id string, from, to int64, state []byte) error
+	DeleteUpload(ctx context.Context, id string) error
+	StaleUploads(ctx context.Context, untouchedSince time.Time) ([]string, error)
+}
+
+// ManifestRows records manifests, tags and what they refer to.
+type ManifestRows interface {
+	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
+	// Missing returns which of the digests the repository does not have, as manifests or as blobs of those sizes.
+	Missing(ctx context.Context, repository artifact.Repository, blobs, manifests []artifact.Descriptor) ([]string, error)
+	// PutManifest stores all of p in one transaction. mutable says of a tag whether it may leave another digest.
+	PutManifest(ctx context.Context, p artifact.Push, mutable func(artifact.Tag) bool) error
+	// SaveDenied records that a push was refused; nothing of it can be pulled.
+	SaveDenied(ctx context.Context, p artifact.Push) error
+	// DeleteManifest removes a manifest and its tags; Denied while it is promoted somewhere or part of an index.
+	DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error
+	DeleteTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, actor string) error
+	// ResolveTag returns the digest of a tag, or of an environment of that name.
+	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
+	// Tags returns the tags of a repository, environments' names among them, sorted.
+	Tags(ctx context.Context, repository artifact.Repository) ([]TagRow, error)
+	Repositories(ctx context.Context) ([]artifact.Repository, error)
+	Referrers(ctx context.Context, repository artifact.Repository, subject artifact.Digest) ([]artifact.Descriptor, error)
+}
+
+// TagRow is a tag and where it stands.
+type TagRow = struct {
+	Name   artifact.Tag
+	Digest artifact.Digest
+}
+
+// Judge says whether what is pushed is allowed; policy.Judge is one.
+type Judge interface {
+	Judge(ctx context.Context, s artifact.Subject) (artifact.VerdictRecord, error)
+}
+
+// Gate decides every pull; promotion.Gate is one.
+type Gate interface {
+	// Pull returns nil when p may have the manifest or blob, else why not.
+	Pull(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) error
+	// Filter says of each digest whether p may have it.
+	Filter(ctx context.Context, p artifact.Principal, repository artifact.Repository, digests []artifact.Digest) (map[artifact.Digest]bool, error)
+	// Repositories returns those of all that p may know of.
+	Repositories(ctx context.Context, p artifact.Principal, all []artifact.Repository) ([]artifact.Repository, error)
+}
+
+// Names says which tags are environments' names, which only a promotion moves.
+type Names interface {
+	Reserved(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (bool, error)
+}
+
+// Inspector is told of each blob as soon as it is complete. It does not block.
+type Inspector interface {
+	Arrived(ctx context.Context, digest artifact.Digest, size int64)
+}
+
+// Config names everything a registry needs.
+type Config struct {
+	Bytes       Bytes
+	Blobs       BlobRows
+	Uploads     UploadRows
+	Manifests   ManifestRows
+	Judge       Judge
+	Gate        Gate
+	Names       Names
+	Inspector   Inspector
+	MutableTags []string // patterns, as in path.Match
+	Logger      *slog.Logger
+	Now         func() time.Time
+}
+
+// Registry is the use cases. It is safe for concurrent use.
+type Registry struct {
+	cfg       Config
+	uploading keyed
+}
+
+// New returns a registry.
+func New(cfg Config) *Registry { return &Registry{cfg: cfg} }
+
+// may returns nil when p's role allows an action on a repository, else what role would.
+func may(p artifact.Principal, a artifact.Action, r artifact.Repository) error {
+	if p.Can(a, r) {
+		return nil
+	}
+	if !p.Sees(r) {
+		return artifact.Coded(artifact.Denied, "DENIED", "%s has no role for %s; its token is for %s", p.Name, r, strings.Join(p.Repositories, ", "))
+	}
+	return artifact.Coded(artifact.Denied, "DENIED", "%s is a %s and may not %s in %s; that takes a token of role %s", p.Name, p.Role, a, r, roleFor(a))
+}
+
+func roleFor(a artifact.Action) artifact.Role {
+	for _, role := range artifact.Roles {
+		if (artifact.Principal{Role: role}).Can(a, artifact.Repository{}) {
+			return role
+		}
+	}
+	return artifact.Admin
+}
+
+// cosignTag is a tag of cosign's that names its subject; an attached index of the referrers tag schema has no suffix.
+var cosignTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.(sig|att|sbom))?$`)
+
+// mutable reports whether a tag may be moved to another digest.
+func (r *Registry) mutable(tag artifact.Tag) bool {
+	return cosignTag.MatchString(tag.String()) || slices.ContainsFunc(r.cfg.MutableTags, func(pattern string) bool {
+		ok, err := path.Match(pattern, tag.String())
+		return ok && err == nil
+	})
+}
+
+// resolve returns the digest that a reference means.
+func (r *Registry) resolve(ctx context.Context, ref artifact.Reference) (artifact.Digest, error) {
+	if !ref.Digest.IsZero() {
+		return ref.Digest, nil
+	}
+	return r.cfg.Manifests.ResolveTag(ctx, ref.Repository, ref.Tag)
+}
+
+// page returns the part of sorted names after last, at most n of them, and whether more follow. n < 0 is no limit.
+func page[T fmt.Stringer](names []T, last string, n int) (part []T, more bool) {
+	start := 0
+	if last != "" {
+		start, _ = slices.BinarySearchFunc(names, last, func(name T, last string) int {
+			if name.String() <= last {
+				return -1
+			}
+			return 1
+		})
+	}
+	names = names[start:]
+	if n >= 0 && len(names) > n {
+		return names[:n], true
+	}
+	return names, false
+}

@@ -1,0 +1,203 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+
+	"waybill/artifact"
+)
+
+// StartUpload begins an upload and returns it.
+func (r *Registry) StartUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository) (artifact.Upload, error) {
+	if err := may(p, artifact.ActionPush, repository); err != nil {
+		return artifact.Upload{}, err
+	}
+	u := artifact.Upload{ID: uuid.NewString(), Repository: repository, CreatedBy: p.Name}
+	return u, r.cfg.Uploads.CreateUpload(ctx, u)
+}
+
+// Upload returns an upload that p started.
+func (r *Registry) Upload(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string) (artifact.Upload, error) {
+	if err := may(p, artifact.ActionPush, repository); err != nil {
+		return artifact.Upload{}, err
+	}
+	u, err := r.cfg.Uploads.Upload(ctx, repository, id)
+	if err == nil && u.CreatedBy != p.Name {
+		err = artifact.Coded(artifact.NotFound, "BLOB_UPLOAD_UNKNOWN", "no such upload in %s", repository)
+	}
+	return u, err
+}
+
+// Range is where a chunk says it goes: its first byte and its last. A nil *Range says nothing.
+type Range struct{ First, Last int64 }
+
+// errBusy answers the second of two requests that continue one upload at once.
+var errBusy = artifact.Coded(artifact.Conflict, "BLOB_UPLOAD_INVALID", "another request is writing to this upload; ask for its status and go on from there")
+
+// Append writes a chunk to an upload. What was received of a body that broke is kept: the client asks for the status
+// and goes on from there.
+func (r *Registry) Append(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, at *Range, body io.Reader) (artifact.Upload, error) {
+	release, ok := r.uploading.try(id)
+	if !ok {
+		return artifact.Upload{}, errBusy
+	}
+	defer release()
+	u, err := r.Upload(ctx, p, repository, id)
+	if err != nil {
+		return u, err
+	}
+	return r.append(ctx, u, at, body)
+}
+
+func (r *Registry) append(ctx context.Context, u artifact.Upload, at *Range, body io.Reader) (artifact.Upload, error) {
+	if at != nil {
+		if at.First != u.Offset {
+			return u, artifact.Coded(artifact.Conflict, "RANGE_INVALID", "the chunk starts at byte %d, the upload is at %d", at.First, u.Offset)
+		}
+		body = &exactly{r: body, left: at.Last - at.First + 1}
+	}
+	next, err := r.cfg.Bytes.Append(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, body)
+	if next.Offset > u.Offset {
+		// The request may be gone; what it brought is kept all the same.
+		if saved := r.cfg.Uploads.AdvanceUpload(context.WithoutCancel(ctx), u.ID, u.Offset, next.Offset, next.State); saved != nil {
+			return u, errors.Join(err, saved)
+		}
+		u.Offset, u.State = next.Offset, next.State
+	}
+	if err != nil && artifact.KindOf(err) == "" {
+		err = &artifact.Error{Kind: artifact.Invalid, Code: "BLOB_UPLOAD_INVALID", Message: "the body broke off; ask for the upload's status and go on from there", Err: err}
+	}
+	return u, err
+}
+
+// FinishUpload writes the last chunk, if there is one, and makes the upload the blob of a digest.
+func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, at *Range, body io.Reader, digest artifact.Digest) (artifact.Descriptor, error) {
+	release, ok := r.uploading.try(id)
+	if !ok {
+		return artifact.Descriptor{}, errBusy
+	}
+	defer release()
+	u, err := r.Upload(ctx, p, repository, id)
+	if err != nil {
+		return artifact.Descriptor{}, err
+	}
+	if u, err = r.append(ctx, u, at, body); err != nil {
+		return artifact.Descriptor{}, err
+	}
+	return r.commit(ctx, u, digest)
+}
+
+// commit: bytes first, durably, then the row. A crash in between leaves bytes without a row, which nobody sees.
+func (r *Registry) commit(ctx context.Context, u artifact.Upload, digest artifact.Digest) (artifact.Descriptor, error) {
+	if err := r.cfg.Bytes.Commit(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, digest); err != nil {
+		if artifact.KindOf(err) == artifact.Invalid {
+			_ = r.cfg.Uploads.DeleteUpload(ctx, u.ID)
+		}
+		return artifact.Descriptor{}, err
+	}
+	if err := r.cfg.Blobs.SaveBlob(ctx, u.Repository, digest, u.Offset, u.ID); err != nil {
+		return artifact.Descriptor{}, err
+	}
+	r.cfg.Inspector.Arrived(ctx, digest, u.Offset)
+	return artifact.Descriptor{Digest: digest, Size: u.Offset}, nil
+}
+
+// PutBlob writes a whole blob in one go.
+func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository artifact.Repository, body io.Reader, digest artifact.Digest) (artifact.Descriptor, error) {
+	if err := may(p, artifact.ActionPush, repository); err != nil {
+		return artifact.Descriptor{}, err
+	}
+	u := artifact.Upload{ID: uuid.NewString(), Repository: repository, CreatedBy: p.Name}
+	next, err := r.cfg.Bytes.Append(ctx, u.ID, Progress{}, body)
+	if err != nil {
+		_ = r.cfg.Bytes.Cancel(u.ID)
+		return artifact.Descriptor{}, err
+	}
+	u.Offset, u.State = next.Offset, next.State
+	return r.commit(ctx, u, digest)
+}
+
+// CancelUpload drops an upload and what it brought.
+func (r *Registry) CancelUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string) error {
+	release, ok := r.uploading.try(id)
+	if !ok {
+		return errBusy
+	}
+	defer release()
+	if _, err := r.Upload(ctx, p, repository, id); err != nil {
+		return err
+	}
+	if err := r.cfg.Uploads.DeleteUpload(ctx, id); err != nil {
+		return err
+	}
+	return r.cfg.Bytes.Cancel(id)
+}
+
+// CollectUploads drops uploads that nobody has continued for that long.
+func (r *Registry) CollectUploads(ctx context.Context, untouched time.Duration) error {
+	stale, err := r.cfg.Uploads.StaleUploads(ctx, r.cfg.Now().Add(-untouched))
+	if err != nil {
+		return err
+	}
+	for _, id := range stale {
+		release, ok := r.uploading.try(id)
+		if !ok {
+			continue
+		}
+		err = errors.Join(err, r.cfg.Uploads.DeleteUpload(ctx, id), r.cfg.Bytes.Cancel(id))
+		release()
+	}
+	return err
+}
+
+// Mount gives a repository a blob that another has, if p may read it there; from may be the zero Repository, which
+// means any. mounted is false when it must be uploaded.
+func (r *Registry) Mount(ctx context.Context, p artifact.Principal, repository, from artifact.Repository, digest artifact.Digest) (mounted bool, err error) {
+	if err := may(p, artifact.ActionPush, repository); err != nil {
+		return false, err
+	}
+	sources := []artifact.Repository{from}
+	if from.IsZero() {
+		if sources, err = r.cfg.Blobs.BlobRepositories(ctx, digest); err != nil {
+			return false, err
+		}
+	}
+	for _, source := range sources {
+		if r.cfg.Gate.Pull(ctx, p, source, digest) != nil {
+			continue
+		}
+		size, err := r.cfg.Blobs.Blob(ctx, source, digest)
+		if err != nil {
+			continue
+		}
+		return true, r.cfg.Blobs.SaveBlob(ctx, repository, digest, size, "")
+	}
+	return false, nil
+}
+
+// exactly reads a chunk of an announced length: fewer bytes and more are errors.
+type exactly struct {
+	r    io.Reader
+	left int64
+}
+
+func (e *exactly) Read(b []byte) (int, error) {
+	if e.left == 0 {
+		if n, err := e.r.Read(make([]byte, 1)); n > 0 {
+			return 0, artifact.Coded(artifact.Invalid, "SIZE_INVALID", "the body is longer than its Content-Range says")
+		} else if err != nil {
+			return 0, err
+		}
+		return 0, nil
+	}
+	n, err := e.r.Read(b[:min(int64(len(b)), e.left)])
+	e.left -= int64(n)
+	if errors.Is(err, io.EOF) && e.left > 0 {
+		return n, artifact.Coded(artifact.Invalid, "SIZE_INVALID", "the body is %d bytes shorter than its Content-Range says", e.left)
+	}
+	return n, err
+}
