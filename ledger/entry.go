@@ -1,5 +1,6 @@
 // Package ledger is the append-only record of every decision: entries in canonical JSON, the RFC 6962 Merkle tree
-// over them, signed C2SP checkpoints of it, and the proofs that tie one to the other. It does no IO.
+// over them, signed C2SP checkpoints of it, and the proofs that tie one to the other. Apart from
+// the file of the signing key it does no IO.
 package ledger
 
 import (
@@ -11,26 +12,41 @@ import (
 	"waybill/artifact"
 )
 
+// The kinds of entries that an audit compares with other records. Other kinds are push.accepted, push.denied,
+// manifest.deleted, token.created, token.revoked, signed and database.imported.
+const (
+	KindCreated         = "ledger.created" // the first entry; its subject is the log's public key
+	KindPromotion       = "promotion"
+	KindRollback        = "rollback"
+	KindRecall          = "recall"
+	KindPolicyApplied   = "policy.applied"
+	KindPipelineApplied = "pipeline.applied"
+)
+
 // Entry is one decision. Its leaf in the tree is its canonical JSON.
 type Entry struct {
-	Kind        string               `json:"kind"` // push.accepted, push.denied, policy.applied, promotion, rollback, recall …
-	Actor       string               `json:"actor"`
-	At          time.Time            `json:"at"` // UTC, to the microsecond
-	Repository  artifact.Repository  `json:"repository,omitzero"`
-	Digest      artifact.Digest      `json:"digest,omitzero"`
-	Environment artifact.Environment `json:"environment,omitzero"`
-	Version     string               `json:"version,omitempty"`   // the tag, or the document's version
-	Previous    artifact.Digest      `json:"previous,omitzero"`   // what the environment ran before
-	PolicyHash  artifact.Digest      `json:"policyHash,omitzero"` // of the policies that allowed or denied
-	Subject     string               `json:"subject,omitempty"`   // what else it is about: a token's id, a document's name, a key's id
-	Evidence    []artifact.Digest    `json:"evidence,omitempty"`  // digests of what the decision rests on
-	Reasons     []string             `json:"reasons,omitempty"`   // of a denial
-	Reason      string               `json:"reason,omitempty"`    // what the actor gave
+	Kind         string                 `json:"kind"`
+	Actor        string                 `json:"actor"`
+	At           time.Time              `json:"at"` // UTC, to the microsecond
+	Repository   artifact.Repository    `json:"repository,omitzero"`
+	Digest       artifact.Digest        `json:"digest,omitzero"`
+	Environment  artifact.Environment   `json:"environment,omitzero"`
+	Environments []artifact.Environment `json:"environments,omitempty"` // of a recall: where the digest could be pulled until then, sorted
+	Version      string                 `json:"version,omitempty"`      // the tag, or the document's version
+	Previous     artifact.Digest        `json:"previous,omitzero"`      // what the environment ran before
+	PolicyHash   artifact.Digest        `json:"policyHash,omitzero"`    // of the policies that allowed or denied
+	Subject      string                 `json:"subject,omitempty"`      // what else it is about: a token's id, a document's name, a key's id
+	Evidence     []artifact.Digest      `json:"evidence,omitempty"`     // what the decision rests on: pipeline, signature, advisory databases
+	Reasons      []string               `json:"reasons,omitempty"`      // of a denial
+	Reason       string                 `json:"reason,omitempty"`       // what the actor gave
 }
+
+// Instant is t as the ledger and the database both keep it: UTC, cut to the microsecond.
+func Instant(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
 // Canonical returns the entry's only encoding: JSON with sorted keys and no insignificant space, text as it is.
 func (e Entry) Canonical() ([]byte, error) {
-	e.At = e.At.UTC().Truncate(time.Microsecond)
+	e.At = Instant(e.At)
 	plain, err := json.Marshal(e)
 	if err != nil {
 		return nil, err

@@ -31,18 +31,13 @@ const (
 	warn action = "warn"
 )
 
-// header is what every document of apiVersion waybill/v1 begins with.
-type header struct {
+type source struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	Metadata   struct {
 		Name string `yaml:"name"`
 	} `yaml:"metadata"`
-}
-
-type source struct {
-	header `yaml:",inline"`
-	Spec   struct {
+	Spec struct {
 		Match match        `yaml:"match"`
 		Rules []ruleSource `yaml:"rules"`
 	} `yaml:"spec"`

@@ -47,6 +47,10 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 	if err != nil {
 		return nil, err
 	}
+	// Children run elsewhere, so the folder is named from the root.
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
 	e := &Embedded{dir: dir, done: make(chan struct{}), output: &tail{}, logger: logger}
 	if e.owner, err = databaseOwner(); err != nil {
 		return nil, err
@@ -182,14 +186,13 @@ func (e *Embedded) password() (string, error) {
 // runDir is where the socket lies: in the folder itself, or in a short one under the temporary folder when that
 // path would pass the 107 bytes of sockaddr_un.
 func (e *Embedded) runDir() (string, error) {
-	run, err := filepath.Abs(filepath.Join(e.dir, "run"))
-	if err != nil {
-		return "", err
-	}
+	run := filepath.Join(e.dir, "run")
 	if len(run)+len("/.s.PGSQL.5432.lock") > 100 {
-		if run, err = os.MkdirTemp("", "waybill-pg-"); err != nil {
+		short, err := os.MkdirTemp("", "waybill-pg-")
+		if err != nil {
 			return "", err
 		}
+		run = short
 	} else if err := os.MkdirAll(run, 0o700); err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -9,24 +10,29 @@ import (
 	"waybill/artifact"
 )
 
-// closure is every manifest and blob that belongs to a digest $2 of repository $1: itself, an index's children, what
-// refers to any of them by subject or by cosign's tags, and all their configs and layers.
+// closure is every manifest and blob that belongs to a promoted digest $2 of repository $1: itself and, of an index, its
+// children; what refers to any of them by subject or by cosign's tags; and the configs and layers of all these. What
+// only refers to it brings no image with it, or whoever may push could have an image pulled that nobody promoted by
+// naming a promoted one as its subject. Nothing recalled is in it, nor what only that leads to.
 const closure = `
-with recursive manifest_closure (digest) as (
-    select $2::text
+with recursive tree (digest, promoted) as (
+    select $2::text, true
     union
-    select found.digest from manifest_closure c cross join lateral (
-        select r.digest from manifest_references r where r.repository = $1 and r.manifest = c.digest and r.kind = 'manifest'
+    select found.digest, found.promoted from tree t cross join lateral (
+        select m.digest, t.promoted from manifest_references r join manifests m on m.repository = $1 and m.digest = r.digest
+        where r.repository = $1 and r.manifest = t.digest and r.kind = 'manifest' and (t.promoted or not m.is_image)
         union all
-        select m.digest from manifests m where m.repository = $1 and m.subject = c.digest
+        select m.digest, false from manifests m where m.repository = $1 and m.subject = t.digest and not m.is_image
         union all
-        select t.digest from tags t where t.repository = $1 and t.name in
-            (replace(c.digest, ':', '-') || '.sig', replace(c.digest, ':', '-') || '.att', replace(c.digest, ':', '-') || '.sbom')
+        select m.digest, false from tags g join manifests m on m.repository = $1 and m.digest = g.digest and not m.is_image
+        where g.repository = $1 and g.name in
+            (replace(t.digest, ':', '-') || '.sig', replace(t.digest, ':', '-') || '.att', replace(t.digest, ':', '-') || '.sbom')
     ) found
+    where not exists (select from recalls where recalls.repository = $1 and recalls.digest = found.digest)
 ), closure (digest) as (
-    select digest from manifest_closure
+    select digest from tree
     union
-    select r.digest from manifest_closure c join manifest_references r on r.repository = $1 and r.manifest = c.digest
+    select r.digest from tree t join manifest_references r on r.repository = $1 and r.manifest = t.digest and r.kind <> 'manifest'
 )`
 
 // lockGrants: a promotion and the arrival of a referrer must see each other, or the referrer is left out.
@@ -35,39 +41,88 @@ func lockGrants(ctx context.Context, tx pgx.Tx, repository artifact.Repository) 
 	return err
 }
 
-// grant lets an environment pull a digest and all that belongs to it.
+// notifyGrants tells listeners, once the transaction commits, that what may be pulled from a repository has changed.
+func notifyGrants(ctx context.Context, tx pgx.Tx, repository artifact.Repository) error {
+	_, err := tx.Exec(ctx, `select pg_notify('grants', $1)`, repository)
+	return err
+}
+
+// grant lets an environment pull a digest and all that belongs to it by now. The caller holds lockGrants.
 func grant(ctx context.Context, tx pgx.Tx, repository artifact.Repository, root artifact.Digest, environment artifact.Environment) error {
-	if err := lockGrants(ctx, tx, repository); err != nil {
-		return err
-	}
 	_, err := tx.Exec(ctx, closure+` insert into grants (environment, repository, digest, root) select $3, $1, digest, $2 from closure on conflict do nothing`,
 		repository, root, environment)
 	return err
 }
 
+// grantedRoot is a promoted digest and where it may be pulled.
+type grantedRoot struct {
+	Environment artifact.Environment
+	Root        artifact.Digest
+}
+
+// rootsOf returns what was promoted that any of the digests belongs to.
+func rootsOf(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digests []string) ([]grantedRoot, error) {
+	rows, err := tx.Query(ctx, `select distinct environment, root from grants where repository = $1 and digest = any($2) order by environment, root`, repository, digests)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[grantedRoot])
+}
+
 // extendGrants lets what has just arrived be pulled with its subject, or with the digest that its cosign tag names,
 // wherever that may be.
 func extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
-	var named []string
+	var subjects []string
 	for _, tag := range p.Tags {
 		if isCosignTag(tag) {
 			name, _, _ := strings.Cut(tag.String(), ".")
-			named = append(named, strings.Replace(name, "-", ":", 1))
+			subjects = append(subjects, strings.Replace(name, "-", ":", 1))
 		}
 	}
-	if p.Manifest.Subject == nil && len(named) == 0 {
+	if p.Manifest.Subject != nil {
+		subjects = append(subjects, p.Manifest.Subject.Digest.String())
+	}
+	if len(subjects) == 0 {
 		return nil
 	}
 	if err := lockGrants(ctx, tx, p.Repository); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, closure+`, subjects (digest) as (
-		select subject from manifests where repository = $1 and digest = $2 and subject is not null
-		union select unnest($3::text[]))
-		insert into grants (environment, repository, digest, root)
-		select g.environment, $1, c.digest, g.root from grants g join subjects s on g.digest = s.digest cross join closure c where g.repository = $1
-		on conflict do nothing`, p.Repository, p.Digest, named)
-	return err
+	roots, err := rootsOf(ctx, tx, p.Repository, subjects)
+	if err != nil || len(roots) == 0 {
+		return err
+	}
+	for _, r := range roots {
+		if err := grant(ctx, tx, p.Repository, r.Root, r.Environment); err != nil {
+			return err
+		}
+	}
+	return notifyGrants(ctx, tx, p.Repository)
+}
+
+// withdraw takes a recalled digest, and what came only with it, from every environment, and returns which had it. What
+// else was promoted and holds it keeps the rest of its own closure.
+func withdraw(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) ([]artifact.Environment, error) {
+	roots, err := rootsOf(ctx, tx, repository, []string{digest.String()})
+	if err != nil {
+		return nil, err
+	}
+	var environments []artifact.Environment
+	for _, r := range roots {
+		if _, err := tx.Exec(ctx, `delete from grants where environment = $1 and repository = $2 and root = $3`, r.Environment, repository, r.Root); err != nil {
+			return nil, err
+		}
+		if r.Root != digest {
+			if err := grant(ctx, tx, repository, r.Root, r.Environment); err != nil {
+				return nil, err
+			}
+		}
+		if !slices.Contains(environments, r.Environment) {
+			environments = append(environments, r.Environment)
+		}
+	}
+	slices.SortFunc(environments, func(a, b artifact.Environment) int { return strings.Compare(a.String(), b.String()) })
+	return environments, notifyGrants(ctx, tx, repository)
 }
 
 // Granted is the gate's one indexed read: whether one of the environments may pull a manifest or blob.

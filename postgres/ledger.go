@@ -19,8 +19,9 @@ func appendLedger(ctx context.Context, tx pgx.Tx, e ledger.Entry) (int64, error)
 		return 0, err
 	}
 	if e.At.IsZero() {
-		e.At = time.Now().UTC()
+		e.At = time.Now()
 	}
+	e.At = ledger.Instant(e.At)
 	body, err := e.Canonical()
 	if err != nil {
 		return 0, err
@@ -33,16 +34,29 @@ func appendLedger(ctx context.Context, tx pgx.Tx, e ledger.Entry) (int64, error)
 	if err != nil {
 		return 0, fmt.Errorf("append to ledger: %w", err)
 	}
-	if _, err := tx.Exec(ctx, `insert into ledger_entries (index, body, kind, actor, repository, digest, environment, at) values ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		n, body, e.Kind, e.Actor, e.Repository, e.Digest, e.Environment, e.At); err != nil {
-		return 0, err
-	}
+	batch := &pgx.Batch{}
+	batch.Queue(`insert into ledger_entries (index, body, kind, actor, repository, digest, environment, at) values ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		n, body, e.Kind, e.Actor, e.Repository, e.Digest, e.Environment, e.At)
 	for i, h := range hashes {
-		if _, err := tx.Exec(ctx, `insert into ledger_hashes (index, hash) values ($1, $2)`, first+int64(i), h[:]); err != nil {
-			return 0, err
-		}
+		batch.Queue(`insert into ledger_hashes (index, hash) values ($1, $2)`, first+int64(i), h[:])
 	}
-	return n, nil
+	return n, tx.SendBatch(ctx, batch).Close()
+}
+
+// CreateLedger makes the first entry of an empty ledger, which ties it to the key that signs its checkpoints. On any
+// other ledger it does nothing.
+func (db *DB) CreateLedger(ctx context.Context, publicKey string) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockLedger)); err != nil {
+			return err
+		}
+		var exists bool
+		if err := tx.QueryRow(ctx, `select exists (select from ledger_entries)`).Scan(&exists); err != nil || exists {
+			return err
+		}
+		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindCreated, Actor: artifact.System.Name, Subject: publicKey})
+		return err
+	})
 }
 
 // Record appends an entry about nothing that is stored elsewhere.
@@ -111,59 +125,75 @@ func (db *DB) LedgerBody(ctx context.Context, index int64) ([]byte, error) {
 }
 
 // Checkpoint returns a signed checkpoint of all entries there are. Before it signs a new one it checks that the tree
-// extends the one signed last: a ledger that was rewritten gets no further signature.
+// extends the one signed last: a ledger that was rewritten gets no further signature. The note is stored before it is
+// returned, so that no checkpoint is at large that an audit does not know.
 func (db *DB) Checkpoint(ctx context.Context, signer *ledger.Signer) (signed string, err error) {
-	err = db.Transact(ctx, func(tx pgx.Tx) error {
-		var size int64
-		if err := tx.QueryRow(ctx, `select coalesce(max(index) + 1, 0) from ledger_entries`).Scan(&size); err != nil {
-			return err
-		}
-		var lastSize int64
-		var last string
-		err := tx.QueryRow(ctx, `select size, note from ledger_checkpoints order by size desc limit 1`).Scan(&lastSize, &last)
-		if err == nil && lastSize == size {
-			signed = last
-			return nil
-		}
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-			return err
-		}
-		read := func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, tx, indexes) }
-		root, err := ledger.Root(size, read)
-		if err != nil {
-			return err
-		}
-		if last != "" {
-			if err := extends(signer, last, size, root, read); err != nil {
-				return err
-			}
-		}
-		if signed, err = signer.Sign(size, root); err != nil {
-			return err
-		}
-		// Two replicas may sign the same size at once: one row stays.
-		_, err = tx.Exec(ctx, `insert into ledger_checkpoints (size, note) values ($1, $2) on conflict do nothing`, size, signed)
+	var size int64
+	err = db.snapshot(ctx, func(tx pgx.Tx) error {
+		size, signed, err = checkpoint(ctx, tx, signer)
 		return err
 	})
-	return signed, err
+	if err != nil {
+		return "", err
+	}
+	// Two replicas may sign the same size at once: one row stays, and Ed25519 made them equal.
+	_, err = db.Pool.Exec(ctx, `insert into ledger_checkpoints (size, note) values ($1, $2) on conflict do nothing`, size, signed)
+	return signed, translate(err)
 }
 
-func extends(signer *ledger.Signer, last string, size int64, root ledger.Hash, read func([]int64) ([]ledger.Hash, error)) error {
+// snapshot runs f on one consistent view.
+func (db *DB) snapshot(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return translate(pgx.BeginTxFunc(ctx, db.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f))
+}
+
+func checkpoint(ctx context.Context, tx pgx.Tx, signer *ledger.Signer) (size int64, signed string, err error) {
+	if err := tx.QueryRow(ctx, `select coalesce(max(index) + 1, 0) from ledger_entries`).Scan(&size); err != nil {
+		return 0, "", err
+	}
+	read := func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, tx, indexes) }
+	root, err := ledger.Root(size, read)
+	if err != nil {
+		return 0, "", err
+	}
+	var last string
+	err = tx.QueryRow(ctx, `select note from ledger_checkpoints order by size desc limit 1`).Scan(&last)
+	if errors.Is(err, pgx.ErrNoRows) {
+		signed, err = signer.Sign(size, root)
+		return size, signed, err
+	}
+	if err != nil {
+		return 0, "", err
+	}
 	older, err := ledger.OpenCheckpoint(last, signer.PublicKey())
 	if err != nil {
-		return fmt.Errorf("the last checkpoint: %w", err)
+		return 0, "", fmt.Errorf("the ledger's last checkpoint, which the next must extend: %w", err)
 	}
-	if older.Size == 0 {
+	if err := extends(older, size, root, read); err != nil {
+		return 0, "", fmt.Errorf("the ledger does not extend its checkpoint of %d entries, so it is not signed; run `waybill audit`: %w", older.Size, err)
+	}
+	if older.Size == size {
+		return size, last, nil
+	}
+	signed, err = signer.Sign(size, root)
+	return size, signed, err
+}
+
+func extends(older ledger.Checkpoint, size int64, root ledger.Hash, read func([]int64) ([]ledger.Hash, error)) error {
+	switch {
+	case older.Size == 0:
+		return nil
+	case older.Size > size:
+		return fmt.Errorf("it has %d entries", size)
+	case older.Size == size && older.Root != root:
+		return fmt.Errorf("its root is %s, and not %s", root, older.Root)
+	case older.Size == size:
 		return nil
 	}
 	proof, err := ledger.ProveConsistency(size, older.Size, read)
 	if err != nil {
 		return err
 	}
-	if err := ledger.CheckConsistency(ledger.Checkpoint{Size: size, Root: root}, older, proof); err != nil {
-		return fmt.Errorf("the ledger does not extend its checkpoint of %d entries, so it is not signed; run `waybill audit`: %w", older.Size, err)
-	}
-	return nil
+	return ledger.CheckConsistency(ledger.Checkpoint{Size: size, Root: root}, older, proof)
 }
 
 // Prove returns the inclusion proof of an entry in the tree of the given size.
@@ -172,44 +202,4 @@ func (db *DB) Prove(ctx context.Context, size, index int64) ([]ledger.Hash, erro
 		return nil, artifact.Errorf(artifact.NotFound, "entry %d is not among the first %d", index, size)
 	}
 	return ledger.Prove(size, index, func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, db.Pool, indexes) })
-}
-
-// LedgerSource returns the stored ledger for an audit.
-func (db *DB) LedgerSource() ledger.Source { return ledgerSource{db} }
-
-type ledgerSource struct{ db *DB }
-
-func (s ledgerSource) Rows(ctx context.Context, f func(ledger.Row) error) error {
-	rows, err := s.db.Pool.Query(ctx, `select index, body, kind, actor, coalesce(digest, '') from ledger_entries order by index`)
-	if err != nil {
-		return err
-	}
-	var r ledger.Row
-	_, err = pgx.ForEachRow(rows, []any{&r.Index, &r.Body, &r.Kind, &r.Actor, &r.Digest}, func() error { return f(r) })
-	return err
-}
-
-func (s ledgerSource) Hashes(ctx context.Context, f func(int64, ledger.Hash) error) error {
-	rows, err := s.db.Pool.Query(ctx, `select index, hash from ledger_hashes order by index`)
-	if err != nil {
-		return err
-	}
-	var (
-		index int64
-		b     []byte
-	)
-	_, err = pgx.ForEachRow(rows, []any{&index, &b}, func() error {
-		var h ledger.Hash
-		copy(h[:], b)
-		return f(index, h)
-	})
-	return err
-}
-
-func (s ledgerSource) Checkpoints(ctx context.Context) ([]string, error) {
-	rows, err := s.db.Pool.Query(ctx, `select note from ledger_checkpoints order by size`)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -30,7 +32,7 @@ func (db *DB) Pipelines(ctx context.Context) ([]promotion.Versioned, error) {
 	return all, nil
 }
 
-// Evidence collects what the gates look at.
+// Evidence collects what the gates look at. Of a signature only one whose artifact is still here counts.
 func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (promotion.Evidence, error) {
 	var e promotion.Evidence
 	rows, err := db.Pool.Query(ctx, `select distinct environment from promotions where repository = $1 and digest = $2 and action <> 'recall'`, repository, digest)
@@ -40,15 +42,13 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 	if e.Reached, err = pgx.CollectRows(rows, pgx.RowTo[artifact.Environment]); err != nil {
 		return e, translate(err)
 	}
-	if err := db.Pool.QueryRow(ctx, `select exists (select from signatures where repository = $1 and digest = $2 and predicate = '' and signed_at is not null)`, repository, digest).Scan(&e.Signed); err != nil {
-		return e, translate(err)
-	}
-	actor, reason, recalled, err := db.Recalled(ctx, repository, digest)
-	if err != nil {
+	err = db.Pool.QueryRow(ctx, `select s.key_id, s.manifest from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
+		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature)
+	if err := ignoreNoRows(err); err != nil {
 		return e, err
 	}
-	if recalled {
-		e.Recalled = fmt.Sprintf("it was recalled by %s: %s", actor, reason)
+	if e.Recalled, err = recalledIn(ctx, db.Pool, repository, digest); err != nil {
+		return e, translate(err)
 	}
 	images, err := db.imagesOf(ctx, repository, digest)
 	if err != nil {
@@ -64,12 +64,24 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 	return e, nil
 }
 
+// recalledIn says of a digest, and of each manifest of an index, who recalled it and why.
+func recalledIn(ctx context.Context, q querier, repository artifact.Repository, digest artifact.Digest) ([]string, error) {
+	rows, err := q.Query(ctx, indexTree+`select case when r.digest = $2 then 'it' else 'the index holds ' || r.digest || ', which' end || ' was recalled by ' || r.actor || ': ' || r.reason
+		from tree t join recalls r on r.repository = $1 and r.digest = t.digest order by r.digest <> $2, r.digest`, repository, digest)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// indexTree is a digest $2 of repository $1 and, of an index, all manifests below it.
+const indexTree = `with recursive tree (digest) as (
+		select $2::text union
+		select r.digest from tree t join manifest_references r on r.repository = $1 and r.manifest = t.digest and r.kind = 'manifest') `
+
 // imagesOf returns the image itself, or each image of an index.
 func (db *DB) imagesOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Digest, error) {
-	rows, err := db.Pool.Query(ctx, `with recursive tree (digest) as (
-			select $2::text union
-			select r.digest from tree t join manifest_references r on r.repository = $1 and r.manifest = t.digest and r.kind = 'manifest')
-		select m.digest from tree t join manifests m on m.repository = $1 and m.digest = t.digest where m.is_image order by m.digest`, repository, digest)
+	rows, err := db.Pool.Query(ctx, indexTree+`select m.digest from tree t join manifests m on m.repository = $1 and m.digest = t.digest where m.is_image order by m.digest`, repository, digest)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -96,24 +108,31 @@ func ignoreNoRows(err error) error {
 	return translate(err)
 }
 
-// Before returns the digest that an environment ran before its current one, skipping what was recalled.
-func (db *DB) Before(ctx context.Context, repository artifact.Repository, environment artifact.Environment) (artifact.Deployment, bool, error) {
-	d := artifact.Deployment{Repository: repository, Environment: environment}
-	err := db.Pool.QueryRow(ctx, `select digest, version from promotions p where repository = $1 and environment = $2 and action <> 'recall'
-		and digest is distinct from (select digest from deployments where repository = $1 and environment = $2)
+// Trail returns the promotions and rollbacks to an environment, in order, of digests that are still here and were not
+// recalled.
+func (db *DB) Trail(ctx context.Context, repository artifact.Repository, environment artifact.Environment) ([]artifact.Promotion, error) {
+	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions p where repository = $1 and environment = $2 and action <> 'recall'
 		and not exists (select from recalls r where r.repository = $1 and r.digest = p.digest)
-		and exists (select from manifests m where m.repository = $1 and m.digest = p.digest)
-		order by id desc limit 1`, repository, environment).Scan(&d.Digest, &d.Version)
-	return d, err == nil, ignoreNoRows(err)
+		and exists (select from manifests m where m.repository = $1 and m.digest = p.digest) order by id`, repository, environment)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Promotion])
+	return all, translate(err)
 }
 
-// Promote moves an environment's pointer from p.Previous (zero: none) to p.Digest, for which pass is, writes its grants
-// and the ledger entry, all in one transaction. Conflict when the pointer stands elsewhere by now.
-func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass) (artifact.Promotion, error) {
-	if !pass.Valid() || pass.Digest() != p.Digest || pass.Repository() != p.Repository {
+// Promote makes p.Digest, for which pass is, an environment's current one, and writes its grants and the ledger entry,
+// all in one transaction. Promotions to a repository's environments take turns, and each records what stood there
+// before it; p.Previous is what a rollback goes back from, and it is a Conflict when that has moved by now. A digest
+// that is current already stays so: nothing is recorded, and the promotion returned has no ID. evidence goes into the
+// ledger entry.
+func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error) {
+	if !pass.Valid() || pass.Digest() != p.Digest || pass.Repository() != p.Repository || pass.PolicyHash() != p.PolicyHash {
 		return p, artifact.Errorf(artifact.Denied, "no verdict allows %s@%s", p.Repository, p.Digest)
 	}
+	asked := p
 	err := db.Transact(ctx, func(tx pgx.Tx) error {
+		p = asked
 		if err := lockGrants(ctx, tx, p.Repository); err != nil {
 			return err
 		}
@@ -121,102 +140,149 @@ func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pas
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		if current.Digest != p.Previous {
-			return artifact.Errorf(artifact.Conflict, "%s of %s was moved to %s by %s at this moment; look at `waybill status`, then promote again", p.Environment, p.Repository, current.Digest, current.Actor)
+		if p.Action == "rollback" && current.Digest != p.Previous {
+			return artifact.Errorf(artifact.Conflict, "%s of %s was moved to %s by %s at this moment; look at `waybill status`, then roll back again", p.Environment, p.Repository, current.Digest, current.Actor)
 		}
-		if recalled, err := isRecalled(ctx, tx, p.Repository, p.Digest); err != nil || recalled {
-			return errors.Join(err, artifact.Errorf(artifact.Denied, "%s@%s was recalled at this moment", p.Repository, p.Digest))
+		if p.Previous = current.Digest; current.Digest == p.Digest {
+			return nil
 		}
-		if err := grant(ctx, tx, p.Repository, p.Digest, p.Environment); err != nil {
+		recalled, err := recalledIn(ctx, tx, p.Repository, p.Digest)
+		if err != nil {
 			return err
 		}
-		return record(ctx, tx, &p, func(id int64) error {
-			_, err := tx.Exec(ctx, `insert into deployments (repository, environment, digest, version, promotion) values ($1, $2, $3, $4, $5)
-				on conflict (repository, environment) do update set digest = excluded.digest, version = excluded.version, promotion = excluded.promotion, since = now()`,
-				p.Repository, p.Environment, p.Digest, p.Version, id)
-			return err
-		})
+		if len(recalled) > 0 {
+			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s: %s", p.Repository, p.Digest, strings.Join(recalled, "; "))
+		}
+		return move(ctx, tx, &p, evidence)
 	})
 	return p, err
 }
 
-func isRecalled(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) (recalled bool, err error) {
-	err = tx.QueryRow(ctx, `select exists (select from recalls where repository = $1 and digest = $2)`, repository, digest).Scan(&recalled)
-	return recalled, err
-}
-
-// record appends a promotion, rollback or recall to the ledger and to its table, and sets p's index and id.
-func record(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, then func(id int64) error) error {
-	kind := map[string]string{"promote": "promotion", "rollback": "rollback", "recall": "recall"}[p.Action]
-	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: kind, Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment,
-		Version: p.Version, Previous: p.Previous, PolicyHash: p.PolicyHash, Reason: p.Reason})
-	if err != nil {
+func move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, evidence []artifact.Digest) error {
+	if err := grant(ctx, tx, p.Repository, p.Digest, p.Environment); err != nil {
 		return err
 	}
-	p.LedgerIndex = index
-	if err := tx.QueryRow(ctx, `insert into promotions (action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning id, at`, p.Action, p.Repository, p.Environment, p.Digest, p.Version, p.Previous, p.Actor, p.Reason, p.PolicyHash, index).
-		Scan(&p.ID, &p.At); err != nil {
+	if err := notifyGrants(ctx, tx, p.Repository); err != nil {
 		return err
 	}
-	return then(p.ID)
+	kind := ledger.KindPromotion
+	if p.Action == "rollback" {
+		kind = ledger.KindRollback
+	}
+	p.At = moment(p.At)
+	var err error
+	if p.LedgerIndex, err = appendLedger(ctx, tx, ledger.Entry{Kind: kind, Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment,
+		Version: p.Version, Previous: p.Previous, PolicyHash: p.PolicyHash, Evidence: evidence, Reason: p.Reason}); err != nil {
+		return err
+	}
+	if err := insertPromotion(ctx, tx, p); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `insert into deployments (repository, environment, digest, version, promotion, since) values ($1, $2, $3, $4, $5, $6)
+		on conflict (repository, environment) do update set digest = excluded.digest, version = excluded.version, promotion = excluded.promotion, since = excluded.since`,
+		p.Repository, p.Environment, p.Digest, p.Version, p.ID, p.At)
+	return err
 }
 
-// Recall withdraws a digest: its grants and pointers go, in every environment, and it never comes back. The grants of
-// what other promotions share with it stay.
+// moment is the time that a ledger entry and the rows beside it share; zero means now.
+func moment(t time.Time) time.Time {
+	if t.IsZero() {
+		t = time.Now()
+	}
+	return ledger.Instant(t)
+}
+
+func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) error {
+	return tx.QueryRow(ctx, `insert into promotions (action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning id`, p.Action, p.Repository, p.Environment, p.Digest, p.Version, p.Previous, p.Actor, p.Reason,
+		p.PolicyHash, p.LedgerIndex, p.At).Scan(&p.ID)
+}
+
+// Recall withdraws a digest: its grants and pointers go, in every environment of the repository, and it never comes
+// back. An environment whose current one it was has none until the next promotion or rollback. What other promotions
+// share with it stays. Recalling it again changes nothing.
 func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		if err := lockGrants(ctx, tx, repository); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason) select $1, $2, $3, $4 where exists
-			(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason)
+		at := moment(time.Time{})
+		tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at) select $1, $2, $3, $4, $5 where exists
+			(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at)
 		if err != nil {
 			return err
 		}
 		if tag.RowsAffected() == 0 {
-			if recalled, err := isRecalled(ctx, tx, repository, digest); err != nil || recalled {
-				return err // it is done already
-			}
-			return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)
+			return recalledBefore(ctx, tx, repository, digest)
 		}
-		rows, err := tx.Query(ctx, `delete from grants where repository = $1 and (root = $2 or digest = $2) returning environment`, repository, digest)
-		if err != nil {
-			return err
-		}
-		granted, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Environment])
+		environments, err := withdraw(ctx, tx, repository, digest)
 		if err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `delete from deployments where repository = $1 and digest = $2`, repository, digest); err != nil {
 			return err
 		}
-		seen := map[artifact.Environment]bool{}
-		for _, e := range granted {
-			if seen[e] {
-				continue
-			}
-			seen[e] = true
-			p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason}
-			if err := record(ctx, tx, &p, func(int64) error { return nil }); err != nil {
+		index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Reason: reason})
+		if err != nil {
+			return err
+		}
+		for _, e := range environments {
+			p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at}
+			if err := insertPromotion(ctx, tx, &p); err != nil {
 				return err
 			}
 		}
-		if len(seen) == 0 {
-			_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "recall", Actor: actor, Repository: repository, Digest: digest, Reason: reason})
-		}
-		return err
+		return nil
 	})
 }
+
+// recalledBefore returns nil when the digest was recalled already, else that it is not here.
+func recalledBefore(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) error {
+	var recalled bool
+	if err := tx.QueryRow(ctx, `select exists (select from recalls where repository = $1 and digest = $2)`, repository, digest).Scan(&recalled); err != nil || recalled {
+		return err
+	}
+	return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)
+}
+
+const promotionColumns = `id, action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at`
 
 // History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in which
 // they happened.
 func (db *DB) History(ctx context.Context, repository artifact.Repository) ([]artifact.Promotion, error) {
-	rows, err := db.Pool.Query(ctx, `select id, action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at
-		from promotions where $1::text is null or repository = $1 order by id`, repository)
+	all, err := history(ctx, db.Pool, repository)
+	return all, translate(err)
+}
+
+func history(ctx context.Context, q querier, repository artifact.Repository) ([]artifact.Promotion, error) {
+	rows, err := q.Query(ctx, `select `+promotionColumns+` from promotions where $1::text is null or repository = $1 order by id`, repository)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Promotion])
+}
+
+// Deployments returns what each environment of a repository (the zero one: of all) runs now.
+func (db *DB) Deployments(ctx context.Context, repository artifact.Repository) ([]artifact.Deployment, error) {
+	all, err := deployments(ctx, db.Pool, repository)
+	return all, translate(err)
+}
+
+func deployments(ctx context.Context, q querier, repository artifact.Repository) ([]artifact.Deployment, error) {
+	rows, err := q.Query(ctx, `select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason from deployments d join promotions p on p.id = d.promotion
+		where $1::text is null or d.repository = $1 order by d.repository, d.environment`, repository)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Deployment])
+}
+
+// DigestsByPrefix returns the manifests whose hexadecimal digits begin so, two at most.
+func (db *DB) DigestsByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error) {
+	rows, err := db.Pool.Query(ctx, `select digest from manifests where repository = $1 and starts_with(digest, 'sha256:' || $2) order by digest limit 2`, repository, hex)
 	if err != nil {
 		return nil, translate(err)
 	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Promotion])
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
 	return all, translate(err)
 }

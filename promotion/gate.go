@@ -68,7 +68,7 @@ func (g *Gate) Filter(ctx context.Context, p artifact.Principal, repository arti
 	allowed := make(map[artifact.Digest]bool, len(digests))
 	granted := digests
 	if !p.Can(artifact.ActionPull, repository) {
-		if g.deploys(p, repository) != nil {
+		if deploys := g.deploys(p, repository) == nil; !deploys {
 			return allowed, nil
 		}
 		var err error

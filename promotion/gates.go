@@ -2,6 +2,7 @@ package promotion
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,29 +11,48 @@ import (
 
 // Evidence is what is known of a digest when its gates are evaluated.
 type Evidence struct {
-	Reached  []artifact.Environment // where it was promoted to and not recalled from
-	Signed   bool                   // by the key in force
-	Scans    []artifact.Scan        // of the image, or of each image of an index
-	Recalled string                 // who withdrew it and why; "" when nobody did
+	Reached   []artifact.Environment // where it was promoted to and not recalled from
+	KeyID     string                 // of the key that signed it
+	Signature artifact.Digest        // of the artifact that carries its signature; zero: it is not signed
+	Scans     []artifact.Scan        // of the image, or of each image of an index
+	Recalled  []string               // who withdrew it, or a part of it, and why
 }
 
-// Unmet evaluates every gate of a stage and returns those that are not met, each with what would meet it. It is pure:
-// now is a parameter.
-func (s Stage) Unmet(e Evidence, now time.Time) []artifact.Reason {
+// digests is what a ledger entry names of the evidence.
+func (e Evidence) digests() []artifact.Digest {
+	var all []artifact.Digest
+	add := func(d artifact.Digest) {
+		if !d.IsZero() && !slices.Contains(all, d) {
+			all = append(all, d)
+		}
+	}
+	add(e.Signature)
+	for _, scan := range e.Scans {
+		add(scan.DatabaseDigest)
+	}
+	return all
+}
+
+// Unmet evaluates every gate of a stage and returns those that are not met, each with what would meet it. keyID is that
+// of the signing key in force; "" takes a signature by any of the service's keys. It is pure: now is a parameter.
+func (s Stage) Unmet(e Evidence, keyID string, now time.Time) []artifact.Reason {
 	var unmet []artifact.Reason
 	add := func(gate, format string, args ...any) {
 		unmet = append(unmet, artifact.Reason{Rule: gate, Message: fmt.Sprintf(format, args...)})
 	}
-	if e.Recalled != "" {
-		add("recalled", "%s; promote another digest", e.Recalled)
+	for _, why := range e.Recalled {
+		add("recalled", "%s; promote another digest", why)
 	}
 	for _, earlier := range s.Requires.After {
 		if !contains(e.Reached, earlier) {
 			add("after", "it was not promoted to %s; promote it there first", earlier)
 		}
 	}
-	if !e.Signed {
+	switch {
+	case e.Signature.IsZero():
 		add("signed", "it is not signed yet; signing follows a push by some seconds, so try again, or look at `waybill verdict` for why it is not")
+	case keyID != "" && e.KeyID != keyID:
+		add("signed", "it is signed by key %s, which is no longer in force; push it again to have it signed by %s", e.KeyID, keyID)
 	}
 	if gate := s.Requires.Scan; gate != nil {
 		for _, why := range gate.unmet(e.Scans, now) {
@@ -72,7 +92,7 @@ func (g ScanGate) unmet(scans []artifact.Scan, now time.Time) []string {
 func (g ScanGate) severe(scan artifact.Scan) []string {
 	var bad []string
 	for _, f := range scan.Findings {
-		if f.Severity.Rank() >= g.Severity.Rank() {
+		if f.Severity.Rank() < 0 || f.Severity.Rank() >= g.Severity.Rank() { // a word that is none is no proof of harmlessness
 			bad = append(bad, f.ID)
 		}
 	}
@@ -80,10 +100,5 @@ func (g ScanGate) severe(scan artifact.Scan) []string {
 }
 
 func contains(all []artifact.Environment, e artifact.Environment) bool {
-	for _, a := range all {
-		if a == e {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(all, e)
 }

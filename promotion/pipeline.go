@@ -80,7 +80,27 @@ type stageSource struct {
 			MaxAge   string            `yaml:"maxAge"`
 			Severity artifact.Severity `yaml:"severity"`
 		} `yaml:"scan"`
+		// Known, so that asking for one is refused with its name and never passed over.
+		Soak         any `yaml:"soak"`
+		Attestations any `yaml:"attestations"`
+		Approvals    any `yaml:"approvals"`
+		Expression   any `yaml:"expression"`
 	} `yaml:"requires"`
+	Freeze any `yaml:"freeze"`
+}
+
+// notOffered names a gate that is asked for and that this version does not have; "" when there is none.
+func (s stageSource) notOffered() string {
+	for _, gate := range []struct {
+		key string
+		ask any
+	}{{"requires.soak", s.Requires.Soak}, {"requires.attestations", s.Requires.Attestations}, {"requires.approvals", s.Requires.Approvals},
+		{"requires.expression", s.Requires.Expression}, {"freeze", s.Freeze}} {
+		if gate.ask != nil {
+			return gate.key
+		}
+	}
+	return ""
 }
 
 // Parse reads pipelines, one or many documents. What is unknown or unsound is an Invalid error with file, line and
@@ -146,6 +166,9 @@ func parseStage(n policy.Node, i int, s stageSource, before []Stage) (Stage, err
 	}
 	if known(e) {
 		return Stage{}, at("name").Errorf("environment %s stands twice in this pipeline", e)
+	}
+	if key := s.notOffered(); key != "" {
+		return Stage{}, at(key).Errorf("%s is not offered by this version, and a gate that nobody asks must not stand here; the gates are after, signed and scan", key)
 	}
 	stage := Stage{Environment: e}
 	for _, name := range s.Requires.After {
@@ -228,13 +251,13 @@ func choose(all []Versioned, r artifact.Repository) (Versioned, error) {
 	return Versioned{}, artifact.Errorf(artifact.Conflict, "two pipelines are for %s: %s and %s; let their patterns not overlap", r, found[0].Name(), found[1].Name())
 }
 
-func (s ScanGate) String() string {
+func (g ScanGate) String() string {
 	text := "a scan"
-	if s.MaxAge > 0 {
-		text += fmt.Sprintf(" of the last %v", s.MaxAge)
+	if g.MaxAge > 0 {
+		text += fmt.Sprintf(" of the last %v", g.MaxAge)
 	}
-	if s.Severity != "" {
-		text += fmt.Sprintf(" without a finding of severity %s or worse", s.Severity)
+	if g.Severity != "" {
+		text += fmt.Sprintf(" without a finding of severity %s or worse", g.Severity)
 	}
 	return text
 }

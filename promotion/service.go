@@ -2,6 +2,7 @@ package promotion
 
 import (
 	"context"
+	"regexp"
 	"strings"
 	"time"
 
@@ -19,14 +20,20 @@ type Judge interface {
 type Store interface {
 	Pipelines(ctx context.Context) ([]Versioned, error)
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
+	// ResolveTag returns the digest of a tag, or of an environment of that name.
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
+	// DigestsByPrefix returns the manifests whose hexadecimal digits begin so, two at most.
+	DigestsByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error)
+	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
 	Evidence(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (Evidence, error)
 	Current(ctx context.Context, repository artifact.Repository, environment artifact.Environment) (artifact.Deployment, bool, error)
-	// Before returns the digest that an environment ran before its current one and that was not recalled.
-	Before(ctx context.Context, repository artifact.Repository, environment artifact.Environment) (artifact.Deployment, bool, error)
-	// Promote moves the environment's pointer from expected (zero: none) to the digest and writes its grants. Conflict
-	// when the pointer stands elsewhere by now.
-	Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass) (artifact.Promotion, error)
+	// Trail returns the promotions and rollbacks to an environment, in order, of digests that are still here and were
+	// not recalled.
+	Trail(ctx context.Context, repository artifact.Repository, environment artifact.Environment) ([]artifact.Promotion, error)
+	// Promote moves the environment's pointer to the digest and writes its grants; it returns what was recorded, with
+	// no ID when the pointer stood there already. Promotions to one environment take turns. A rollback goes from
+	// p.Previous, and is a Conflict when the pointer stands elsewhere by now.
+	Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error)
 	// Recall takes a digest out of every environment of its repository.
 	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error
 }
@@ -35,6 +42,7 @@ type Store interface {
 type Config struct {
 	Store Store
 	Judge Judge
+	KeyID string // of the signing key in force, whose signature the gates ask for; "": any key of the service
 	Now   func() time.Time
 }
 
@@ -42,7 +50,12 @@ type Config struct {
 type Service struct{ cfg Config }
 
 // NewService returns a service; it is safe for concurrent use.
-func NewService(cfg Config) *Service { return &Service{cfg} }
+func NewService(cfg Config) *Service {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Service{cfg}
+}
 
 // Request asks for a version, a tag or a digest, to become an environment's current one.
 type Request struct {
@@ -70,26 +83,46 @@ func (s *Service) Promote(ctx context.Context, p artifact.Principal, r Request) 
 	if err != nil {
 		return Result{}, err
 	}
-	return s.move(ctx, p, r, "promote", digest, version)
+	m := movement{action: "promote", principal: p, request: r, digest: digest, version: version, keyID: s.cfg.KeyID}
+	return s.move(ctx, m)
 }
 
-// Rollback makes the digest that an environment ran before its current one current again. Policy and all gates are
-// asked once more; that it was there before meets `after`.
+// Rollback makes the digest that an environment ran before its current one current again; rolling back once more goes
+// back a further step. It must be possible in an emergency: the policy of now is asked, a recall holds, and the digest
+// must be signed, but the gates `after` and `scan`, which it met when it was promoted, are not asked again.
 func (s *Service) Rollback(ctx context.Context, p artifact.Principal, repository artifact.Repository, e artifact.Environment, reason string) (Result, error) {
 	if err := s.may(p, repository, e); err != nil {
 		return Result{}, err
 	}
-	before, ok, err := s.cfg.Store.Before(ctx, repository, e)
+	current, _, err := s.cfg.Store.Current(ctx, repository, e)
 	if err != nil {
 		return Result{}, err
 	}
+	trail, err := s.cfg.Store.Trail(ctx, repository, e)
+	if err != nil {
+		return Result{}, err
+	}
+	earlier, ok := before(trail, current.Digest)
 	if !ok {
 		return Result{}, artifact.Errorf(artifact.NotFound, "%s of %s has no earlier digest that was not recalled; promote one", e, repository)
 	}
-	return s.move(ctx, p, Request{Repository: repository, Environment: e, Reason: reason}, "rollback", before.Digest, before.Version)
+	return s.move(ctx, movement{action: "rollback", principal: p, request: Request{Repository: repository, Environment: e, Reason: reason},
+		digest: earlier.Digest, version: earlier.Version, previous: current.Digest})
 }
 
-func (s *Service) move(ctx context.Context, p artifact.Principal, r Request, action string, digest artifact.Digest, version string) (Result, error) {
+// movement is a promotion or a rollback before it is allowed.
+type movement struct {
+	action    string
+	principal artifact.Principal
+	request   Request
+	digest    artifact.Digest
+	version   string
+	previous  artifact.Digest // what a rollback goes back from
+	keyID     string          // whose signature is asked for; "": any of the service's
+}
+
+func (s *Service) move(ctx context.Context, m movement) (Result, error) {
+	r := m.request
 	pipeline, err := s.Pipeline(ctx, r.Repository)
 	if err != nil {
 		return Result{}, err
@@ -98,38 +131,43 @@ func (s *Service) move(ctx context.Context, p artifact.Principal, r Request, act
 	if !ok {
 		return Result{}, artifact.Errorf(artifact.NotFound, "pipeline %s has no environment %s; it has %s", pipeline.Name(), r.Environment, pipeline)
 	}
+	if m.action == "rollback" {
+		stage.Requires = Requires{}
+	}
+	pass, evidence, err := s.pass(ctx, stage, pipeline.Name(), m)
+	if err != nil {
+		return Result{}, err
+	}
 	current, _, err := s.cfg.Store.Current(ctx, r.Repository, r.Environment)
 	if err != nil {
 		return Result{}, err
 	}
-	pass, err := s.pass(ctx, stage, pipeline.Name(), r.Repository, digest)
-	if err != nil {
-		return Result{}, err
-	}
-	result := Result{DryRun: r.DryRun, Promotion: artifact.Promotion{Action: action, Repository: r.Repository, Environment: r.Environment, Digest: digest,
-		Version: version, Previous: current.Digest, Actor: p.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC()}}
-	if current.Digest == digest {
-		result.Unchanged = true
-		return result, nil
-	}
+	result := Result{DryRun: r.DryRun, Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
+		Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC()}}
 	if r.DryRun {
+		result.Unchanged = current.Digest == m.digest
 		return result, nil
 	}
-	result.Promotion, err = s.cfg.Store.Promote(ctx, result.Promotion, pass)
+	if m.action == "rollback" {
+		result.Previous = m.previous
+	}
+	result.Promotion, err = s.cfg.Store.Promote(ctx, result.Promotion, pass, append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...)...)
+	result.Unchanged = err == nil && result.ID == 0
 	return result, err
 }
 
 // pass is the one place where a promotion is allowed: the policy of now, and every gate of the stage.
-func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, repository artifact.Repository, digest artifact.Digest) (policy.Pass, error) {
+func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, m movement) (policy.Pass, Evidence, error) {
+	repository, digest := m.request.Repository, m.digest
 	verdict, err := s.cfg.Judge.JudgeStored(ctx, repository, digest)
 	if err != nil {
-		return policy.Pass{}, err
+		return policy.Pass{}, Evidence{}, err
 	}
 	evidence, err := s.cfg.Store.Evidence(ctx, repository, digest)
 	if err != nil {
-		return policy.Pass{}, err
+		return policy.Pass{}, evidence, err
 	}
-	unmet := stage.Unmet(evidence, s.cfg.Now())
+	unmet := stage.Unmet(evidence, m.keyID, s.cfg.Now())
 	for i := range unmet {
 		unmet[i].Policy = pipeline
 	}
@@ -146,10 +184,10 @@ func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, reposi
 		for i, r := range unmet {
 			lines[i] = r.String()
 		}
-		return policy.Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
+		return policy.Pass{}, evidence, &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
 			Message: repository.String() + "@" + digest.String() + " may not go to " + stage.Environment.String() + ": " + strings.Join(lines, "; ")}
 	}
-	return pass, nil
+	return pass, evidence, nil
 }
 
 // Recall takes a digest out of every environment at once, for ever: it can be pulled by no deployer and promoted by
@@ -235,18 +273,74 @@ func (s *Service) ResolveService(ctx context.Context, name string) (artifact.Rep
 	return asked, artifact.Errorf(artifact.Conflict, "service %s is not unique: %s and %s; name the whole repository", name, found[0], found[1])
 }
 
-// version resolves a tag, once, or takes a digest as it is.
+// shortDigest is the least of a digest's hexadecimal digits that means it; artifact.Digest.Short shows as many.
+var shortDigest = regexp.MustCompile(`^(?:sha256:)?([0-9a-f]{12,63})$`)
+
+// version resolves a tag, an environment's name, a digest or the beginning of one, once. It returns the digest and
+// what people call it.
 func (s *Service) version(ctx context.Context, repository artifact.Repository, version string) (artifact.Digest, string, error) {
-	if strings.Contains(version, ":") {
-		d, err := artifact.ParseDigest(version)
-		return d, "", err
-	}
-	tag, err := artifact.ParseTag(version)
-	if err != nil {
+	ref, err := artifact.ParseTarget(repository, version)
+	short := shortDigest.FindStringSubmatch(version)
+	if err != nil && short == nil {
 		return artifact.Digest{}, "", err
 	}
-	d, err := s.cfg.Store.ResolveTag(ctx, repository, tag)
-	return d, version, err
+	if !ref.Digest.IsZero() {
+		name, err := s.nameOf(ctx, repository, ref.Digest)
+		return ref.Digest, name, err
+	}
+	if !ref.Tag.IsZero() {
+		digest, err := s.cfg.Store.ResolveTag(ctx, repository, ref.Tag)
+		if err == nil {
+			name, err := s.nameOfTag(ctx, repository, ref.Tag, digest)
+			return digest, name, err
+		}
+		if short == nil || artifact.KindOf(err) != artifact.NotFound {
+			return artifact.Digest{}, "", err
+		}
+	}
+	found, err := s.cfg.Store.DigestsByPrefix(ctx, repository, short[1])
+	switch {
+	case err != nil:
+		return artifact.Digest{}, "", err
+	case len(found) == 0:
+		return artifact.Digest{}, "", artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has neither a tag nor a digest %s", repository, version)
+	case len(found) > 1:
+		return artifact.Digest{}, "", artifact.Errorf(artifact.Conflict, "%s is not unique in %s: %s and %s begin so; give more digits", version, repository, found[0], found[1])
+	}
+	name, err := s.nameOf(ctx, repository, found[0])
+	return found[0], name, err
+}
+
+// nameOfTag is the tag itself, unless that is an environment's name: then it is what runs there.
+func (s *Service) nameOfTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, digest artifact.Digest) (string, error) {
+	reserved, err := s.Reserved(ctx, repository, tag)
+	if err != nil || !reserved {
+		return tag.String(), err
+	}
+	environment, err := artifact.ParseEnvironment(tag.String())
+	if err != nil {
+		return "", err
+	}
+	runs, _, err := s.cfg.Store.Current(ctx, repository, environment)
+	if err != nil || runs.Digest == digest && runs.Version != "" {
+		return runs.Version, err
+	}
+	return s.nameOf(ctx, repository, digest)
+}
+
+// nameOf is a tag of the digest, one that says more than "latest" where there is one; "" when it has none.
+func (s *Service) nameOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (string, error) {
+	tags, err := s.cfg.Store.TagsOf(ctx, repository, digest)
+	if err != nil {
+		return "", err
+	}
+	name := ""
+	for _, tag := range tags {
+		if name == "" || name == "latest" {
+			name = tag.String()
+		}
+	}
+	return name, nil
 }
 
 func (s *Service) may(p artifact.Principal, r artifact.Repository, e artifact.Environment) error {

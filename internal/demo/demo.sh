@@ -42,7 +42,7 @@ hide() { sed -E 's/wbt_[A-Za-z0-9_-]+/…/g'; }
 scanned() { [ "$(waybill scan "$1" --output json | jq -r .state)" = scanned ]; }
 signed() {
     local digest
-    digest=$(waybill show "$1" --output json | jq -r .digest)
+    digest=$(waybill show "$1" --output json | jq -r .manifest.digest)
     curl -fsS -u "x:$WAYBILL_TOKEN" "$WAYBILL_URL/v2/$(cut -d: -f1 <<<"$1" | cut -d@ -f1)/manifests/${digest/:/-}.sig"
 }
 
@@ -71,11 +71,13 @@ run as "$admin" waybill db import examples/advisories/db.tar.gz
 step "3. Build once: the same folder is the same digest, and is not built again"
 run waybill build -t shop/returns:v456 examples/returns
 run waybill build -t shop/returns:v456 examples/returns
-returns=$(waybill show shop/returns:v456 --output json | jq -r .digest)
+returns=$(waybill show shop/returns:v456 --output json | jq -r .manifest.digest)
 
 step "4. Real Debian images, made here with mmdebstrap: one as it should be, one with sshd, one that runs as root"
-mmdebstrap --variant=minbase --quiet bookworm "$work/debian.tar"
-mmdebstrap --variant=minbase --quiet --include=openssh-server bookworm "$work/sshd.tar"
+# Plain bookworm, without its security updates, so that there is something to find.
+mirror="deb $(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Release: bookworm' | head -1) bookworm main"
+mmdebstrap --variant=minbase --quiet bookworm "$work/debian.tar" "$mirror"
+mmdebstrap --variant=minbase --quiet --include=openssh-server bookworm "$work/sshd.tar" "$mirror"
 image() { # archive, user, name: an OCI layout, as a build would leave it
     umoci init --layout "$work/oci-$3" && umoci new --image "$work/oci-$3:v1"
     umoci raw add-layer --image "$work/oci-$3:v1" "$1"

@@ -4,9 +4,12 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -38,7 +41,13 @@ func bootstrap(extra string) (string, error) {
 	if extra != "" {
 		args = append(args, "--include="+extra)
 	}
-	return path, runQuiet("mmdebstrap", append(args, "bookworm", path)...)
+	// The mirror alone is plain bookworm; by itself mmdebstrap adds the security updates.
+	site, err := exec.Command("apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", "Release: bookworm").Output()
+	if err != nil {
+		return "", fmt.Errorf("apt-get indextargets (run apt-get update first): %w", err)
+	}
+	mirror, _, _ := strings.Cut(string(site), "\n")
+	return path, runQuiet("mmdebstrap", append(args, "bookworm", path, "deb "+mirror+" bookworm main")...)
 }
 
 // image is a Debian image: the layer, and a config that runs as user.

@@ -1,0 +1,82 @@
+package auth
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/base64"
+	"slices"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// Identity is who a request comes from. Scopes narrow what an access token of Docker's flow may do; nil does not.
+type Identity struct {
+	Principal artifact.Principal
+	TokenID   string
+	Scopes    []Scope
+}
+
+// maxAuthorization bounds the header, in bytes.
+const maxAuthorization = 16 << 10
+
+// FromRequest returns who an Authorization header stands for: Basic with any user name and a token as the password,
+// Bearer with a token, or Bearer with an access token of Docker's flow. No header is the anonymous identity; anything
+// else that does not hold is an Unauthentic error.
+func (s *Service) FromRequest(ctx context.Context, authorization string) (Identity, error) {
+	if authorization == "" {
+		return Identity{}, nil
+	}
+	scheme, value, ok := strings.Cut(authorization, " ")
+	value = strings.TrimSpace(value)
+	if !ok || len(authorization) > maxAuthorization {
+		return Identity{}, errUnauthentic()
+	}
+	switch strings.ToLower(scheme) {
+	case "basic":
+		plain, err := base64.StdEncoding.DecodeString(value)
+		_, password, found := strings.Cut(string(plain), ":")
+		if err != nil || !found {
+			return Identity{}, errUnauthentic()
+		}
+		return s.byToken(ctx, password)
+	case "bearer":
+		if strings.HasPrefix(value, prefix) {
+			return s.byToken(ctx, value)
+		}
+		return s.byAccessToken(ctx, value)
+	}
+	return Identity{}, errUnauthentic()
+}
+
+func (s *Service) byToken(ctx context.Context, token string) (Identity, error) {
+	p, err := s.Authenticate(ctx, token)
+	return Identity{Principal: p, TokenID: idOf(token)}, err
+}
+
+// byAccessToken checks the signature, and that the token behind it still stands: revoking it ends both.
+func (s *Service) byAccessToken(ctx context.Context, access string) (Identity, error) {
+	claims, err := s.cfg.Issuer.verify(access, s.cfg.Now())
+	if err != nil {
+		return Identity{}, err
+	}
+	c, err := s.load(ctx, claims.TokenID)
+	if err != nil {
+		return Identity{}, err
+	}
+	p, err := s.valid(ctx, c)
+	return Identity{Principal: p, TokenID: claims.TokenID, Scopes: append([]Scope{}, claims.Access...)}, err
+}
+
+// Allows reports whether the identity's scopes, if it has any, let it do an action of Docker's (pull, push, delete) in
+// a repository. The principal's role must allow it besides.
+func (i Identity) Allows(repository artifact.Repository, action string) bool {
+	if i.Scopes == nil {
+		return true
+	}
+	return slices.ContainsFunc(i.Scopes, func(s Scope) bool {
+		return s.Type == "repository" && s.Name == repository.String() && slices.Contains(s.Actions, action)
+	})
+}
+
+func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }

@@ -1,0 +1,209 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/singleflight"
+
+	"waybill/artifact"
+)
+
+// Record is a build as it is stored.
+type Record struct {
+	Repository artifact.Repository
+	Key        artifact.Digest
+	Digest     artifact.Digest // zero until it is done
+	StartedBy  string
+	StartedAt  time.Time
+}
+
+// Store remembers builds; *postgres.DB is one.
+type Store interface {
+	// LockBuild waits until no other replica builds this key, and keeps it so until release is called.
+	LockBuild(ctx context.Context, repository artifact.Repository, key artifact.Digest) (release func(), err error)
+	// Build returns a build that is done; ok is false when there is none.
+	Build(ctx context.Context, repository artifact.Repository, key artifact.Digest) (r Record, ok bool, err error)
+	StartBuild(ctx context.Context, r Record) error
+	// EndBuild stores the digest and the provenance, or why it failed.
+	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
+}
+
+// Publisher puts images into the registry, by the same path as any push.
+type Publisher interface {
+	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, image v1.Image) (artifact.Digest, error)
+	// Tag sets more tags on what is there; NotFound when it was deleted.
+	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
+	// Attest has the provenance of a published image signed and attached.
+	Attest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error
+}
+
+// Config names what the service needs.
+type Config struct {
+	Store     Store
+	Bases     Bases
+	Publisher Publisher
+	Folder    string // for temporary files
+	Version   string // of this program, for provenance
+	ID        string // of this builder, a URI, for provenance
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// Service builds once per key.
+type Service struct {
+	cfg     Config
+	running singleflight.Group
+}
+
+// NewService returns a service; it is safe for concurrent use.
+func NewService(cfg Config) *Service { return &Service{cfg: cfg} }
+
+// Result is what a build came to.
+type Result struct {
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Key        artifact.Digest
+	Built      bool // false: it was built before, by whom and when BuiltBy and BuiltAt say
+	BuiltBy    string
+	BuiltAt    time.Time
+}
+
+// Build builds a context, a tar stream, unless its key was built before: then it answers with that build's digest. log
+// gets a line per instruction.
+func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, log io.Writer) (Result, error) {
+	if !p.Can(artifact.ActionBuild, r.Repository) || !p.Can(artifact.ActionPush, r.Repository) {
+		return Result{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, r.Repository)
+	}
+	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
+	if err != nil {
+		return Result{}, err
+	}
+	defer os.RemoveAll(temp)
+	root, err := contextRoot(temp)
+	if err != nil {
+		return Result{}, err
+	}
+	defer root.Close()
+	if err := unpack(archive, root); err != nil {
+		return Result{}, err
+	}
+	plan, err := newPlan(ctx, p, r, root, s.cfg.Bases)
+	if err != nil {
+		return Result{}, err
+	}
+	// Requests that stand at the same key share one build; each then sets its own tags.
+	shared, err, _ := s.running.Do(r.Repository.String()+" "+plan.Key().String(), func() (any, error) { return s.once(ctx, p, plan, temp, log) })
+	if err != nil {
+		return Result{}, err
+	}
+	result := shared.(Result)
+	err = s.cfg.Publisher.Tag(ctx, p, r.Repository, r.Tags, result.Digest)
+	return result, err
+}
+
+func contextRoot(temp string) (*os.Root, error) {
+	dir := temp + "/context"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(dir)
+}
+
+// once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.
+func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, temp string, log io.Writer) (Result, error) {
+	repository := plan.request.Repository
+	release, err := s.cfg.Store.LockBuild(ctx, repository, plan.Key())
+	if err != nil {
+		return Result{}, err
+	}
+	defer release()
+	before, ok, err := s.cfg.Store.Build(ctx, repository, plan.Key())
+	if err != nil {
+		return Result{}, err
+	}
+	if ok && s.cfg.Publisher.Tag(ctx, p, repository, nil, before.Digest) == nil {
+		return Result{Repository: repository, Digest: before.Digest, Key: plan.Key(), BuiltBy: before.StartedBy, BuiltAt: before.StartedAt}, nil
+	}
+	record := Record{Repository: repository, Key: plan.Key(), StartedBy: p.Name, StartedAt: s.cfg.Now().UTC()}
+	if err := s.cfg.Store.StartBuild(ctx, record); err != nil {
+		return Result{}, err
+	}
+	digest, provenance, err := s.build(ctx, p, plan, record, temp, log)
+	if err != nil {
+		ended := s.cfg.Store.EndBuild(context.WithoutCancel(ctx), record, nil, err.Error())
+		return Result{}, errors.Join(err, ended)
+	}
+	record.Digest = digest
+	if err := s.cfg.Store.EndBuild(ctx, record, provenance, ""); err != nil {
+		return Result{}, err
+	}
+	return Result{Repository: repository, Digest: digest, Key: plan.Key(), Built: true, BuiltBy: p.Name, BuiltAt: record.StartedAt}, nil
+}
+
+func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
+	image, err := plan.build(ctx, temp, log)
+	if err != nil {
+		return artifact.Digest{}, nil, err
+	}
+	fmt.Fprintln(log, "publishing")
+	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, image)
+	if err != nil {
+		return digest, nil, err
+	}
+	provenance, err := plan.provenance(s.cfg, record, s.cfg.Now().UTC())
+	if err != nil {
+		return digest, nil, err
+	}
+	return digest, provenance, s.cfg.Publisher.Attest(ctx, plan.request.Repository, digest, ProvenanceType, provenance)
+}
+
+// ProvenanceType is SLSA provenance, version 1 (slsa.dev/spec/v1.0/provenance).
+const ProvenanceType = "https://slsa.dev/provenance/v1"
+
+// buildType says how to read the external parameters.
+const buildType = "https://waybill.dev/build-types/dockerfile/v1"
+
+type resource struct {
+	Name   string            `json:"name,omitempty"`
+	URI    string            `json:"uri,omitempty"`
+	Digest map[string]string `json:"digest"`
+}
+
+func named(name string, d artifact.Digest) resource {
+	return resource{Name: name, Digest: map[string]string{d.Algorithm(): d.Hex()}}
+}
+
+// provenance is the predicate: all that went in, and who built it when.
+func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawMessage, error) {
+	dependencies := []resource{named("context", p.contextSum), named(p.request.Dockerfile, artifact.DigestOf(p.dockerfile))}
+	for _, name := range slices.Sorted(maps.Keys(p.bases)) {
+		b := named(name, p.bases[name].digest)
+		b.URI = "pkg:oci/" + p.bases[name].ref.Repository.String() + "@" + p.bases[name].digest.String()
+		dependencies = append(dependencies, b)
+	}
+	args := map[string]string{}
+	maps.Copy(args, p.request.Args)
+	return json.Marshal(map[string]any{
+		"buildDefinition": map[string]any{
+			"buildType": buildType,
+			"externalParameters": map[string]any{"dockerfile": p.request.Dockerfile, "target": p.request.Target, "platform": p.platform.String(),
+				"args": args, "source": p.request.Source},
+			"internalParameters":   map[string]any{"key": p.key.String()},
+			"resolvedDependencies": dependencies,
+		},
+		"runDetails": map[string]any{
+			"builder":  map[string]any{"id": cfg.ID, "version": builderVersion(cfg.Version)},
+			"metadata": map[string]any{"invocationId": p.key.String(), "startedOn": record.StartedAt.Format(time.RFC3339), "finishedOn": ended.Format(time.RFC3339)},
+		},
+	})
+}

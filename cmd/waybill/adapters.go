@@ -1,0 +1,411 @@
+package main
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	gcr "github.com/google/go-containerregistry/pkg/v1"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/builder"
+	"waybill/ledger"
+	"waybill/policy"
+	"waybill/postgres"
+	"waybill/promotion"
+	"waybill/registry"
+	"waybill/scanner"
+	"waybill/server"
+	"waybill/signer"
+)
+
+// Packages declare the small interfaces that they call; here what implements them is fitted. Nothing is decided here.
+
+// contents reads what is stored: rows from the database, bytes through the registry.
+type contents struct {
+	*postgres.DB
+	registry *registry.Registry
+}
+
+func (c *contents) Blob(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]byte, error) {
+	return c.registry.Blob(ctx, r, d)
+}
+
+// recordJudge gives the registry a verdict's record: it stores and shows verdicts, and signs nothing.
+type recordJudge struct{ judge *policy.Judge }
+
+func (j recordJudge) Judge(ctx context.Context, s artifact.Subject) (artifact.VerdictRecord, error) {
+	v, err := j.judge.Judge(ctx, s)
+	return v.VerdictRecord, err
+}
+
+// signerStore keeps signatures in the registry, as anybody's push would be, and intents in the database.
+type signerStore struct {
+	registry *registry.Registry
+	db       *postgres.DB
+}
+
+func (s signerStore) Image(ctx context.Context, r artifact.Repository, t artifact.Tag) (gcr.Image, error) {
+	digest, err := s.db.ResolveTag(ctx, r, t)
+	if artifact.KindOf(err) == artifact.NotFound {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return s.registry.Image(ctx, r, digest)
+}
+
+func (s signerStore) Put(ctx context.Context, r artifact.Repository, t artifact.Tag, image gcr.Image) (artifact.Digest, error) {
+	var tags []artifact.Tag
+	if !t.IsZero() {
+		tags = append(tags, t)
+	}
+	return s.registry.PutImage(ctx, artifact.System, r, tags, image)
+}
+
+func (s signerStore) Subject(ctx context.Context, r artifact.Repository, d artifact.Digest) (artifact.Descriptor, error) {
+	m, err := s.db.Manifest(ctx, r, d)
+	return artifact.Descriptor{MediaType: m.Manifest.MediaType, Digest: d, Size: int64(len(m.Body))}, err
+}
+
+func (s signerStore) Intend(ctx context.Context, r signer.Record) (bool, error) {
+	return s.db.IntendSignature(ctx, r.Repository, r.Digest, r.Predicate, r.KeyID, r.PolicyHash)
+}
+
+func (s signerStore) Signed(ctx context.Context, r signer.Record, manifest artifact.Digest) error {
+	return s.db.RecordSignature(ctx, r.Repository, r.Digest, r.Predicate, r.KeyID, r.PolicyHash, manifest)
+}
+
+// attachSBOM stores an SBOM as a referrer of an image, unless Waybill did before.
+func attachSBOM(images *registry.Registry, db *postgres.DB) func(context.Context, artifact.StoredManifest, []byte) error {
+	return func(ctx context.Context, subject artifact.StoredManifest, cycloneDX []byte) error {
+		there, err := db.Referrers(ctx, subject.Repository, subject.Digest)
+		if err != nil {
+			return err
+		}
+		for _, d := range there {
+			if d.ArtifactType != signer.SBOMType {
+				continue
+			}
+			m, err := db.Manifest(ctx, subject.Repository, d.Digest)
+			if err != nil {
+				return err
+			}
+			if m.PushedBy == artifact.System.Name {
+				return nil
+			}
+		}
+		image, err := signer.SBOM(cycloneDX, artifact.Descriptor{MediaType: subject.Manifest.MediaType, Digest: subject.Digest, Size: int64(len(subject.Body))})
+		if err != nil {
+			return err
+		}
+		_, err = images.PutImage(ctx, artifact.System, subject.Repository, nil, image)
+		return err
+	}
+}
+
+// buildStore fits the database's rows to builder's.
+type buildStore struct{ db *postgres.DB }
+
+func (s buildStore) LockBuild(ctx context.Context, r artifact.Repository, key artifact.Digest) (func(), error) {
+	return s.db.LockBuild(ctx, r, key)
+}
+
+func (s buildStore) Build(ctx context.Context, r artifact.Repository, key artifact.Digest) (builder.Record, bool, error) {
+	row, ok, err := s.db.Build(ctx, r, key)
+	return builder.Record{Repository: r, Key: key, Digest: row.Digest, StartedBy: row.StartedBy, StartedAt: row.StartedAt}, ok, err
+}
+
+func (s buildStore) StartBuild(ctx context.Context, r builder.Record) error {
+	return s.db.StartBuild(ctx, r.Repository, r.Key, r.StartedBy)
+}
+
+func (s buildStore) EndBuild(ctx context.Context, r builder.Record, provenance json.RawMessage, failure string) error {
+	return s.db.EndBuild(ctx, r.Repository, r.Key, r.Digest, provenance, failure)
+}
+
+// bases resolves what a Dockerfile builds on, for one who may pull it.
+type bases struct {
+	registry *registry.Registry
+	gate     *promotion.Gate
+	db       *postgres.DB
+}
+
+func (b bases) Base(ctx context.Context, p artifact.Principal, ref artifact.Reference, platform artifact.Platform) (gcr.Image, artifact.Digest, error) {
+	digest := ref.Digest
+	if !p.Sees(ref.Repository) {
+		return nil, digest, b.gate.Pull(ctx, p, ref.Repository, digest)
+	}
+	if digest.IsZero() {
+		var err error
+		if digest, err = b.db.ResolveTag(ctx, ref.Repository, ref.Tag); err != nil {
+			return nil, digest, err
+		}
+	}
+	if err := b.gate.Pull(ctx, p, ref.Repository, digest); err != nil {
+		return nil, digest, err
+	}
+	m, err := b.db.Manifest(ctx, ref.Repository, digest)
+	if err != nil {
+		return nil, digest, err
+	}
+	if m.Manifest.IsIndex() {
+		found := artifact.Digest{}
+		for _, d := range m.Manifest.Manifests {
+			if d.Platform != nil && d.Platform.OS == platform.OS && d.Platform.Architecture == platform.Architecture && (platform.Variant == "" || d.Platform.Variant == platform.Variant) {
+				found = d.Digest
+				break
+			}
+		}
+		if found.IsZero() {
+			return nil, digest, artifact.Errorf(artifact.NotFound, "%s has no image for %s", ref, platform)
+		}
+		digest = found
+	}
+	image, err := b.registry.Image(ctx, ref.Repository, digest)
+	return image, digest, err
+}
+
+// publisher pushes what was built by the path of every push, and has its provenance signed once policy allows it.
+type publisher struct {
+	registry *registry.Registry
+	judge    *policy.Judge
+	signing  *signer.Service
+	db       *postgres.DB
+}
+
+func (p publisher) Publish(ctx context.Context, by artifact.Principal, r artifact.Repository, tags []artifact.Tag, image gcr.Image) (artifact.Digest, error) {
+	return p.registry.PutImage(ctx, by, r, tags, image)
+}
+
+func (p publisher) Tag(ctx context.Context, by artifact.Principal, r artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error {
+	m, err := p.db.Manifest(ctx, r, digest)
+	if err != nil || len(tags) == 0 {
+		return err
+	}
+	at := make(map[artifact.Tag]bool)
+	there, err := p.db.TagsOf(ctx, r, digest)
+	if err != nil {
+		return err
+	}
+	for _, t := range there {
+		at[t] = true
+	}
+	for _, t := range tags {
+		if !at[t] {
+			_, err := p.registry.PutManifest(ctx, by, artifact.Reference{Repository: r, Digest: digest}, m.Manifest.MediaType, m.Body, tags)
+			return err
+		}
+	}
+	return nil
+}
+
+func (p publisher) Attest(ctx context.Context, r artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error {
+	verdict, err := p.judge.JudgeStored(ctx, r, digest)
+	if err != nil {
+		return err
+	}
+	pass, err := verdict.Pass()
+	if err != nil {
+		return err
+	}
+	return p.signing.AttestImage(ctx, pass, predicateType, predicate)
+}
+
+// builderAPI fits the API's request to builder's.
+type builderAPI struct{ service *builder.Service }
+
+func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.BuildRequest, log io.Writer) (server.Built, error) {
+	done, err := b.service.Build(ctx, p, builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Target: r.Target, Platform: r.Platform,
+		Source: builder.Source{URI: r.SourceURI, Commit: r.Commit}}, r.Context, log)
+	return server.Built{Repository: done.Repository, Tags: r.Tags, Digest: done.Digest, Key: done.Key, New: done.Built, BuiltBy: done.BuiltBy, BuiltAt: done.BuiltAt}, err
+}
+
+// documents fits stored documents to the API's.
+type documents struct{ db *postgres.DB }
+
+func (d documents) Apply(ctx context.Context, actor artifact.Principal, p server.ParsedDocument) (server.Applied, error) {
+	v, changed, err := d.db.ApplyDocument(ctx, p.Kind, p.Name, p.Hash, string(p.Body), actor.Name)
+	return server.Applied{Kind: p.Kind, Name: p.Name, Version: v, Hash: p.Hash, Changed: changed}, err
+}
+
+func (d documents) Current(ctx context.Context) ([]server.Document, error) {
+	rows, err := d.db.CurrentDocuments(ctx, "")
+	var all []server.Document
+	for _, r := range rows {
+		all = append(all, server.Document{Kind: r.Kind, Name: r.Name, Version: r.Version, Hash: r.Hash, AppliedBy: r.AppliedBy, AppliedAt: r.AppliedAt, Body: r.Body})
+	}
+	return all, err
+}
+
+// records fits stored signatures to the API's.
+type records struct{ *postgres.DB }
+
+func (r records) Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]server.SignatureRecord, error) {
+	rows, err := r.DB.Signatures(ctx, repository, digest)
+	all := make([]server.SignatureRecord, len(rows))
+	for i, row := range rows {
+		all[i] = server.SignatureRecord(row)
+	}
+	return all, err
+}
+
+// ledgerAPI fits the ledger to the API's.
+type ledgerAPI struct {
+	db     *postgres.DB
+	signer *ledger.Signer
+}
+
+func (l ledgerAPI) Entries(ctx context.Context, from int64, limit int) ([]server.LedgerEntry, error) {
+	rows, err := l.db.Entries(ctx, from, limit)
+	all := make([]server.LedgerEntry, len(rows))
+	for i, row := range rows {
+		body, err := row.Canonical()
+		if err != nil {
+			return nil, err
+		}
+		all[i] = server.LedgerEntry{Index: row.Index, Body: body}
+	}
+	return all, err
+}
+
+func (l ledgerAPI) Checkpoint(ctx context.Context) (server.LedgerCheckpoint, error) {
+	note, err := l.db.Checkpoint(ctx, l.signer)
+	if err != nil {
+		return server.LedgerCheckpoint{}, err
+	}
+	c, err := ledger.OpenCheckpoint(note, l.signer.PublicKey())
+	return server.LedgerCheckpoint{Size: c.Size, Root: c.Root.String(), Note: note}, err
+}
+
+func (l ledgerAPI) Proof(ctx context.Context, index, size int64) ([][]byte, error) {
+	hashes, err := l.db.Prove(ctx, size, index)
+	all := make([][]byte, len(hashes))
+	for i, h := range hashes {
+		all[i] = h[:]
+	}
+	return all, err
+}
+
+func (l ledgerAPI) Audit(ctx context.Context) (server.LedgerReport, error) {
+	if _, err := l.db.Checkpoint(ctx, l.signer); err != nil && artifact.KindOf(err) != "" {
+		return server.LedgerReport{}, err
+	}
+	r, err := l.db.Audit(ctx, l.signer.PublicKey())
+	return server.LedgerReport{OK: len(r.Problems) == 0, Size: r.Entries, Root: r.Root, Checkpoints: r.Checkpoints, Problems: r.Problems}, err
+}
+
+// advisories keeps imported databases in a folder each.
+type advisories struct {
+	db      *postgres.DB
+	scanner *scanner.Client
+	folder  string
+	rescan  func(context.Context) error
+}
+
+func (a *advisories) path(d artifact.Digest) string { return filepath.Join(a.folder, d.Hex()) }
+
+func (a *advisories) AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error) {
+	return a.db.AdvisoryDatabase(ctx)
+}
+
+// Import unpacks aside, has the scanner open what came, and renames: a killed import leaves nothing that looks whole.
+func (a *advisories) Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error) {
+	// Others, the scanner's user among them, may read advisories: they are public.
+	if err := os.MkdirAll(a.folder, 0o755); err != nil {
+		return artifact.AdvisoryDatabase{}, err
+	}
+	aside, err := os.MkdirTemp(a.folder, ".new-")
+	if err != nil {
+		return artifact.AdvisoryDatabase{}, err
+	}
+	defer os.RemoveAll(aside)
+	if err := os.Chmod(aside, 0o755); err != nil {
+		return artifact.AdvisoryDatabase{}, err
+	}
+	digest, err := unpackDatabase(archive, aside)
+	if err != nil {
+		return artifact.AdvisoryDatabase{}, err
+	}
+	info, err := a.scanner.CheckDatabase(ctx, aside)
+	if artifact.KindOf(err) == artifact.Denied {
+		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Invalid, "the advisory database %v", err)
+	} else if err != nil {
+		return artifact.AdvisoryDatabase{}, err
+	}
+	if err := os.Rename(aside, a.path(digest)); err != nil && !errors.Is(err, os.ErrExist) {
+		if _, statErr := os.Stat(a.path(digest)); statErr != nil {
+			return artifact.AdvisoryDatabase{}, err
+		}
+	}
+	d := artifact.AdvisoryDatabase{Digest: digest, Schema: info.Schema, UpdatedAt: info.UpdatedAt, ImportedBy: actor.Name}
+	if err := a.db.SaveAdvisoryDatabase(ctx, d); err != nil {
+		return d, err
+	}
+	if err := a.rescan(ctx); err != nil {
+		return d, err
+	}
+	d, _, err = a.db.AdvisoryDatabase(ctx)
+	return d, err
+}
+
+// databaseFiles are the two files of a Trivy database archive, with the most bytes that each may have.
+var databaseFiles = map[string]int64{"trivy.db": 8 << 30, "metadata.json": 1 << 20}
+
+// unpackDatabase reads the archive to its end and returns its digest.
+func unpackDatabase(archive io.Reader, folder string) (artifact.Digest, error) {
+	sum := artifact.NewHash("sha256")
+	tee := io.TeeReader(archive, sum)
+	invalid := func(format string, args ...any) (artifact.Digest, error) {
+		return artifact.Digest{}, artifact.Errorf(artifact.Invalid, "advisory database: "+format, args...)
+	}
+	z, err := gzip.NewReader(tee)
+	if err != nil {
+		return invalid("it is no gzip-compressed archive; want the db.tar.gz that trivy-db is published as")
+	}
+	left := map[string]bool{"trivy.db": true, "metadata.json": true}
+	for members := tar.NewReader(z); ; {
+		h, err := members.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return invalid("%w", err)
+		}
+		name := filepath.Clean(h.Name)
+		if h.Typeflag == tar.TypeDir && name == "." {
+			continue
+		}
+		if !left[name] || h.Typeflag != tar.TypeReg || h.Size > databaseFiles[name] {
+			return invalid("it holds %.100q; want trivy.db and metadata.json, and nothing else", h.Name)
+		}
+		delete(left, name)
+		if err := writeFile(filepath.Join(folder, name), members, h.Size); err != nil {
+			return artifact.Digest{}, fmt.Errorf("unpack advisory database: %w", err)
+		}
+	}
+	if len(left) > 0 {
+		return invalid("it lacks %v", sortedKeys(left))
+	}
+	if _, err := io.Copy(io.Discard, tee); err != nil {
+		return artifact.Digest{}, err
+	}
+	return artifact.DigestFrom("sha256", sum), nil
+}
+
+func writeFile(path string, content io.Reader, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(f, content, size)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+var _ server.Tokens = (*auth.Service)(nil)

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	file := func(text string) string {
+		path := filepath.Join(t.TempDir(), "waybill.yaml")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	t.Run("nothing", func(t *testing.T) {
+		cfg, err := loadConfig("", []string{"WAYBILL_TOKEN=x", "HOME=/"})
+		require.NoError(t, err)
+		require.Equal(t, "127.0.0.1:8080", cfg.Listen)
+		require.Equal(t, []string{"latest", "*-dev", "dev-*"}, cfg.Registry.MutableTags)
+	})
+	t.Run("a variable beats the file", func(t *testing.T) {
+		cfg, err := loadConfig(file("listen: 0.0.0.0:80\nscanner: {processes: 4, timeout: 90s}\n"),
+			[]string{"WAYBILL_LISTEN=:5000", "WAYBILL_REGISTRY_MUTABLETAGS=latest, edge", "WAYBILL_SCANNER_MEMORY=512"})
+		require.NoError(t, err)
+		require.Equal(t, ":5000", cfg.Listen)
+		require.Equal(t, []string{"latest", "edge"}, cfg.Registry.MutableTags)
+		require.Equal(t, ScannerConfig{Processes: 4, Memory: 512, Timeout: 90 * time.Second}, cfg.Scanner)
+	})
+	for name, c := range map[string]struct {
+		file    string
+		environ []string
+		want    string
+	}{
+		"unknown key":      {"data: d\nregistry:\n  mutabletags: [x]\n", nil, `waybill.yaml:3:3: unknown field "mutabletags"`},
+		"unknown top key":  {"lisen: x\n", nil, `waybill.yaml:1:1: unknown field "lisen"`},
+		"duplicate key":    {"data: d\ndata: e\n", nil, `waybill.yaml:2:1: mapping key "data" already defined at [1:1]`},
+		"wrong type":       {"scanner: {processes: many}\n", nil, "waybill.yaml:1:22:"},
+		"unknown variable": {"", []string{"WAYBILL_DATBASE_URL=x"}, "WAYBILL_DATBASE_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
+		"bad number":       {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
+		"bad level":        {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := loadConfig(file(c.file), c.environ)
+			require.ErrorContains(t, err, c.want)
+			require.ErrorIs(t, err, errUsage)
+		})
+	}
+	_, err := loadConfig(filepath.Join(t.TempDir(), "absent.yaml"), nil)
+	require.ErrorContains(t, err, "does not exist")
+}

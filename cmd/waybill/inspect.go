@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waybill/artifact"
+	"waybill/server"
+)
+
+const refUse = " REPO:TAG|REPO@DIGEST"
+
+// reader is a command that asks one question about a reference and prints the answer.
+func reader[T any](use, short string, text func(io.Writer, T), after func(*cobra.Command, T) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use + refUse, Short: short, Args: exactly(1, "REPO:TAG or REPO@DIGEST")}
+	output := outputFlag(cmd)
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		if _, err := artifact.ParseReference(args[0]); err != nil {
+			return usageError{err}
+		}
+		var out T
+		if err := c.get(ctx, "/"+use, url.Values{"ref": {args[0]}}, &out); err != nil {
+			return err
+		}
+		if err := output.show(cmd, out, func(w io.Writer) { text(w, out) }); err != nil || after == nil {
+			return err
+		}
+		return after(cmd, out)
+	})
+	return cmd
+}
+
+func newInspect() *cobra.Command {
+	return reader("inspect", "Show what an image's bytes say: layers, user, files, packages", printInspection, nil)
+}
+
+func printInspection(w io.Writer, i server.Inspection) {
+	printOutline(w, i)
+	if i.Image == nil {
+		return
+	}
+	m := i.Image
+	user := m.User
+	if user == "" {
+		user = "(none: root)"
+	}
+	fields(w, "user", user, "entrypoint", strings.Join(m.Entrypoint, " "), "command", strings.Join(m.Cmd, " "), "folder", m.WorkingDir,
+		"ports", strings.Join(m.ExposedPorts, " "), "variables", strings.Join(m.Environment, " "),
+		"files", fmt.Sprintf("%d (%d hidden by later layers)", m.Files, m.Hidden),
+		"size", fmt.Sprintf("%s compressed, %s uncompressed, %s wasted", bytesOf(m.Compressed), bytesOf(m.Uncompressed), bytesOf(m.Wasted)))
+	labels := make([]string, 0, len(m.Labels))
+	for k, v := range m.Labels {
+		labels = append(labels, k+"="+v)
+	}
+	slices.Sort(labels)
+	for _, l := range labels {
+		fields(w, "label", l)
+	}
+	fmt.Fprintf(w, "\n%d layers\n", len(m.Layers))
+	t := newTable(w, "#", "digest", "size", "uncompressed", "entries", "wasted", "created by")
+	for n, l := range m.Layers {
+		t.AppendRow([]any{n + 1, shortDigest(l.Digest), bytesOf(l.Compressed), bytesOf(l.Uncompressed), l.Entries, bytesOf(l.Wasted), clip(l.CreatedBy, 60)})
+	}
+	t.Render()
+	fmt.Fprintf(w, "\n%d packages\n", len(m.Packages))
+	if len(m.Packages) > 0 {
+		t := newTable(w, "package", "version", "type")
+		for _, p := range m.Packages {
+			t.AppendRow([]any{printable(p.Name), printable(p.Version), printable(p.Type)})
+		}
+		t.Render()
+	}
+}
+
+func printOutline(w io.Writer, i server.Inspection) {
+	fmt.Fprintf(w, "%s@%s\n", i.Repository, i.Digest)
+	tags := make([]string, len(i.Tags))
+	for n, t := range i.Tags {
+		tags[n] = t.String()
+	}
+	fields(w, "type", i.Type, "platform", i.Platform, "media type", i.MediaType, "tags", strings.Join(tags, " "),
+		"pushed", stamp(i.PushedAt)+" by "+i.PushedBy)
+	for _, c := range i.Children {
+		fields(w, "manifest", c.Digest.String()+" "+c.Platform)
+	}
+}
+
+// fields prints pairs of a name and a value on a line each, without those that are empty.
+func fields(w io.Writer, pairs ...string) {
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			fmt.Fprintf(w, "%-12s %s\n", pairs[i], printable(pairs[i+1]))
+		}
+	}
+}
+
+func clip(s string, n int) string {
+	runes := []rune(strings.Join(strings.Fields(printable(s)), " "))
+	if len(runes) > n {
+		return string(runes[:n-1]) + "…"
+	}
+	return string(runes)
+}
+
+func newVerdict() *cobra.Command {
+	cmd := reader("verdict", "Show whether a digest is allowed, and every reason", printVerdict, func(cmd *cobra.Command, v artifact.VerdictRecord) error {
+		if v.Outcome == artifact.Allow {
+			return nil
+		}
+		lines := []string{fmt.Sprintf("%s: %s@%s", v.Outcome, v.Repository, v.Digest)}
+		for _, r := range v.Denials() {
+			lines = append(lines, "  "+printable(reasonLine(r)))
+		}
+		return errors.New(strings.Join(lines, "\n"))
+	})
+	cmd.Long = "Show whether a digest is allowed by the policies in force, and every reason. Exit status 1 when it is not."
+	return cmd
+}
+
+func printVerdict(w io.Writer, v artifact.VerdictRecord) {
+	fmt.Fprintf(w, "%s@%s\n", v.Repository, v.Digest)
+	fmt.Fprintf(w, "%-12s %s\n", "verdict", outcomeColour(w, v.Outcome))
+	fields(w, "policies", strings.Join(v.Policies, " "))
+	printReasons(w, v.Reasons)
+}
+
+func printReasons(w io.Writer, all []artifact.Reason) {
+	for _, r := range all {
+		word := "denied"
+		if r.Warning {
+			word = "warning"
+		}
+		fmt.Fprintf(w, "%-12s %s\n", word, printable(reasonLine(r)))
+		for _, e := range r.Evidence {
+			fmt.Fprintf(w, "%-12s   %s\n", "", clip(e, 200))
+		}
+	}
+}
+
+func newScan() *cobra.Command {
+	return reader("scan", "Show findings by severity, and the age of the advisories", printScan, nil)
+}
+
+func printScan(w io.Writer, s server.ScanReport) {
+	fmt.Fprintf(w, "%s@%s\n", s.Repository, s.Digest)
+	printScanSummary(w, s)
+	if len(s.Findings) == 0 {
+		return
+	}
+	findings := slices.Clone(s.Findings)
+	slices.SortStableFunc(findings, func(x, y artifact.Finding) int {
+		if d := y.Severity.Rank() - x.Severity.Rank(); d != 0 {
+			return d
+		}
+		return strings.Compare(x.Package+" "+x.ID, y.Package+" "+y.ID)
+	})
+	fmt.Fprintln(w)
+	t := newTable(w, "severity", "id", "package", "installed", "fixed in", "title")
+	for _, f := range findings {
+		where := f.Package
+		if where == "" {
+			where = f.Path
+		}
+		t.AppendRow([]any{severityColour(w, f.Severity, string(f.Severity)), printable(f.ID), printable(where), orDash(f.Installed), orDash(f.Fixed), clip(f.Title, 70)})
+	}
+	t.Render()
+}
+
+func printScanSummary(w io.Writer, s server.ScanReport) {
+	state := string(s.State)
+	if s.Reason != "" {
+		state += ": " + s.Reason
+	}
+	fields(w, "scan", state)
+	if s.State != artifact.Scanned {
+		return
+	}
+	fields(w, "findings", countsOf(s.Counts), "scanned", stamp(s.ScannedAt),
+		"advisories", fmt.Sprintf("built %s (%s ago)", stamp(s.DatabaseUpdatedAt), ageOf(time.Duration(s.DatabaseAge)*time.Second)))
+}
+
+func newShow() *cobra.Command {
+	return reader("show", "Show the whole story of a digest", printStory, nil)
+}
+
+func printStory(w io.Writer, s server.Story) {
+	printOutline(w, s.Manifest)
+	for _, d := range s.RunsIn {
+		fields(w, "runs in", fmt.Sprintf("%s since %s", d.Environment, stamp(d.Since)))
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintf(w, "%-12s %s\n", "verdict", outcomeColour(w, s.Verdict.Outcome))
+	fields(w, "policies", strings.Join(s.Verdict.Policies, " "))
+	printReasons(w, s.Verdict.Reasons)
+	if s.Scan != nil {
+		fmt.Fprintln(w)
+		printScanSummary(w, *s.Scan)
+	}
+	fmt.Fprintln(w)
+	if len(s.Signatures) == 0 {
+		fields(w, "signed", "not yet")
+	}
+	for _, sig := range s.Signatures {
+		what := "cosign signature"
+		if sig.Predicate != "" {
+			what = sig.Predicate
+		}
+		fields(w, "signed", fmt.Sprintf("%s  %s  key %s", stamp(sig.SignedAt), what, sig.KeyID))
+	}
+	if len(s.Promotions) > 0 {
+		fmt.Fprintln(w)
+		printPromotions(w, s.Promotions)
+	}
+}

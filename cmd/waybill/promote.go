@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"waybill/artifact"
+	"waybill/server"
+)
+
+func newPromote() *cobra.Command {
+	var (
+		reason string
+		dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:     "promote SERVICE VERSION ENVIRONMENT",
+		Aliases: []string{"deploy"},
+		Short:   "Promote a version to an environment; every gate that is not met is listed",
+		Long: `Promote a version to an environment. SERVICE is a repository, or its last part where that is unique; VERSION is a tag
+or a digest. The digest goes to standard output. Where a gate is not met nothing changes, every unmet gate is listed on
+standard error, and the exit status is 1.`,
+		Example: "  waybill promote returns v456 production --reason 'release 456'\n  waybill deploy returns v456 production",
+		Args:    exactly(3, "SERVICE", "VERSION", "ENVIRONMENT"),
+	}
+	output := outputFlag(cmd)
+	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "evaluate every gate, change nothing")
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		in := server.PromotionRequest{Service: args[0], Version: args[1], Environment: args[2], Reason: reason, DryRun: dryRun}
+		var out server.Promoted
+		if err := c.post(ctx, "/promotions", in, &out); err != nil {
+			return err
+		}
+		return printPromoted(cmd, output, out, "Promoted")
+	})
+	return cmd
+}
+
+func newRollback() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "rollback SERVICE ENVIRONMENT",
+		Short: "Make an environment's previous digest its current one again",
+		Args:  exactly(2, "SERVICE", "ENVIRONMENT"),
+	}
+	output := outputFlag(cmd)
+	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record")
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		var out server.Promoted
+		if err := c.post(ctx, "/rollbacks", server.RollbackRequest{Service: args[0], Environment: args[1], Reason: reason}, &out); err != nil {
+			return err
+		}
+		return printPromoted(cmd, output, out, "Rolled back")
+	})
+	return cmd
+}
+
+// printPromoted prints the digest alone on standard output, and the rest for people on standard error.
+func printPromoted(cmd *cobra.Command, output *format, p server.Promoted, verb string) error {
+	note := fmt.Sprintf("%s %s %s to %s, ledger entry %d", verb, p.Repository, p.Version, p.Environment, p.LedgerIndex)
+	switch {
+	case p.DryRun:
+		note = fmt.Sprintf("Every gate is met: %s %s can go to %s; nothing was changed", p.Repository, p.Version, p.Environment)
+	case p.Unchanged:
+		note = fmt.Sprintf("%s %s is what %s runs already; nothing was changed", p.Repository, p.Version, p.Environment)
+	}
+	if *output == "text" {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(note))
+	}
+	return output.show(cmd, p, func(w io.Writer) { fmt.Fprintln(w, p.Digest) })
+}
+
+func newRecall() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "recall" + refUse + " --reason TEXT",
+		Short: "Take a digest out of every environment at once",
+		Args:  exactly(1, "REPO@DIGEST"),
+	}
+	output := outputFlag(cmd)
+	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record and for whoever is refused")
+	_ = cmd.MarkFlagRequired("reason")
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		if _, err := artifact.ParseReference(args[0]); err != nil {
+			return usageError{err}
+		}
+		if reason == "" {
+			return usagef("--reason is empty; whoever is refused wants to know why")
+		}
+		var out server.Recalled
+		if err := c.post(ctx, "/recalls", server.RecallRequest{Ref: args[0], Reason: reason}, &out); err != nil {
+			return err
+		}
+		return output.show(cmd, out, func(w io.Writer) { fmt.Fprintf(w, "recalled %s@%s\n", out.Repository, out.Digest) })
+	})
+	return cmd
+}
+
+func newHistory() *cobra.Command {
+	cmd := &cobra.Command{Use: "history SERVICE", Short: "Show promotions, rollbacks and recalls of a service", Args: exactly(1, "SERVICE")}
+	output := outputFlag(cmd)
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		var out server.HistoryList
+		if err := c.get(ctx, "/history", url.Values{"service": {args[0]}}, &out); err != nil {
+			return err
+		}
+		return output.show(cmd, out, func(w io.Writer) { printPromotions(w, out.Promotions) })
+	})
+	return cmd
+}
+
+func printPromotions(w io.Writer, all []artifact.Promotion) {
+	t := newTable(w, "at", "action", "environment", "version", "digest", "previous", "by", "entry", "reason")
+	for _, p := range all {
+		t.AppendRow([]any{stamp(p.At), p.Action, p.Environment, orDash(p.Version), shortDigest(p.Digest), shortDigest(p.Previous), printable(p.Actor), p.LedgerIndex, clip(p.Reason, 60)})
+	}
+	t.Render()
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waybill/artifact"
+	"waybill/server"
+)
+
+func newStatus() *cobra.Command {
+	var at string
+	cmd := &cobra.Command{
+		Use:     "status [SERVICE]",
+		Short:   "Show what runs where: services by environments",
+		Example: "  waybill status\n  waybill status returns --at 2026-10-01T12:00Z",
+		Args:    upTo(1),
+	}
+	output := outputFlag(cmd)
+	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z or 2026-10-01")
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		query := url.Values{}
+		if at != "" {
+			query.Set("at", at)
+		}
+		if len(args) == 1 {
+			query.Set("service", args[0])
+		}
+		var out server.Board
+		if err := c.get(ctx, "/status", query, &out); err != nil {
+			return err
+		}
+		return output.show(cmd, out, func(w io.Writer) { printBoard(w, out) })
+	})
+	return cmd
+}
+
+// printBoard prints a row per service and a column per environment.
+func printBoard(w io.Writer, b server.Board) {
+	if len(b.Cells) == 0 {
+		fmt.Fprintln(w, "nothing is promoted; promote with `waybill promote SERVICE VERSION ENVIRONMENT`")
+		return
+	}
+	head := []any{"service"}
+	for _, e := range b.Environments {
+		head = append(head, e.String())
+	}
+	t := newTable(w, head...)
+	var (
+		rows  []artifact.Repository
+		cells = map[artifact.Repository]map[artifact.Environment]artifact.Status{}
+	)
+	for _, c := range b.Cells {
+		if cells[c.Repository] == nil {
+			cells[c.Repository] = map[artifact.Environment]artifact.Status{}
+			rows = append(rows, c.Repository)
+		}
+		cells[c.Repository][c.Environment] = c
+	}
+	for _, r := range rows {
+		row := []any{r.String()}
+		for _, e := range b.Environments {
+			c, ok := cells[r][e]
+			if !ok {
+				row = append(row, "-")
+				continue
+			}
+			row = append(row, cellText(w, c, b.At))
+		}
+		t.AppendRow(row)
+	}
+	t.Render()
+}
+
+// cellText says what runs, since when, and what is wrong with it if something is.
+func cellText(w io.Writer, c artifact.Status, now time.Time) string {
+	parts := []string{}
+	if c.Version != "" && !strings.Contains(c.Version, ":") {
+		parts = append(parts, printable(c.Version))
+	}
+	parts = append(parts, shortDigest(c.Digest), ageOf(now.Sub(c.Since)))
+	if c.Verdict != "" && c.Verdict != artifact.Allow {
+		parts = append(parts, outcomeColour(w, c.Verdict))
+	}
+	switch {
+	case c.Scan == "": // of the past, where no scan is told
+	case c.Scan != artifact.Scanned:
+		parts = append(parts, "scan "+string(c.Scan))
+	default:
+		for _, s := range []artifact.Severity{artifact.Critical, artifact.High} {
+			if n := c.Counts[s]; n > 0 {
+				parts = append(parts, severityColour(w, s, fmt.Sprintf("%d %s", n, s)))
+			}
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+func newAudit() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Recompute the ledger and name every row that does not fit",
+		Args:  exactly(0),
+	}
+	output := outputFlag(cmd)
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		var out server.LedgerReport
+		if err := c.get(ctx, "/audit", nil, &out); err != nil {
+			return err
+		}
+		if err := output.show(cmd, out, func(w io.Writer) { printAudit(w, out) }); err != nil {
+			return err
+		}
+		if out.OK && len(out.Problems) == 0 {
+			return nil
+		}
+		lines := []string{fmt.Sprintf("the ledger does not hold: %d rows do not fit", len(out.Problems))}
+		for _, p := range out.Problems {
+			lines = append(lines, "  "+printable(p))
+		}
+		return errors.New(strings.Join(lines, "\n"))
+	})
+	return cmd
+}
+
+func printAudit(w io.Writer, r server.LedgerReport) {
+	fields(w, "size", fmt.Sprint(r.Size), "root", r.Root, "checkpoints", fmt.Sprint(r.Checkpoints))
+	if r.OK && len(r.Problems) == 0 {
+		fmt.Fprintln(w, "ok")
+	}
+}

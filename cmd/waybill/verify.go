@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"waybill/artifact"
+	"waybill/ledger"
+	"waybill/server"
+)
+
+// verification is what verify found: every check, also those after one that failed.
+type verification struct {
+	Reference   string               `json:"reference"`
+	Environment artifact.Environment `json:"environment,omitzero"`
+	OK          bool                 `json:"ok"`
+	KeysFrom    string               `json:"keysFrom"`
+	Checks      []check              `json:"checks"`
+}
+
+// check is one thing that was proved, or was not.
+type check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+func newVerify() *cobra.Command {
+	var environment, keyFile, ledgerKeyFile, bundleFile, save string
+	cmd := &cobra.Command{
+		Use:   "verify REPO@DIGEST",
+		Short: "Check signature and, of an environment, promotion and ledger",
+		Long: `Check a digest's signature and, with --environment, that its promotion is in the ledger. The server is asked for the
+evidence and for nothing else: every check is done here, with two public keys. Give the keys that you trust with --key
+and --ledger-key (from "waybill key public" and "waybill key ledger"); without them the server's own are used, which
+proves that the evidence fits together and not whose it is. With --bundle the evidence comes from a file that --save
+wrote, and no server is asked.`,
+		Args: exactly(1, "REPO@DIGEST"),
+	}
+	output := outputFlag(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&environment, "environment", "", "check the promotion to this `environment` too")
+	flags.StringVar(&keyFile, "key", "", "`file` of the public key that signatures must be of (PEM)")
+	flags.StringVar(&ledgerKeyFile, "ledger-key", "", "`file` of the ledger's verifier key")
+	flags.StringVar(&bundleFile, "bundle", "", "take the evidence from this `file`")
+	flags.StringVar(&save, "save", "", "write the evidence to this `file`")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ref, err := artifact.ParseReference(args[0])
+		if err != nil {
+			return usageError{err}
+		}
+		var e artifact.Environment
+		if environment != "" {
+			if e, err = artifact.ParseEnvironment(environment); err != nil {
+				return usageError{err}
+			}
+		}
+		bundle, err := readBundle(cmd.Context(), bundleFile, args[0], environment)
+		if err != nil {
+			return err
+		}
+		if save != "" {
+			if err := writeJSON(save, bundle); err != nil {
+				return err
+			}
+		}
+		keys, from, err := trustedKeys(bundle.Keys, keyFile, ledgerKeyFile)
+		if err != nil {
+			return err
+		}
+		v := verifyBundle(bundle, ref, e, keys)
+		v.KeysFrom = from
+		if err := output.show(cmd, v, func(w io.Writer) { printVerification(w, v) }); err != nil || v.OK {
+			return err
+		}
+		return v.failure()
+	}
+	return cmd
+}
+
+func (v verification) failure() error {
+	lines := []string{v.Reference + " does not verify"}
+	for _, c := range v.Checks {
+		if !c.OK {
+			lines = append(lines, "  "+printable(c.Name+": "+c.Detail))
+		}
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+func printVerification(w io.Writer, v verification) {
+	for _, c := range v.Checks {
+		word := "ok"
+		if !c.OK {
+			word = "FAILED"
+		}
+		fmt.Fprintf(w, "%-7s %-12s %s\n", word, c.Name, printable(c.Detail))
+	}
+	fmt.Fprintf(w, "keys    %s\n", v.KeysFrom)
+	if v.OK {
+		fmt.Fprintf(w, "verified %s\n", v.Reference)
+	}
+}
+
+// readBundle gets the evidence from a file or from the server.
+func readBundle(ctx context.Context, file, ref, environment string) (b server.Bundle, err error) {
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return b, usageError{err}
+		}
+		defer f.Close()
+		if err := json.NewDecoder(io.LimitReader(f, maxAnswer)).Decode(&b); err != nil {
+			return b, fmt.Errorf("%s is not what `waybill verify --save` writes: %w", file, err)
+		}
+		return b, nil
+	}
+	c, err := newClient()
+	if err != nil {
+		return b, err
+	}
+	query := url.Values{"ref": {ref}}
+	if environment != "" {
+		query.Set("environment", environment)
+	}
+	return b, c.get(ctx, "/verify", query, &b)
+}
+
+func writeJSON(file string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(b, '\n'), 0o644) //nolint:gosec // evidence is public
+}
+
+// trustedKeys returns the keys that were given, and for those that were not the server's, saying so.
+func trustedKeys(served server.PublicKeys, keyFile, ledgerKeyFile string) (server.PublicKeys, string, error) {
+	var own []string
+	for _, k := range []struct {
+		file string
+		into *string
+		name string
+	}{{keyFile, &served.PublicKeyPEM, "signature key"}, {ledgerKeyFile, &served.LedgerVerifier, "ledger key"}} {
+		if k.file == "" {
+			own = append(own, k.name)
+			continue
+		}
+		b, err := os.ReadFile(k.file)
+		if err != nil {
+			return served, "", usageError{err}
+		}
+		*k.into = strings.TrimSpace(string(b))
+	}
+	if len(own) == 0 {
+		return served, "the files given", nil
+	}
+	return served, strings.Join(own, " and ") + " as the server says; pin them with --key and --ledger-key", nil
+}
+
+// verifyBundle checks everything that a bundle claims. What was asked for comes from the command line, never from
+// the bundle: evidence of another digest or environment proves nothing here.
+func verifyBundle(b server.Bundle, ref artifact.Reference, e artifact.Environment, keys server.PublicKeys) verification {
+	want := ref.Digest
+	if want.IsZero() {
+		want = b.Digest // a tag was given: what it stands at is the server's word
+	}
+	v := verification{Reference: fmt.Sprintf("%s@%s", ref.Repository, want), Environment: e, OK: true}
+	add := func(name string, detail string, err error) {
+		if err != nil {
+			v.OK, detail = false, err.Error()
+		}
+		v.Checks = append(v.Checks, check{Name: name, OK: err == nil, Detail: detail})
+	}
+	add("manifest", fmt.Sprintf("%d bytes hash to %s", len(b.Manifest), want), checkManifest(b.Manifest, want))
+	detail, err := checkSignatures(b.Signatures, want, keys.PublicKeyPEM)
+	add("signature", detail, err)
+	if e.IsZero() {
+		return v
+	}
+	root, err := ledger.OpenCheckpoint(b.Checkpoint, strings.TrimSpace(keys.LedgerVerifier))
+	add("checkpoint", fmt.Sprintf("of %d entries, signed by %s", root.Size, root.Origin), err)
+	if b.Promotion == nil {
+		add("promotion", "", fmt.Errorf("the evidence names no promotion to %s", e))
+		return v
+	}
+	detail, err = checkPromotion(b.Promotion.Leaf, ref.Repository, want, e)
+	add("promotion", detail, err)
+	add("ledger", fmt.Sprintf("entry %d is in the tree of the checkpoint", b.Promotion.Index), checkInclusion(*b.Promotion, root))
+	return v
+}
+
+func checkManifest(body []byte, want artifact.Digest) error {
+	h := artifact.NewHash(want.Algorithm())
+	if h == nil {
+		return errors.New("the bundle names no digest")
+	}
+	h.Write(body)
+	if got := artifact.DigestFrom(want.Algorithm(), h); got != want {
+		return fmt.Errorf("the manifest's bytes hash to %s, not to %s", got, want)
+	}
+	return nil
+}
+
+// checkSignatures asks for one signature of the key over a payload that names the digest.
+func checkSignatures(all []server.BundleSignature, want artifact.Digest, keyPEM string) (string, error) {
+	key, err := parsePublicKey(keyPEM)
+	if err != nil {
+		return "", err
+	}
+	if len(all) == 0 {
+		return "", errors.New("the digest has no signature (yet)")
+	}
+	for _, s := range all {
+		if err = checkSignature(s, want, key); err == nil {
+			return "of this key over a payload that names the digest", nil
+		}
+	}
+	return "", fmt.Errorf("none of %d signatures holds; the last: %w", len(all), err)
+}
+
+func parsePublicKey(text string) (crypto.PublicKey, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, errors.New("the public key is not PEM")
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the public key: %w", err)
+	}
+	return key, nil
+}
+
+// checkSignature follows cosign's SIGNATURE_SPEC.md: the signature is over the payload's bytes, and the payload
+// (simple signing) names the digest.
+func checkSignature(s server.BundleSignature, want artifact.Digest, key crypto.PublicKey) error {
+	sum := sha256.Sum256(s.Payload)
+	ok := false
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		ok = ecdsa.VerifyASN1(k, sum[:], s.Signature)
+	case ed25519.PublicKey:
+		ok = ed25519.Verify(k, s.Payload, s.Signature)
+	case *rsa.PublicKey:
+		ok = rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], s.Signature) == nil
+	default:
+		return fmt.Errorf("a public key of type %T cannot be used here", key)
+	}
+	if !ok {
+		return errors.New("it is not of the given key")
+	}
+	var payload struct {
+		Critical struct {
+			Type  string `json:"type"`
+			Image struct {
+				Digest string `json:"docker-manifest-digest"`
+			} `json:"image"`
+		} `json:"critical"`
+	}
+	if err := json.Unmarshal(s.Payload, &payload); err != nil {
+		return fmt.Errorf("its payload: %w", err)
+	}
+	if payload.Critical.Type != "cosign container image signature" || payload.Critical.Image.Digest != want.String() {
+		return fmt.Errorf("its payload is about %.200q", payload.Critical.Image.Digest)
+	}
+	return nil
+}
+
+// checkPromotion reads the entry and asks whether it is of this digest, to this environment.
+func checkPromotion(leaf []byte, r artifact.Repository, d artifact.Digest, e artifact.Environment) (string, error) {
+	entry, err := ledger.Parse(leaf)
+	if err != nil {
+		return "", err
+	}
+	promotes := entry.Kind == ledger.KindPromotion || entry.Kind == ledger.KindRollback
+	if !promotes || entry.Repository != r || entry.Digest != d || entry.Environment != e {
+		return "", fmt.Errorf("the entry is a %q of %s@%s to %q", entry.Kind, entry.Repository, entry.Digest, entry.Environment)
+	}
+	return fmt.Sprintf("to %s by %s at %s", e, entry.Actor, stamp(entry.At)), nil
+}
+
+func checkInclusion(p server.InclusionProof, c ledger.Checkpoint) error {
+	proof := make([]ledger.Hash, len(p.Proof))
+	for i, h := range p.Proof {
+		if len(h) != len(proof[i]) {
+			return errors.New("the proof is not made of hashes")
+		}
+		proof[i] = ledger.Hash(h)
+	}
+	return ledger.CheckInclusion(c, p.Index, p.Leaf, proof)
+}

@@ -1,0 +1,126 @@
+// Package jobs does what follows a push, outside the request: inspect layers, scan, sign, attach. Each worker loads,
+// calls one function, and stores; River retries it until it has, on whichever replica.
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+	"github.com/riverqueue/river/rivertype"
+
+	"waybill/artifact"
+)
+
+// Config names everything the workers need.
+type Config struct {
+	Pool        *pgxpool.Pool
+	Scanner     *Scanner
+	Signer      *Signer
+	Housekeeper *Housekeeper
+	Logger      *slog.Logger
+}
+
+// Client inserts jobs and works on them.
+type Client struct {
+	river *river.Client[pgx.Tx]
+}
+
+// lockRiver is the advisory lock under which River's own tables are migrated; rivermigrate takes none itself.
+const lockRiver = 0x7761795f72697665
+
+// New migrates River's tables and makes a client that is not started yet.
+func New(ctx context.Context, cfg Config) (*Client, error) {
+	if err := migrate(ctx, cfg.Pool); err != nil {
+		return nil, fmt.Errorf("migrate job tables: %w", err)
+	}
+	workers := river.NewWorkers()
+	river.AddWorker(workers, cfg.Scanner)
+	river.AddWorker(workers, &rescanner{scanner: cfg.Scanner})
+	river.AddWorker(workers, cfg.Signer)
+	river.AddWorker(workers, cfg.Housekeeper)
+	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
+		Workers: workers,
+		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}},
+		Logger:  slog.New(quiet{cfg.Logger.Handler()}),
+		PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
+			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true})},
+		FetchPollInterval: 500 * time.Millisecond,
+		JobTimeout:        30 * time.Minute,
+		RetryPolicy:       retryPolicy{},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Client{river: client}, nil
+}
+
+// retryPolicy tries soon, since what fails here fails mostly for a dependency that is away, and at most a minute apart.
+type retryPolicy struct{}
+
+func (retryPolicy) NextRetry(job *rivertype.JobRow) time.Time {
+	wait := time.Second << min(job.Attempt, 6)
+	return time.Now().Add(min(wait, time.Minute))
+}
+
+// quiet drops what River says about its own routine.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && q.Handler.Enabled(ctx, level)
+}
+
+func migrate(ctx context.Context, pool *pgxpool.Pool) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", int64(lockRiver)); err != nil {
+		return err
+	}
+	defer func() {
+		_, _ = conn.Exec(context.WithoutCancel(ctx), "select pg_advisory_unlock($1)", int64(lockRiver))
+	}()
+	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	_, err = migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
+	return err
+}
+
+// Start begins to work.
+func (c *Client) Start(ctx context.Context) error { return c.river.Start(ctx) }
+
+// Stop lets running jobs end until ctx is done, then cancels them; River gives those to the next start.
+func (c *Client) Stop(ctx context.Context) error {
+	if err := c.river.Stop(ctx); err == nil {
+		return nil
+	}
+	cancelled, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return c.river.StopAndCancel(cancelled)
+}
+
+// Accepted inserts, in the push's own transaction, what an accepted image or index sets off: a scan (of an index
+// there is nothing to scan) and a signature.
+func (c *Client) Accepted(ctx context.Context, tx pgx.Tx, e artifact.Event) error {
+	if _, err := c.river.InsertTx(ctx, tx, scanArgs{e.Repository, e.Digest}, nil); err != nil {
+		return err
+	}
+	_, err := c.river.InsertTx(ctx, tx, signArgs{e.Repository, e.Digest}, nil)
+	return err
+}
+
+// RescanAll has every image matched with the advisory database anew.
+func (c *Client) RescanAll(ctx context.Context) error {
+	_, err := c.river.Insert(ctx, rescanArgs{}, nil)
+	return err
+}

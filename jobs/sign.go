@@ -1,0 +1,50 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/riverqueue/river"
+
+	"waybill/artifact"
+	"waybill/policy"
+)
+
+// signArgs asks for one allowed digest to be signed.
+type signArgs struct {
+	Repository artifact.Repository `json:"repository"`
+	Digest     artifact.Digest     `json:"digest"`
+}
+
+func (signArgs) Kind() string { return "sign" }
+
+// Signer judges a digest again, under the policy of now, and signs what passes.
+type Signer struct {
+	river.WorkerDefaults[signArgs]
+
+	Judge interface {
+		JudgeStored(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (policy.Verdict, error)
+	}
+	Service interface {
+		SignImage(ctx context.Context, pass policy.Pass) error
+	}
+	Logger *slog.Logger
+}
+
+// Work signs one digest. A denied or deleted one is done: it stays without a signature.
+func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
+	verdict, err := s.Judge.JudgeStored(ctx, job.Args.Repository, job.Args.Digest)
+	if artifact.KindOf(err) == artifact.NotFound {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("judge %s@%s: %w", job.Args.Repository, job.Args.Digest, err)
+	}
+	pass, err := verdict.Pass()
+	if err != nil {
+		s.Logger.Warn("not signed: the policy in force does not allow it", "repository", job.Args.Repository, "digest", job.Args.Digest, "outcome", verdict.Outcome)
+		return nil
+	}
+	return s.Service.SignImage(ctx, pass)
+}

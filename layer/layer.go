@@ -1,0 +1,173 @@
+// Package layer turns a layer's bytes into facts, in one bounded pass. What it reads is hostile: whatever a client
+// packed. A layer that breaks a bound or a rule of the format is an error that says which, and never half a fact.
+package layer
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"waybill/artifact"
+)
+
+// Limits bound one layer. The zero value of each means its default.
+type Limits struct {
+	Uncompressed int64 // bytes of the tar; default 20 GiB
+	Ratio        int64 // uncompressed to compressed, looked at beyond RatioFrom; default 100
+	RatioFrom    int64 // bytes; default 3 GiB: so much may be zeros
+	Entries      int   // default 1,000,000
+	Path         int   // bytes of a path; default 4096 (PATH_MAX of Linux)
+	Depth        int   // components of a path; default 255
+}
+
+func (l Limits) withDefaults() Limits {
+	or := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	or(&l.Uncompressed, 20<<30)
+	or(&l.Ratio, 100)
+	or(&l.RatioFrom, 3<<30)
+	if l.Entries == 0 {
+		l.Entries = 1_000_000
+	}
+	if l.Path == 0 {
+		l.Path = 4096
+	}
+	if l.Depth == 0 {
+		l.Depth = 255
+	}
+	return l
+}
+
+// Options say how to read.
+type Options struct {
+	Limits Limits
+	Tee    io.Writer // gets the tar as it passes; nil: nobody. Its errors are not the layer's
+}
+
+// Read reads a layer, compressed or not, to its end and returns its facts. Every error is the layer's fault, or r's.
+func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
+	limits := opt.Limits.withDefaults()
+	stored := &meter{r: r, sum: sha256.New()}
+	plain, compression, err := decompress(stored)
+	if err != nil {
+		return artifact.LayerFacts{}, err
+	}
+	defer plain.Close()
+	tar := &bounded{meter: meter{r: plain, sum: sha256.New()}, stored: stored, limits: limits, tee: opt.Tee}
+	facts, err := readTar(tar, limits)
+	if err == nil {
+		err = padding(tar)
+	}
+	if err == nil {
+		// Whatever follows the compressed stream is not the layer's, but it is in the blob.
+		err = nothingFollows(stored)
+	}
+	if err != nil {
+		return artifact.LayerFacts{}, err
+	}
+	facts.Format, facts.Compression = artifact.FactsFormat, compression
+	facts.Digest, facts.Compressed = artifact.DigestFrom("sha256", stored.sum), stored.n
+	facts.DiffID, facts.Uncompressed = artifact.DigestFrom("sha256", tar.sum), tar.n
+	return facts, nil
+}
+
+// decompress recognises gzip (RFC 1952), zstd (RFC 8878) or a plain tar by the first bytes.
+func decompress(r io.Reader) (io.ReadCloser, string, error) {
+	buffered := bufio.NewReaderSize(r, 256<<10)
+	head, err := buffered.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, "", err
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(buffered)
+		if err != nil {
+			return nil, "", fmt.Errorf("gzip: %w", err)
+		}
+		return z, "gzip", nil
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, "", fmt.Errorf("zstd: %w", err)
+		}
+		return z.IOReadCloser(), "zstd", nil
+	}
+	return io.NopCloser(buffered), "none", nil
+}
+
+// meter counts and hashes what is read through it.
+type meter struct {
+	r   io.Reader
+	n   int64
+	sum hash.Hash
+}
+
+func (m *meter) Read(b []byte) (int, error) {
+	n, err := m.r.Read(b)
+	m.n += int64(n)
+	m.sum.Write(b[:n])
+	return n, err
+}
+
+// bounded is the tar: metered, kept to its limits, and passed on.
+type bounded struct {
+	meter
+	stored *meter
+	limits Limits
+	tee    io.Writer
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.meter.Read(p)
+	if b.tee != nil && n > 0 {
+		if _, teeErr := b.tee.Write(p[:n]); teeErr != nil {
+			b.tee = nil // who listened went away, and says why itself
+		}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return n, errors.New("the compressed stream is cut off")
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return n, fmt.Errorf("the compressed stream is damaged: %w", err)
+	}
+	if b.n > b.limits.Uncompressed {
+		return n, fmt.Errorf("it unpacks to more than %d bytes", b.limits.Uncompressed)
+	}
+	if b.n > b.limits.RatioFrom && b.n > b.limits.Ratio*max(b.stored.n, 1) {
+		return n, fmt.Errorf("it unpacks to more than %d times its size, as bombs do", b.limits.Ratio)
+	}
+	return n, err
+}
+
+// padding reads what stands after the end of the archive: zeros up to a block's end, nothing else.
+func padding(r io.Reader) error {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buffer)
+		if len(bytes.Trim(buffer[:n], "\x00")) > 0 {
+			return errors.New("bytes follow the end of the archive")
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+func nothingFollows(r io.Reader) error {
+	n, err := io.Copy(io.Discard, r)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d bytes follow the compressed stream", n)
+	}
+	return err
+}

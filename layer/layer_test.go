@@ -1,0 +1,174 @@
+package layer_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+	"waybill/layer"
+)
+
+type entry struct {
+	name, content, link string
+	kind                byte
+	mode                int64
+}
+
+func pack(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		if e.kind == 0 {
+			e.kind = tar.TypeReg
+		}
+		if e.mode == 0 {
+			e.mode = 0o644
+		}
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.content)), Uid: 7}))
+		_, err := io.WriteString(w, e.content)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+func gz(b []byte) []byte {
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	_, _ = w.Write(b)
+	_ = w.Close()
+	return z.Bytes()
+}
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	plain := pack(t,
+		entry{name: "./", kind: tar.TypeDir}, entry{name: "./etc/", kind: tar.TypeDir, mode: 0o755},
+		entry{name: "./etc/passwd", content: "root:x:0:0::/:/bin/sh\n"},
+		entry{name: "bin/su", content: "\x7fELFx", mode: 0o4755},
+		entry{name: "lib", kind: tar.TypeSymlink, link: "../../usr/lib"},
+		entry{name: "bin/su2", kind: tar.TypeLink, link: "./bin/su"},
+		entry{name: "old/.wh.file"}, entry{name: "new/.wh..wh..opq"},
+		entry{name: "start", content: "#!/bin/sh\n# sshd is not here\nexec /usr/sbin/sshd -D\n", mode: 0o755},
+		entry{name: "comment", content: "#!/bin/sh\n# runs sshd\nexec app --sshd=no\n", mode: 0o755},
+		entry{name: strings.Repeat("long/", 40) + "name", content: "pax"},
+	)
+	enc, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	for compression, blob := range map[string][]byte{"none": plain, "gzip": gz(plain), "zstd": enc.EncodeAll(plain, nil)} {
+		var tee bytes.Buffer
+		facts, err := layer.Read(bytes.NewReader(blob), layer.Options{Tee: &tee})
+		require.NoError(t, err, compression)
+		require.Equal(t, compression, facts.Compression)
+		require.Equal(t, artifact.DigestOf(blob), facts.Digest)
+		require.Equal(t, artifact.DigestOf(plain), facts.DiffID)
+		require.EqualValues(t, len(blob), facts.Compressed)
+		require.EqualValues(t, len(plain), facts.Uncompressed)
+		require.Equal(t, plain, tee.Bytes())
+		files := map[string]artifact.File{}
+		for _, f := range facts.Files {
+			files[f.Path] = f
+		}
+		require.Len(t, files, 10)
+		require.EqualValues(t, 0o4755, files["bin/su"].Mode)
+		require.Equal(t, 7, files["bin/su"].UID)
+		require.Equal(t, artifact.File{Path: "old/file", Type: artifact.Whiteout}, files["old/file"])
+		require.Equal(t, artifact.Opaque, files["new"].Type)
+		require.Equal(t, "bin/su", files["bin/su2"].Target)
+		require.Equal(t, "../../usr/lib", files["lib"].Target)
+		require.Equal(t, []artifact.Mark{artifact.MarkRunsSSHD}, files["start"].Marks)
+		require.Empty(t, files["comment"].Marks)
+		require.Equal(t, map[string]string{"etc/passwd": "root:x:0:0::/:/bin/sh\n"}, facts.Contents)
+	}
+}
+
+// TestMarks: a daemon is known under any name, wherever its words fall; a client that only speaks ssh is not one.
+func TestMarks(t *testing.T) {
+	t.Parallel()
+	sshd := "sshd: no hostkeys available -- exiting.\x00AuthorizedKeysFile\x00OpenSSH_9.2p1"
+	for _, at := range []int{0, 10, 64<<10 - 20, 64<<10 - 1, 128<<10 - 30, 1 << 20} {
+		content := "\x7fELF" + strings.Repeat("\x01", at) + sshd
+		facts, err := layer.Read(bytes.NewReader(pack(t, entry{name: "usr/bin/harmless", content: content})), layer.Options{})
+		require.NoError(t, err)
+		require.Equal(t, []artifact.Mark{artifact.MarkSSHD}, facts.Files[0].Marks, "at %d", at)
+	}
+	for content, want := range map[string][]artifact.Mark{
+		"\x7fELF Dropbear server v2022.83":          {artifact.MarkDropbear},
+		"\x7fELF Dropbear SSH client v2022.83":      nil,
+		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile":  nil,
+		"a text about sshd: no hostkeys available.": nil,
+	} {
+		facts, err := layer.Read(bytes.NewReader(pack(t, entry{name: "x", content: content})), layer.Options{})
+		require.NoError(t, err)
+		require.Equal(t, want, facts.Files[0].Marks, content)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	good := gz(pack(t, entry{name: "a", content: strings.Repeat("x", 100_000)}))
+	small := layer.Limits{Uncompressed: 1 << 20, Entries: 3, Path: 50, Depth: 5, RatioFrom: 100_000, Ratio: 50}
+	for what, c := range map[string]struct {
+		blob []byte
+		want string
+	}{
+		"cut off":        {good[:len(good)-30], "cut off"},
+		"damaged":        {append(append([]byte{}, good[:50]...), make([]byte, 100)...), "entries"},
+		"no archive":     {gz([]byte(strings.Repeat("no", 1000))), "tar"},
+		"climbs":         {pack(t, entry{name: "a/../../b"}), "climbs"},
+		"absolute":       {pack(t, entry{name: "/etc/passwd"}), "absolute"},
+		"hard link out":  {pack(t, entry{name: "a", kind: tar.TypeLink, link: "../b"}), "climbs"},
+		"too large":      {pack(t, entry{name: "a", content: strings.Repeat("x", 1<<20)}), "more than"},
+		"too many":       {pack(t, entry{name: "a"}, entry{name: "b"}, entry{name: "c"}, entry{name: "d"}), "more than 3 entries"},
+		"long path":      {pack(t, entry{name: strings.Repeat("x", 60)}), "longer"},
+		"deep path":      {pack(t, entry{name: "a/b/c/d/e/f"}), "deeper"},
+		"bomb":           {gz(pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
+		"after the tar":  {append(pack(t, entry{name: "a"}), "x"...), "follow"},
+		"after the gzip": {append(gz(pack(t, entry{name: "a"})), "x"...), "cut off"},
+		"bare whiteout":  {pack(t, entry{name: "a/.wh."}), "names nothing"},
+	} {
+		_, err := layer.Read(bytes.NewReader(c.blob), layer.Options{Limits: small})
+		require.ErrorContains(t, err, c.want, what)
+	}
+	_, err := layer.Read(io.MultiReader(bytes.NewReader(good[:10]), errorReader{}), layer.Options{})
+	require.ErrorContains(t, err, "disk")
+}
+
+type errorReader struct{}
+
+func (errorReader) Read([]byte) (int, error) { return 0, errors.New("disk") }
+
+// TestTeeGone: who listens may go away; the facts are whole all the same.
+func TestTeeGone(t *testing.T) {
+	t.Parallel()
+	r, w := io.Pipe()
+	r.Close()
+	facts, err := layer.Read(bytes.NewReader(pack(t, entry{name: "a"}, entry{name: "b"})), layer.Options{Tee: w})
+	require.NoError(t, err)
+	require.Len(t, facts.Files, 2)
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(pack(f, entry{name: "etc/passwd", content: "a:x:1:1\n"}, entry{name: "x/.wh.y"}))
+	f.Add(gz(pack(f, entry{name: "a", kind: tar.TypeSymlink, link: "/b"})))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		facts, err := layer.Read(bytes.NewReader(b), layer.Options{Limits: layer.Limits{Uncompressed: 1 << 20}})
+		if err != nil {
+			return
+		}
+		for _, file := range facts.Files {
+			if file.Path == "" || strings.HasPrefix(file.Path, "/") || strings.HasPrefix(file.Path, "../") || file.Path == ".." {
+				t.Fatalf("a path that leaves the root: %q", file.Path)
+			}
+		}
+	})
+}

@@ -1,0 +1,124 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// readTar lists an archive's entries.
+func readTar(r io.Reader, limits Limits) (artifact.LayerFacts, error) {
+	facts := artifact.LayerFacts{Files: []artifact.File{}, Contents: map[string]string{}}
+	archive := tar.NewReader(r)
+	looker := newLooker()
+	var declared int64
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return facts, nil
+		} else if err != nil {
+			return facts, fmt.Errorf("after %d entries: %w", len(facts.Files), err)
+		}
+		if len(facts.Files) >= limits.Entries {
+			return facts, fmt.Errorf("it has more than %d entries", limits.Entries)
+		}
+		// A sparse file's size is what it unpacks to, however few bytes stand in the archive.
+		if declared += header.Size; header.Size < 0 || declared > limits.Uncompressed {
+			return facts, fmt.Errorf("its files are larger than %d bytes together", limits.Uncompressed)
+		}
+		file, err := entry(header, limits)
+		if err != nil {
+			return facts, err
+		}
+		if file.Path == "." {
+			continue
+		}
+		if file.Type == artifact.Regular {
+			seen, err := looker.look(archive, header.Size, file.Mode&0o111 != 0)
+			if err != nil {
+				return facts, fmt.Errorf("%.200q: %w", file.Path, err)
+			}
+			file.Marks = seen.marks
+			delete(facts.Contents, file.Path)
+			if seen.keep != nil {
+				facts.Contents[file.Path] = string(seen.keep)
+			}
+		}
+		facts.Files = append(facts.Files, file)
+	}
+}
+
+// The names of OCI image-spec 1.1, layer.md, "Whiteouts".
+const (
+	whiteoutPrefix = ".wh."
+	opaqueName     = ".wh..wh..opq"
+)
+
+func entry(h *tar.Header, limits Limits) (artifact.File, error) {
+	name, err := cleanPath(h.Name, limits)
+	if err != nil {
+		return artifact.File{}, err
+	}
+	f := artifact.File{Path: name, Mode: uint32(h.Mode & 0o7777), UID: h.Uid, GID: h.Gid}
+	dir, base := path.Split(name)
+	switch {
+	case base == opaqueName:
+		return artifact.File{Path: path.Clean(dir + "."), Type: artifact.Opaque}, nil
+	case strings.HasPrefix(base, whiteoutPrefix):
+		hidden := strings.TrimPrefix(base, whiteoutPrefix)
+		if hidden == "" || hidden == "." || hidden == ".." {
+			return f, fmt.Errorf("whiteout %.200q names nothing", h.Name)
+		}
+		return artifact.File{Path: path.Join(dir, hidden), Type: artifact.Whiteout}, nil
+	}
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont, '\x00':
+		f.Type, f.Size = artifact.Regular, h.Size
+	case tar.TypeDir:
+		f.Type = artifact.Dir
+	case tar.TypeSymlink:
+		if len(h.Linkname) > limits.Path {
+			return f, fmt.Errorf("the target of %.200q is longer than %d bytes", h.Name, limits.Path)
+		}
+		f.Type, f.Target = artifact.Symlink, h.Linkname
+	case tar.TypeLink:
+		f.Type = artifact.Hardlink
+		if f.Target, err = cleanPath(h.Linkname, limits); err != nil {
+			return f, fmt.Errorf("the hard link %.200q: %w", h.Name, err)
+		}
+	case tar.TypeChar, tar.TypeBlock:
+		f.Type = artifact.Device
+	case tar.TypeFifo:
+		f.Type = artifact.Fifo
+	default:
+		return f, fmt.Errorf("%.200q is of type %q, which no layer has", h.Name, h.Typeflag)
+	}
+	return f, nil
+}
+
+// cleanPath returns a path relative to the root, without ./ and trailing slashes, and refuses what could leave it.
+func cleanPath(name string, limits Limits) (string, error) {
+	switch {
+	case name == "/":
+		return ".", nil
+	case strings.HasPrefix(name, "/"):
+		return "", fmt.Errorf("%.200q is an absolute path", name)
+	case len(name) > limits.Path:
+		return "", fmt.Errorf("the path %.100q… is longer than %d bytes", name, limits.Path)
+	case strings.ContainsRune(name, 0):
+		return "", fmt.Errorf("the path %.200q holds a zero byte", name)
+	case strings.Count(name, "/") >= limits.Depth:
+		return "", fmt.Errorf("the path %.100q… is deeper than %d", name, limits.Depth)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return "", fmt.Errorf("the path %.200q climbs with `..`", name)
+		}
+	}
+	return path.Clean(name), nil
+}

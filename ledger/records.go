@@ -1,0 +1,191 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/artifact"
+)
+
+// Records is what decisions wrote beside their entries.
+type Records struct {
+	Promotions  []artifact.Promotion // in ascending order of ID
+	Deployments []artifact.Deployment
+	Recalled    []artifact.Reference // by digest
+	Grants      []GrantedRoot
+	Documents   []AppliedDocument
+}
+
+// GrantedRoot is a digest whose closure an environment may pull.
+type GrantedRoot struct {
+	Repository  artifact.Repository
+	Environment artifact.Environment
+	Root        artifact.Digest
+}
+
+// AppliedDocument is a version of a policy or pipeline.
+type AppliedDocument struct {
+	Kind    string // Policy or Pipeline
+	Name    string
+	Version int
+	Hash    artifact.Digest
+}
+
+func (d AppliedDocument) key() string {
+	return fmt.Sprintf("%s %s@%d", strings.ToLower(d.Kind), d.Name, d.Version)
+}
+
+// recordAudit compares records with the entries that made them, each as it passes.
+type recordAudit struct {
+	Records
+	problem    func(format string, args ...any)
+	promotions map[int64][]artifact.Promotion // by the entry they name
+	documents  map[string]AppliedDocument
+	recalled   map[artifact.Reference]bool
+}
+
+func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
+	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]bool{}}
+	for _, p := range r.Promotions {
+		a.promotions[p.LedgerIndex] = append(a.promotions[p.LedgerIndex], p)
+	}
+	for _, d := range r.Documents {
+		a.documents[d.key()] = d
+	}
+	for _, ref := range r.Recalled {
+		a.recalled[ref] = true
+	}
+	return a
+}
+
+// entry takes from the records what the entry accounts for.
+func (a *recordAudit) entry(index int64, e Entry) {
+	switch e.Kind {
+	case KindPromotion, KindRollback:
+		a.moved(index, e)
+	case KindRecall:
+		a.recall(index, e)
+	case KindPolicyApplied, KindPipelineApplied:
+		kind, _, _ := strings.Cut(e.Kind, ".")
+		key := kind + " " + e.Subject + "@" + e.Version
+		d, ok := a.documents[key]
+		if !ok {
+			a.problem("entry %d: %s was applied, but is not there", index, key)
+		} else if d.Hash != e.Digest {
+			a.problem("entry %d: %s was applied with hash %s, but the stored one has %s", index, key, e.Digest, d.Hash)
+		}
+		delete(a.documents, key)
+	}
+}
+
+func (a *recordAudit) moved(index int64, e Entry) {
+	rows := a.promotions[index]
+	delete(a.promotions, index)
+	if len(rows) != 1 {
+		a.problem("entry %d: it records one %s, and %d rows of promotions name it", index, e.Kind, len(rows))
+	}
+	for _, p := range rows {
+		action := map[string]string{KindPromotion: "promote", KindRollback: "rollback"}[e.Kind]
+		a.compare(index, p, e, action, e.Environment)
+	}
+}
+
+func (a *recordAudit) recall(index int64, e Entry) {
+	rows := a.promotions[index]
+	delete(a.promotions, index)
+	var withdrawn []artifact.Environment
+	for _, p := range rows {
+		withdrawn = append(withdrawn, p.Environment)
+		a.compare(index, p, e, "recall", p.Environment)
+	}
+	slices.SortFunc(withdrawn, func(x, y artifact.Environment) int { return strings.Compare(x.String(), y.String()) })
+	if !slices.Equal(withdrawn, e.Environments) {
+		a.problem("entry %d: it records a recall from %v, and the rows of promotions that name it one from %v", index, e.Environments, withdrawn)
+	}
+	ref := artifact.Reference{Repository: e.Repository, Digest: e.Digest}
+	if !a.recalled[ref] {
+		a.problem("entry %d: %s was recalled, but the record of recalls does not have it", index, ref)
+	}
+	delete(a.recalled, ref)
+}
+
+func (a *recordAudit) compare(index int64, p artifact.Promotion, e Entry, action string, environment artifact.Environment) {
+	var differ []string
+	for _, c := range []struct{ name, row, entry string }{
+		{"action", p.Action, action}, {"repository", p.Repository.String(), e.Repository.String()}, {"environment", p.Environment.String(), environment.String()},
+		{"digest", p.Digest.String(), e.Digest.String()}, {"version", p.Version, e.Version}, {"previous", p.Previous.String(), e.Previous.String()},
+		{"actor", p.Actor, e.Actor}, {"reason", p.Reason, e.Reason}, {"policy_hash", p.PolicyHash.String(), e.PolicyHash.String()},
+		{"at", Instant(p.At).Format(time.RFC3339Nano), e.At.Format(time.RFC3339Nano)},
+	} {
+		if c.row != c.entry {
+			differ = append(differ, fmt.Sprintf("its %s is %q, not %q", c.name, c.row, c.entry))
+		}
+	}
+	if len(differ) > 0 {
+		a.problem("promotion %d is not what entry %d recorded: %s", p.ID, index, strings.Join(differ, "; "))
+	}
+}
+
+// place is a pointer: what one environment runs of one repository.
+type place struct {
+	repository  artifact.Repository
+	environment artifact.Environment
+}
+
+// finish names the records that no entry accounts for, and replays the promotions to what must be current.
+func (a *recordAudit) finish() {
+	current, granted, recalled := map[place]artifact.Promotion{}, map[GrantedRoot]bool{}, map[artifact.Reference]bool{}
+	for _, p := range a.Promotions {
+		if _, unaccounted := a.promotions[p.LedgerIndex]; unaccounted {
+			a.problem("promotion %d (%s of %s@%s to %s) names entry %d, which records no such decision", p.ID, p.Action, p.Repository, p.Digest, p.Environment, p.LedgerIndex)
+		}
+		at := place{p.Repository, p.Environment}
+		if p.Action != "recall" {
+			current[at] = p
+			granted[GrantedRoot{p.Repository, p.Environment, p.Digest}] = true
+			continue
+		}
+		recalled[artifact.Reference{Repository: p.Repository, Digest: p.Digest}] = true
+		if current[at].Digest == p.Digest {
+			delete(current, at)
+		}
+	}
+	for _, g := range a.Grants {
+		if !granted[g] || recalled[artifact.Reference{Repository: g.Repository, Digest: g.Root}] {
+			a.problem("%s may pull %s@%s, and no promotion allows that", g.Environment, g.Repository, g.Root)
+		}
+	}
+	a.pointers(current)
+	for _, d := range a.Documents {
+		if _, unaccounted := a.documents[d.key()]; unaccounted {
+			a.problem("%s is there, and no entry records that it was applied", d.key())
+		}
+	}
+	for _, ref := range a.Recalled {
+		if a.recalled[ref] {
+			a.problem("%s stands in the record of recalls, and no entry records that", ref)
+		}
+	}
+}
+
+func (a *recordAudit) pointers(current map[place]artifact.Promotion) {
+	for _, d := range a.Deployments {
+		at := place{d.Repository, d.Environment}
+		p, ok := current[at]
+		switch {
+		case !ok:
+			a.problem("%s of %s points at %s, and no promotion put it there", d.Environment, d.Repository, d.Digest)
+		case p.Digest != d.Digest || p.Version != d.Version:
+			a.problem("%s of %s points at %s (%s), and its last promotion, entry %d, at %s (%s)", d.Environment, d.Repository, d.Digest, d.Version, p.LedgerIndex, p.Digest, p.Version)
+		}
+		delete(current, at)
+	}
+	for _, p := range a.Promotions { // in order, so that the report is the same each time
+		at := place{p.Repository, p.Environment}
+		if last, ok := current[at]; ok && last.ID == p.ID {
+			a.problem("%s of %s points nowhere, and its last promotion, entry %d, put it at %s", p.Environment, p.Repository, p.LedgerIndex, p.Digest)
+		}
+	}
+}

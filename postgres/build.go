@@ -1,0 +1,62 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"waybill/artifact"
+)
+
+// BuildRow is a build that is done.
+type BuildRow struct {
+	Digest    artifact.Digest
+	StartedBy string
+	StartedAt time.Time
+}
+
+// LockBuild waits until no other replica builds this key, and keeps it so until release is called. It holds a connection
+// of its own for that long.
+func (db *DB) LockBuild(ctx context.Context, repository artifact.Repository, key artifact.Digest) (release func(), err error) {
+	conn, err := db.Pool.Acquire(ctx)
+	if err != nil {
+		return nil, translate(err)
+	}
+	if _, err := conn.Exec(ctx, `select pg_advisory_lock(hashtextextended($1, 0))`, "build/"+repository.String()+"/"+key.String()); err != nil {
+		conn.Release()
+		return nil, translate(err)
+	}
+	return func() {
+		_, err := conn.Exec(context.WithoutCancel(ctx), `select pg_advisory_unlock(hashtextextended($1, 0))`, "build/"+repository.String()+"/"+key.String())
+		if err != nil {
+			_ = conn.Conn().Close(context.WithoutCancel(ctx)) // ends the session, and with it the lock
+		}
+		conn.Release()
+	}, nil
+}
+
+// StartBuild records that a build runs; one that failed or was killed is replaced.
+func (db *DB) StartBuild(ctx context.Context, repository artifact.Repository, key artifact.Digest, startedBy string) error {
+	_, err := db.Pool.Exec(ctx, `insert into builds (key, repository, state, started_by) values ($1, $2, 'running', $3)
+		on conflict (repository, key) do update set state = 'running', failure = '', started_by = excluded.started_by, started_at = now(), ended_at = null, digest = null`,
+		key, repository, startedBy)
+	return translate(err)
+}
+
+// EndBuild stores a build's digest and provenance, or why it failed.
+func (db *DB) EndBuild(ctx context.Context, repository artifact.Repository, key, digest artifact.Digest, provenance json.RawMessage, failure string) error {
+	state := "done"
+	if failure != "" {
+		state = "failed"
+	}
+	_, err := db.Pool.Exec(ctx, `update builds set state = $3, failure = $4, digest = $5, provenance = $6, ended_at = now() where repository = $1 and key = $2`,
+		repository, key, state, failure, digest, provenance)
+	return translate(err)
+}
+
+// Build returns a build that is done; ok is false when there is none.
+func (db *DB) Build(ctx context.Context, repository artifact.Repository, key artifact.Digest) (b BuildRow, ok bool, err error) {
+	err = db.Pool.QueryRow(ctx, `select digest, started_by, started_at from builds where repository = $1 and key = $2 and state = 'done'`, repository, key).
+		Scan(&b.Digest, &b.StartedBy, &b.StartedAt)
+	return b, err == nil, ignoreNoRows(err)
+}

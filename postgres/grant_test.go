@@ -1,0 +1,219 @@
+package postgres_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"waybill/artifact"
+)
+
+// model answers what may be pulled by walking the graph anew each time.
+type model struct {
+	manifests map[artifact.Digest]*node
+	order     []artifact.Digest
+	attached  map[artifact.Digest][]artifact.Digest // by subject or cosign tag
+	promoted  map[string]map[artifact.Digest]bool   // by environment
+	recalled  map[artifact.Digest]bool
+}
+
+type node struct {
+	image    bool
+	children []artifact.Digest
+	blobs    []artifact.Digest
+}
+
+// closure is what a promoted digest brings with it: its children, and what is attached to any of these but is no image.
+func (m *model) closure(root artifact.Digest) map[artifact.Digest]bool {
+	reached := map[artifact.Digest]bool{}
+	seen := map[string]bool{}
+	var walk func(d artifact.Digest, promoted bool)
+	walk = func(d artifact.Digest, promoted bool) {
+		if key := fmt.Sprint(d, promoted); seen[key] {
+			return
+		} else {
+			seen[key] = true
+		}
+		n := m.manifests[d]
+		reached[d] = true
+		for _, b := range n.blobs {
+			reached[b] = true
+		}
+		for _, c := range n.children {
+			if !m.recalled[c] && (promoted || !m.manifests[c].image) {
+				walk(c, promoted)
+			}
+		}
+		for _, a := range m.attached[d] {
+			if !m.recalled[a] && !m.manifests[a].image {
+				walk(a, false)
+			}
+		}
+	}
+	walk(root, true)
+	return reached
+}
+
+func (m *model) granted(environment string) map[artifact.Digest]bool {
+	all := map[artifact.Digest]bool{}
+	for root := range m.promoted[environment] {
+		if m.recalled[root] {
+			continue
+		}
+		for d := range m.closure(root) {
+			all[d] = true
+		}
+	}
+	return all
+}
+
+// holdsRecalled reports whether a digest, or a manifest of the index that it is, was recalled.
+func (m *model) holdsRecalled(d artifact.Digest) bool {
+	if m.recalled[d] {
+		return true
+	}
+	for _, c := range m.manifests[d].children {
+		if m.holdsRecalled(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestGrantsAreTheClosure: after any order of pushes, promotions and recalls the gate's stored answers are those of the
+// model.
+func TestGrantsAreTheClosure(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		w := &world{shop: s, t: rt, repository: parsed(rt, artifact.ParseRepository, fmt.Sprintf("shop/r%d", round)),
+			model: model{map[artifact.Digest]*node{}, nil, map[artifact.Digest][]artifact.Digest{}, map[string]map[artifact.Digest]bool{"dev": {}, "prod": {}}, map[artifact.Digest]bool{}}}
+		w.put()
+		for range rapid.IntRange(3, 14).Draw(rt, "steps") {
+			switch rapid.SampledFrom([]string{"put", "put", "put", "tag", "promote", "promote", "recall"}).Draw(rt, "step") {
+			case "put":
+				w.put()
+			case "tag":
+				w.tag()
+			case "promote":
+				w.promote()
+			case "recall":
+				d := w.any("recall")
+				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad"))
+				w.model.recalled[d] = true
+			}
+		}
+		w.compare()
+	})
+	s.sound()
+}
+
+type world struct {
+	shop       *shop
+	t          *rapid.T
+	repository artifact.Repository
+	model      model
+	tags       map[string]bool
+	pushes     map[artifact.Digest]artifact.Push
+	blobs      []artifact.Digest
+}
+
+func (w *world) any(label string) artifact.Digest {
+	return rapid.SampledFrom(w.model.order).Draw(w.t, label)
+}
+
+// put stores an image, an index or something else, with or without a subject. Layers are shared.
+func (w *world) put() {
+	kind := rapid.SampledFrom([]string{"image", "image", "other", "index"}).Draw(w.t, "kind")
+	if len(w.model.order) == 0 {
+		kind = "image"
+	}
+	p := push(w.t, w.shop.db, w.repository, fmt.Sprint(len(w.model.order)), func(p *artifact.Push) {
+		switch kind {
+		case "index":
+			index(rapid.SliceOfNDistinct(rapid.SampledFrom(w.model.order), 1, min(3, len(w.model.order)), rapid.ID).Draw(w.t, "children")...)(p)
+		default:
+			p.IsImage = kind == "image"
+			p.Manifest.Layers[0].Digest = artifact.DigestOf([]byte{byte(rapid.IntRange(0, 5).Draw(w.t, "layer"))})
+		}
+		if len(w.model.order) > 0 && rapid.Bool().Draw(w.t, "attached") {
+			p.Manifest.Subject = &artifact.Descriptor{MediaType: artifact.MediaTypeManifest, Digest: w.any("subject"), Size: 1}
+		}
+	})
+	n := &node{image: p.IsImage}
+	for _, d := range p.Manifest.Blobs() {
+		n.blobs = append(n.blobs, d.Digest)
+		w.blobs = append(w.blobs, d.Digest)
+	}
+	for _, d := range p.Manifest.Manifests {
+		n.children = append(n.children, d.Digest)
+	}
+	w.model.manifests[p.Digest] = n
+	w.model.order = append(w.model.order, p.Digest)
+	if p.Manifest.Subject != nil {
+		w.model.attached[p.Manifest.Subject.Digest] = append(w.model.attached[p.Manifest.Subject.Digest], p.Digest)
+	}
+	if w.pushes == nil {
+		w.pushes, w.tags = map[artifact.Digest]artifact.Push{}, map[string]bool{}
+	}
+	w.pushes[p.Digest] = p
+	require.NoError(w.t, w.shop.db.PutManifest(w.shop.ctx, p, func(artifact.Tag) bool { return true }))
+}
+
+// tag pushes a manifest once more, by a cosign tag of another.
+func (w *world) tag() {
+	subject, what := w.any("subject"), w.any("what")
+	tag := "sha256-" + subject.Hex() + rapid.SampledFrom([]string{".sig", ".att", ".sbom"}).Draw(w.t, "suffix")
+	if w.tags[tag] {
+		return
+	}
+	w.tags[tag] = true
+	p := w.pushes[what]
+	p.Tags = []artifact.Tag{parsed(w.t, artifact.ParseTag, tag)}
+	require.NoError(w.t, w.shop.db.PutManifest(w.shop.ctx, p, func(artifact.Tag) bool { return true }))
+	w.model.attached[subject] = append(w.model.attached[subject], what)
+}
+
+func (w *world) promote() {
+	d := w.any("promote")
+	environment := rapid.SampledFrom([]string{"dev", "prod"}).Draw(w.t, "environment")
+	verdict, err := w.shop.judge.JudgeStored(w.shop.ctx, w.repository, d)
+	require.NoError(w.t, err)
+	pass, err := verdict.Pass()
+	require.NoError(w.t, err)
+	_, err = w.shop.db.Promote(w.shop.ctx, artifact.Promotion{Action: "promote", Repository: w.repository, Digest: d, Actor: "ada", PolicyHash: pass.PolicyHash(),
+		Environment: parsed(w.t, artifact.ParseEnvironment, environment)}, pass)
+	if w.model.holdsRecalled(d) && !w.isCurrent(environment, d) {
+		require.Equal(w.t, artifact.Denied, artifact.KindOf(err), "%v", err)
+		return
+	}
+	require.NoError(w.t, err)
+	w.model.promoted[environment][d] = true
+}
+
+// isCurrent: promoting what is current changes nothing, even when a part of it was recalled since.
+func (w *world) isCurrent(environment string, d artifact.Digest) bool {
+	current, _, err := w.shop.db.Current(w.shop.ctx, w.repository, parsed(w.t, artifact.ParseEnvironment, environment))
+	require.NoError(w.t, err)
+	return current.Digest == d
+}
+
+func (w *world) compare() {
+	asked := append(append([]artifact.Digest{}, w.model.order...), w.blobs...)
+	for _, environment := range []string{"dev", "prod"} {
+		e := []artifact.Environment{parsed(w.t, artifact.ParseEnvironment, environment)}
+		want := w.model.granted(environment)
+		for _, d := range asked {
+			got, err := w.shop.db.Granted(w.shop.ctx, e, w.repository, d)
+			require.NoError(w.t, err)
+			require.Equal(w.t, want[d], got, "%s may pull %s", environment, d)
+		}
+		list, err := w.shop.db.GrantedOf(w.shop.ctx, e, w.repository, asked)
+		require.NoError(w.t, err)
+		require.Len(w.t, list, len(want))
+	}
+}

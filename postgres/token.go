@@ -1,0 +1,95 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/ledger"
+)
+
+// CreateToken stores a token by its hash, and records who made it.
+func (db *DB) CreateToken(ctx context.Context, t auth.Token, hash []byte) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if t.Repositories == nil {
+			t.Repositories = []string{}
+		}
+		if _, err := tx.Exec(ctx, `insert into tokens (id, hash, name, role, repositories, environments, created_by, created_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			t.ID, hash, t.Name, t.Role, t.Repositories, names(t.Environments), t.CreatedBy, t.CreatedAt, t.ExpiresAt); err != nil {
+			return err
+		}
+		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "token.created", Actor: t.CreatedBy, Subject: t.ID, Reason: string(t.Role) + " " + t.Name})
+		return err
+	})
+}
+
+const tokenColumns = `id, name, role, repositories, environments, created_by, created_at, expires_at, revoked_at, last_used_at`
+
+func scanToken(row pgx.CollectableRow, more ...any) (t auth.Token, err error) {
+	var (
+		environments  []string
+		revoked, used *time.Time
+	)
+	if err := row.Scan(append([]any{&t.ID, &t.Name, &t.Role, &t.Repositories, &environments, &t.CreatedBy, &t.CreatedAt, &t.ExpiresAt, &revoked, &used}, more...)...); err != nil {
+		return t, err
+	}
+	for _, name := range environments {
+		e, err := artifact.ParseEnvironment(name)
+		if err != nil {
+			return t, err
+		}
+		t.Environments = append(t.Environments, e)
+	}
+	if revoked != nil {
+		t.RevokedAt = *revoked
+	}
+	if used != nil {
+		t.LastUsedAt = *used
+	}
+	return t, nil
+}
+
+// Token returns a token and its hash, or NotFound.
+func (db *DB) Token(ctx context.Context, id string) (auth.Token, []byte, error) {
+	var hash []byte
+	rows, err := db.Pool.Query(ctx, `select `+tokenColumns+`, hash from tokens where id = $1`, id)
+	if err != nil {
+		return auth.Token{}, nil, translate(err)
+	}
+	t, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (auth.Token, error) { return scanToken(row, &hash) })
+	return t, hash, orNotFound(err, artifact.Errorf(artifact.NotFound, "there is no token %s", id))
+}
+
+// Tokens returns every token, newest first.
+func (db *DB) Tokens(ctx context.Context) ([]auth.Token, error) {
+	rows, err := db.Pool.Query(ctx, `select `+tokenColumns+` from tokens order by created_at desc, id`)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (auth.Token, error) { return scanToken(row) })
+	return all, translate(err)
+}
+
+// RevokeToken ends a token, and records who did.
+func (db *DB) RevokeToken(ctx context.Context, id, actor string) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `update tokens set revoked_at = now() where id = $1 and revoked_at is null`, id)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return artifact.Errorf(artifact.NotFound, "there is no token %s that is not revoked; `waybill token list` names them", id)
+		}
+		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "token.revoked", Actor: actor, Subject: id})
+		return err
+	})
+}
+
+// TouchToken remembers that a token is used.
+func (db *DB) TouchToken(ctx context.Context, id string) error {
+	_, err := db.Pool.Exec(ctx, `update tokens set last_used_at = now() where id = $1`, id)
+	return translate(err)
+}

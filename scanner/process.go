@@ -1,0 +1,218 @@
+package scanner
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is one running scanner; one request at a time.
+type process struct {
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	files  *net.UnixConn // layer files go down here
+	folder string
+	stderr *tail
+	ended  chan struct{}
+	expiry *time.Timer // while idle
+	once   sync.Once
+}
+
+// nobody is the user that a root server runs its scanners as.
+const nobody = 65534
+
+// start runs the program: an environment of its own, a folder of its own, nobody's rights when this is root, and an end
+// with this process.
+func start(ctx context.Context, cfg Config) (_ *process, err error) {
+	program, err := os.Open(cfg.Program)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	p := &process{files: ours, stderr: &tail{}, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			p.files.Close()
+			os.RemoveAll(p.folder)
+		}
+	}()
+	if p.folder, err = os.MkdirTemp(cfg.Folder, "waybill-scanner-"); err != nil {
+		return nil, err
+	}
+	p.cmd = exec.Command(cfg.Program)
+	p.cmd.ExtraFiles = []*os.File{theirs, program}
+	p.cmd.Stderr = p.stderr
+	p.cmd.Dir = "/"
+	p.cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + p.folder, "TMPDIR=" + p.folder, "GOMEMLIMIT=" + strconv.FormatInt(cfg.Memory, 10),
+		"GOGC=50", "GOMAXPROCS=" + strconv.Itoa(runtime.NumCPU())}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() == 0 {
+		// By its descriptor, which is 4 there: nobody may not pass through the folders that lead to it.
+		p.cmd.Path = "/proc/self/fd/4"
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		if err := os.Chown(p.folder, nobody, nobody); err != nil {
+			return nil, err
+		}
+	}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = bufio.NewReaderSize(out, 256<<10)
+	if err := p.run(); err != nil {
+		return nil, err
+	}
+	return p, p.greet(ctx, cfg.Version)
+}
+
+// run starts the child from a thread that lives as long as it: Pdeathsig fires when the thread that forked ends.
+func (p *process) run() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_, _ = p.cmd.Process.Wait()
+			close(p.ended)
+		}
+	}()
+	return <-started
+}
+
+// greet checks that the two programs belong together.
+func (p *process) greet(ctx context.Context, version string) error {
+	timed, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var hello Hello
+	if err := p.within(timed, func() error { return Read(p.out, &hello) }); err != nil {
+		return fmt.Errorf("start scanner: %w: %s", err, p.kill())
+	}
+	if hello.Protocol != Protocol || hello.Version != version {
+		p.kill()
+		return fmt.Errorf("waybill-scanner is of version %s, waybill of %s; build both from one source (make build)", hello.Version, version)
+	}
+	return nil
+}
+
+func (p *process) ask(ctx context.Context, request Request, file *os.File) (Response, error) {
+	var response Response
+	err := p.within(ctx, func() error {
+		if file != nil {
+			if _, _, err := p.files.WriteMsgUnix([]byte{1}, unix.UnixRights(int(file.Fd())), nil); err != nil {
+				return err
+			}
+		}
+		if err := Write(p.in, request); err != nil {
+			return err
+		}
+		return Read(p.out, &response)
+	})
+	return response, err
+}
+
+// within runs an exchange until ctx is done; then the process is killed, which ends the exchange.
+func (p *process) within(ctx context.Context, exchange func() error) error {
+	stop := context.AfterFunc(ctx, func() { p.kill() })
+	defer stop()
+	return errors.Join(exchange(), ctx.Err())
+}
+
+// kill ends the process, waits for it, removes its folder, and returns the end of what it said. Safe to call twice.
+func (p *process) kill() string {
+	p.once.Do(func() {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		<-p.ended
+		_ = p.in.Close()
+		_ = p.files.Close()
+		_ = os.RemoveAll(p.folder)
+	})
+	return p.stderr.String()
+}
+
+func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "scanner files")
+	mine := os.NewFile(uintptr(fds[0]), "scanner files")
+	defer mine.Close()
+	conn, err := net.FileConn(mine)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// ReceiveFile is the child's end: it takes the next file from descriptor 3.
+func ReceiveFile(socket *net.UnixConn) (*os.File, error) {
+	one, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := socket.ReadMsgUnix(one, rights)
+	if err != nil {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) != 1 {
+		return nil, errors.New("no file came with the request")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.New("no file came with the request")
+	}
+	return os.NewFile(uintptr(fds[0]), "layer"), nil
+}
+
+// CleanFolders removes what scanners of a killed server left.
+func CleanFolders(folder string) {
+	left, _ := filepath.Glob(filepath.Join(folder, "waybill-scanner-*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
+}
+
+// tail keeps the last few kilobytes of what a child prints.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - 8192; over > 0 {
+		t.b = t.b[over:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
+}

@@ -1,0 +1,124 @@
+// Package scanner is the scanner process as the server sees it: how to talk to it, and the client that starts it when
+// there is work, bounds it, and ends it when there is none.
+package scanner
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"waybill/artifact"
+)
+
+// Messages are length-prefixed (four bytes, big-endian) JSON. The child says Hello, then answers each Request with one
+// Response. A layer's file comes beside its request, by SCM_RIGHTS on descriptor 3.
+
+// Hello is the child's first message.
+type Hello struct {
+	Protocol int    `json:"protocol"`
+	Version  string `json:"version"`
+}
+
+// Protocol is the version of these messages.
+const Protocol = 1
+
+// Request asks for one thing.
+type Request struct {
+	Analyse  *AnalyseRequest  `json:"analyse,omitempty"`
+	Match    *MatchRequest    `json:"match,omitempty"`
+	Database *DatabaseRequest `json:"database,omitempty"`
+}
+
+// AnalyseRequest asks for a layer's facts and packages; its file comes beside.
+type AnalyseRequest struct {
+	Digest artifact.Digest `json:"digest"`
+}
+
+// Analysis is all that is learned of one layer.
+type Analysis struct {
+	Facts    artifact.LayerFacts `json:"facts"`
+	Analyser string              `json:"analyser"` // the versions of what made Blob
+	Blob     []byte              `json:"blob"`     // for Match, opaque
+}
+
+// MatchRequest asks for an image's packages and findings, from what Analyse learned of its layers.
+type MatchRequest struct {
+	Database string          `json:"database"` // folder of trivy.db and metadata.json; empty: packages and SBOM only
+	Config   []byte          `json:"config"`   // the image config
+	Layers   [][]byte        `json:"layers"`   // Analysis.Blob of each, lowest first
+	Name     string          `json:"name"`     // of the repository, for the SBOM
+	Digest   artifact.Digest `json:"digest"`
+	Created  time.Time       `json:"created"` // for the SBOM, so that one image has one SBOM
+}
+
+// MatchResult is what an image has in it, and what is known against it.
+type MatchResult struct {
+	OS        string             `json:"os"` // family and release, such as debian 12.11; empty when none is recognised
+	Packages  []artifact.Package `json:"packages"`
+	Findings  []artifact.Finding `json:"findings"`
+	CycloneDX []byte             `json:"cycloneDX"`
+}
+
+// DatabaseRequest asks whether a folder holds an advisory database that can be read.
+type DatabaseRequest struct {
+	Folder string `json:"folder"`
+}
+
+// DatabaseInfo is what a database's metadata says.
+type DatabaseInfo struct {
+	Schema    int       `json:"schema"`
+	UpdatedAt time.Time `json:"updatedAt"`
+}
+
+// Response answers a Request. Refused is the fault of what was asked about: a layer that cannot be inspected. Failed is
+// the scanner's own.
+type Response struct {
+	Analysis *Analysis     `json:"analysis,omitempty"`
+	Match    *MatchResult  `json:"match,omitempty"`
+	Database *DatabaseInfo `json:"database,omitempty"`
+	Refused  string        `json:"refused,omitempty"`
+	Failed   string        `json:"failed,omitempty"`
+}
+
+// maxMessage bounds a message, in bytes: the facts of a layer of a million files stay below it.
+const maxMessage = 1 << 30
+
+// Write sends a message.
+func Write(w io.Writer, message any) error {
+	b, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxMessage {
+		return fmt.Errorf("a message of %d bytes", len(b))
+	}
+	if _, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))); err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// Read receives a message; io.EOF is the other's end.
+func Read(r io.Reader, message any) error {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > maxMessage {
+		return fmt.Errorf("a message of %d bytes", n)
+	}
+	// Read as it comes: a length alone reserves no memory.
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err != nil {
+		return err
+	}
+	if len(b) != int(n) {
+		return errors.New("a message that is cut off")
+	}
+	return json.Unmarshal(b, message)
+}

@@ -1,0 +1,267 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+	"github.com/gin-gonic/gin"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/policy"
+	"waybill/promotion"
+)
+
+// apiRoot is where the REST API lives; openAPIPath is its description, without the extension.
+const (
+	apiRoot     = "/api/v1"
+	openAPIPath = apiRoot + "/openapi"
+)
+
+// Bounds of what the API reads. Manifests and layers have their own, on /v2.
+const (
+	maxJSON     = 1 << 20 // bytes of a JSON or YAML body
+	maxArchive  = 2 << 30 // bytes of an advisory database archive
+	maxContext  = 4 << 30 // bytes of a build context
+	maxPageSize = 1000    // ledger entries in one answer
+)
+
+// APIConfig names everything the API calls. Each interface is what this package needs of it and no more; package
+// cmd/waybill wires the real ones in.
+type APIConfig struct {
+	Version string // of the program, for GET /version
+
+	Authenticator Authenticator // the same that guards /v2
+	Tokens        Tokens
+	Documents     Documents
+	Promotions    Promotions
+	Gate          PullGate
+	Content       Content
+	Facts         policy.Facts
+	Judge         VerdictJudge
+	Records       Records
+	Advisories    Advisories
+	Builder       Builder
+	Ledger        Ledger
+	Keys          Keys
+
+	Logger *slog.Logger     // nil: slog.Default
+	Now    func() time.Time // nil: time.Now
+}
+
+// Promotions are the use cases of package promotion.
+type Promotions interface {
+	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
+	Rollback(ctx context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, reason string) (promotion.Result, error)
+	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error
+	ResolveService(ctx context.Context, name string) (artifact.Repository, error)
+	Pipeline(ctx context.Context, r artifact.Repository) (promotion.Pipeline, error)
+}
+
+// PullGate is the pull decision (promotion.Gate), which also says what a deployer may know of.
+type PullGate interface {
+	Pull(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest) error
+	Filter(ctx context.Context, p artifact.Principal, r artifact.Repository, all []artifact.Digest) (map[artifact.Digest]bool, error)
+}
+
+// Content reads what lies in the registry, without asking who may: every use here is behind API.look.
+type Content interface {
+	policy.Contents
+	// ResolveTag returns the digest of a tag, or a NotFound error.
+	ResolveTag(ctx context.Context, r artifact.Repository, t artifact.Tag) (artifact.Digest, error)
+	// Repositories returns every repository's name, sorted.
+	Repositories(ctx context.Context) ([]artifact.Repository, error)
+	// TagsOf returns the tags that stand at a digest, sorted.
+	TagsOf(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]artifact.Tag, error)
+}
+
+// VerdictJudge judges what is stored, now (policy.Judge).
+type VerdictJudge interface {
+	JudgeStored(ctx context.Context, r artifact.Repository, d artifact.Digest) (policy.Verdict, error)
+}
+
+// Records are the rows that were written about a digest.
+type Records interface {
+	// RefusedVerdict returns the newest stored verdict that the reference, a tag or digest as the pusher spelled it,
+	// got in a repository; NotFound when there is none. It answers for pushes that left no manifest.
+	RefusedVerdict(ctx context.Context, r artifact.Repository, reference string) (artifact.VerdictRecord, error)
+	// Scan returns the newest scan of an image; of one never scanned, a pending one.
+	Scan(ctx context.Context, d artifact.Digest) (artifact.Scan, error)
+	// Signatures returns what the service signed about a digest.
+	Signatures(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]SignatureRecord, error)
+	// Status returns every cell of the board as it is now.
+	Status(ctx context.Context) ([]artifact.Status, error)
+	// History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in
+	// which they happened.
+	History(ctx context.Context, r artifact.Repository) ([]artifact.Promotion, error)
+}
+
+// SignatureRecord is one thing the service signed. Predicate is empty for the cosign signature.
+type SignatureRecord struct {
+	Predicate  string          `json:"predicate,omitempty"`
+	KeyID      string          `json:"keyID"`
+	PolicyHash artifact.Digest `json:"policyHash"`
+	SignedAt   time.Time       `json:"signedAt"`
+	Manifest   artifact.Digest `json:"manifest"`
+}
+
+// Tokens are the use cases of package auth (auth.Service).
+type Tokens interface {
+	Create(ctx context.Context, actor artifact.Principal, g auth.Grant) (secret string, t auth.Token, err error)
+	List(ctx context.Context) ([]auth.Token, error)
+	Revoke(ctx context.Context, actor artifact.Principal, id string) error
+}
+
+// Documents stores policies and pipelines by version.
+type Documents interface {
+	Apply(ctx context.Context, actor artifact.Principal, d ParsedDocument) (Applied, error)
+	Current(ctx context.Context) ([]Document, error)
+}
+
+// Advisories holds the advisory database that scans match with.
+type Advisories interface {
+	// Import reads a Trivy database archive to its end, checks it and puts it in use.
+	Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error)
+	// AdvisoryDatabase returns the one in use; false when there is none.
+	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
+}
+
+// Builder is the build use case of package builder.
+type Builder interface {
+	// Build reads the context to its end, builds it unless its inputs were built before, and publishes the image. Lines
+	// for people go to log as they come.
+	Build(ctx context.Context, p artifact.Principal, r BuildRequest, log io.Writer) (Built, error)
+}
+
+// BuildRequest asks for a build. Context is the build context as a tar stream, bounded and from a client: hostile.
+type BuildRequest struct {
+	Repository artifact.Repository
+	Tags       []artifact.Tag
+	Dockerfile string // path in the context; empty: Dockerfile
+	Args       map[string]string
+	Target     string // stage; empty: the last
+	Platform   string // os/arch[/variant]; empty: the server's default
+	SourceURI  string // for the provenance, as the client says
+	Commit     string
+	Context    io.Reader
+}
+
+// Ledger reads the append-only log.
+type Ledger interface {
+	// Entries returns up to limit entries from an index on.
+	Entries(ctx context.Context, from int64, limit int) ([]LedgerEntry, error)
+	// Checkpoint signs (or returns) a checkpoint of the whole log as it is now.
+	Checkpoint(ctx context.Context) (LedgerCheckpoint, error)
+	// Proof returns the inclusion proof of an entry in the tree of a size: RFC 6962, section 2.1.1.
+	Proof(ctx context.Context, index, size int64) ([][]byte, error)
+	// Audit recomputes the tree from the rows and names those that do not fit.
+	Audit(ctx context.Context) (LedgerReport, error)
+}
+
+// Keys are the service's public keys.
+type Keys interface {
+	SigningKeyPEM() []byte  // the cosign public key, PKIX in PEM
+	SigningKeyID() string   // its id, as signature rows name it
+	LedgerVerifier() string // the ledger's note verifier key: golang.org/x/mod/sumdb/note
+}
+
+// API is the REST API. Mount puts it on an engine; it holds no state of its own.
+type API struct {
+	cfg  APIConfig
+	huma huma.API
+}
+
+// NewAPI returns the API over what the config names.
+func NewAPI(cfg APIConfig) *API {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &API{cfg: cfg}
+}
+
+// Mount adds every route to the engine. The whole table is here; what each asks of the caller stands beside it.
+func (a *API) Mount(engine *gin.Engine) {
+	a.huma = humagin.New(engine, a.humaConfig())
+
+	register(a, public, get("version", "/version", "Version of the program", "Service"), a.version)
+	register(a, public, get("keys", "/keys", "Public keys of signatures and of the ledger", "Service"), a.keys)
+
+	register(a, needs(artifact.ActionManage), post("create-token", "/tokens", "Make a token; it is shown this once", "Tokens"), a.createToken)
+	register(a, needs(artifact.ActionManage), get("list-tokens", "/tokens", "Tokens, without their secrets", "Tokens"), a.listTokens)
+	register(a, needs(artifact.ActionManage), remove("revoke-token", "/tokens/{id}", "Revoke a token at once", "Tokens"), a.revokeToken)
+
+	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies and pipelines: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
+	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies and pipelines in force", "Documents"), a.listDocuments)
+	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One policy or pipeline in force", "Documents"), a.getDocument)
+
+	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
+	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
+
+	register(a, looks, get("list-repositories", "/repositories", "Repositories that the caller may see", "Images"), a.repositories)
+	register(a, looks, get("inspect", "/inspect", "What the bytes of an image say", "Images"), a.inspect)
+	register(a, looks, get("verdict", "/verdict", "Whether a digest is allowed, and every reason", "Images"), a.verdict)
+	register(a, looks, get("scan", "/scan", "Findings and packages of an image", "Images"), a.scan)
+	register(a, looks, get("show", "/show", "The whole story of a digest", "Images"), a.show)
+	register(a, looks, get("verify", "/verify", "A bundle that proves signature and promotion offline", "Images"), a.verify)
+
+	register(a, needs(artifact.ActionPromote), post("promote", "/promotions", "Promote a version to an environment", "Promotion"), a.promote)
+	register(a, needs(artifact.ActionPromote), post("roll-back", "/rollbacks", "Make an environment's previous digest its current one", "Promotion"), a.rollback)
+	register(a, needs(artifact.ActionPromote), post("recall", "/recalls", "Take a digest out of every environment at once", "Promotion"), a.recall)
+	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
+	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
+
+	register(a, needs(artifact.ActionAudit), get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
+	register(a, needs(artifact.ActionAudit), get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
+	register(a, needs(artifact.ActionAudit), get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
+	register(a, needs(artifact.ActionAudit), get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
+
+	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar")), a.build)
+
+	a.mountDescription(engine)
+}
+
+// humaConfig is huma's default without what reaches out of the process: its documentation pages load scripts from
+// elsewhere, and its hooks write links to a server name that it guesses.
+func (a *API) humaConfig() huma.Config {
+	cfg := huma.DefaultConfig("Waybill", a.cfg.Version)
+	cfg.Info.Description = "Build once, check, scan, sign and promote container images by digest."
+	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "", "", ""
+	cfg.CreateHooks = nil
+	cfg.RejectUnknownQueryParameters = true
+	cfg.Transformers = []huma.Transformer{a.finish}
+	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token": {Type: "http", Scheme: "bearer", Description: "A Waybill token: wbt_…"},
+		"basic": {Type: "http", Scheme: "basic", Description: "Any user name, and the token as password"},
+	}
+	return cfg
+}
+
+// mountDescription serves the OpenAPI document, which is complete only once every route is registered. It is made
+// when first asked for: a start should not wait for it.
+func (a *API) mountDescription(engine *gin.Engine) {
+	delete(a.huma.OpenAPI().Components.Schemas.Map(), "ErrorModel")
+	serve := func(contentType string, make func() ([]byte, error)) gin.HandlerFunc {
+		once := sync.OnceValues(make)
+		return func(c *gin.Context) {
+			b, err := once()
+			if err != nil {
+				a.cfg.Logger.ErrorContext(c.Request.Context(), "OpenAPI document", "error", err)
+				c.Status(http.StatusInternalServerError)
+				return
+			}
+			c.Data(http.StatusOK, contentType, b)
+		}
+	}
+	engine.GET(openAPIPath+".json", serve("application/openapi+json", func() ([]byte, error) { return json.Marshal(a.huma.OpenAPI()) }))
+	engine.GET(openAPIPath+".yaml", serve("application/openapi+yaml", a.huma.OpenAPI().YAML))
+}

@@ -1,0 +1,164 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+
+	"waybill/artifact"
+)
+
+// BuildEvent is one line of a build's answer. The last line has Result or Problem, and no other does.
+type BuildEvent struct {
+	Log     string   `json:"log,omitempty"`
+	Result  *Built   `json:"result,omitempty"`
+	Problem *Problem `json:"problem,omitempty"`
+}
+
+// Built is what a build came to. New is false when the same inputs were built before: Digest is then that build's.
+type Built struct {
+	Repository artifact.Repository `json:"repository"`
+	Tags       []artifact.Tag      `json:"tags,omitempty"`
+	Digest     artifact.Digest     `json:"digest"`
+	Key        artifact.Digest     `json:"key"` // of the inputs
+	New        bool                `json:"new"`
+	BuiltBy    string              `json:"builtBy,omitempty"`
+	BuiltAt    time.Time           `json:"builtAt,omitzero"`
+}
+
+type (
+	buildInput struct {
+		stream
+		Repository string   `query:"repository" required:"true" maxLength:"255"`
+		Tags       []string `query:"tag,explode" maxItems:"20"`
+		Dockerfile string   `query:"dockerfile" maxLength:"1000" doc:"Path in the context; without it, Dockerfile"`
+		Args       []string `query:"arg,explode" maxItems:"200" doc:"Build arguments: NAME=VALUE"`
+		Target     string   `query:"target" maxLength:"200" doc:"The stage to build; without it, the last"`
+		Platform   string   `query:"platform" maxLength:"100" example:"linux/amd64"`
+		Source     string   `query:"source" maxLength:"2000" doc:"Where the context comes from, for the provenance"`
+		Commit     string   `query:"commit" maxLength:"200" doc:"The source's commit, for the provenance"`
+	}
+	buildOutput struct {
+		Body func(huma.Context)
+	}
+)
+
+// build answers 200 with the first log line, so what fails later is told in the last line.
+func (a *API) build(ctx context.Context, p artifact.Principal, in *buildInput) (*buildOutput, error) {
+	r, err := in.request()
+	if err != nil {
+		return nil, err
+	}
+	if err := may(p, artifact.ActionBuild, r.Repository); err != nil {
+		return nil, err
+	}
+	return &buildOutput{Body: func(hc huma.Context) {
+		// The client may still send its context while it reads the log.
+		_ = http.NewResponseController(humagin.Unwrap(hc).Writer).EnableFullDuplex()
+		r.Context = in.body(maxContext, "the build context")
+		events := &eventWriter{hc: hc}
+		done, err := a.cfg.Builder.Build(hc.Context(), p, r, events)
+		if err != nil {
+			a.endBuild(hc, events, err)
+			return
+		}
+		events.send(BuildEvent{Result: &done})
+	}}, nil
+}
+
+// endBuild answers with the status itself when nothing was sent yet, and else in the last line.
+func (a *API) endBuild(hc huma.Context, events *eventWriter, err error) {
+	problem := newProblem(err)
+	if !events.begun {
+		a.writeProblem(hc, problem)
+		return
+	}
+	_, _ = a.finish(hc, "", problem)
+	events.send(BuildEvent{Problem: problem})
+}
+
+func (in *buildInput) request() (BuildRequest, error) {
+	r := BuildRequest{Dockerfile: in.Dockerfile, Args: map[string]string{}, Target: in.Target, Platform: in.Platform, SourceURI: in.Source, Commit: in.Commit}
+	var err error
+	if r.Repository, err = artifact.ParseRepository(in.Repository); err != nil {
+		return r, err
+	}
+	for _, s := range in.Tags {
+		tag, err := artifact.ParseTag(s)
+		if err != nil {
+			return r, err
+		}
+		r.Tags = append(r.Tags, tag)
+	}
+	for _, s := range in.Args {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return r, artifact.Errorf(artifact.Invalid, "build argument %.60q: want NAME=VALUE", name)
+		}
+		r.Args[name] = value
+	}
+	return r, nil
+}
+
+// eventWriter makes an event of each line written to it and sends it at once. It is safe for concurrent use.
+type eventWriter struct {
+	hc huma.Context
+
+	mu    sync.Mutex // guards all below, and that events do not mix
+	begun bool
+	line  bytes.Buffer
+}
+
+// maxLogLine bounds a line of a build's log, in bytes; what is longer comes in pieces.
+const maxLogLine = 8 << 10
+
+func (w *eventWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range p {
+		if b != '\n' {
+			w.line.WriteByte(b)
+		}
+		if b == '\n' || w.line.Len() >= maxLogLine {
+			w.flush()
+		}
+	}
+	return len(p), nil
+}
+
+// send writes what is left of the log and then an event.
+func (w *eventWriter) send(e BuildEvent) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.line.Len() > 0 {
+		w.flush()
+	}
+	w.write(e)
+}
+
+func (w *eventWriter) flush() {
+	w.write(BuildEvent{Log: w.line.String()})
+	w.line.Reset()
+}
+
+// write ignores errors: a client that left does not end a build that others may wait for.
+func (w *eventWriter) write(e BuildEvent) {
+	if !w.begun {
+		w.begun = true
+		w.hc.SetHeader("Content-Type", ndjsonType)
+		w.hc.SetHeader("X-Accel-Buffering", "no")
+		w.hc.SetStatus(http.StatusOK)
+	}
+	_ = json.NewEncoder(w.hc.BodyWriter()).Encode(e)
+	humagin.Unwrap(w.hc).Writer.Flush()
+}
+
+func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }

@@ -1,0 +1,197 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"waybill/artifact"
+	"waybill/policy"
+	"waybill/promotion"
+)
+
+// ParsedDocument is one YAML document that its own package took as valid.
+type ParsedDocument struct {
+	Kind string // Policy or Pipeline
+	Name string
+	Hash artifact.Digest // of its meaning: two spellings of one policy share it
+	Body []byte          // as it was sent
+}
+
+// Document is a policy or pipeline in force.
+type Document struct {
+	Kind      string          `json:"kind"`
+	Name      string          `json:"name"`
+	Version   int             `json:"version"`
+	Hash      artifact.Digest `json:"hash"`
+	AppliedBy string          `json:"appliedBy"`
+	AppliedAt time.Time       `json:"appliedAt"`
+	Body      string          `json:"body,omitempty"` // YAML; not in lists
+}
+
+// Applied is what became of one document. Changed is false when the version in force meant the same already.
+type Applied struct {
+	Kind    string          `json:"kind"`
+	Name    string          `json:"name"`
+	Version int             `json:"version"`
+	Hash    artifact.Digest `json:"hash"`
+	Changed bool            `json:"changed"`
+}
+
+// AppliedList is the answer to POST /documents.
+type AppliedList struct {
+	Documents []Applied `json:"documents"`
+}
+
+// DocumentList is the answer to GET /documents.
+type DocumentList struct {
+	Documents []Document `json:"documents"`
+}
+
+type (
+	applyInput struct {
+		stream
+		File string `query:"file" maxLength:"300" doc:"The file's name, for error messages"`
+	}
+	applyOutput         struct{ Body AppliedList }
+	listDocumentsOutput struct{ Body DocumentList }
+	documentInput       struct {
+		Kind string `path:"kind" enum:"Policy,Pipeline,policy,pipeline"`
+		Name string `path:"name" maxLength:"100"`
+	}
+	documentOutput struct{ Body Document }
+)
+
+func (a *API) applyDocuments(ctx context.Context, p artifact.Principal, in *applyInput) (*applyOutput, error) {
+	src, err := io.ReadAll(in.body(maxJSON, "the documents"))
+	if err != nil {
+		return nil, err
+	}
+	if in.File == "" {
+		in.File = "document"
+	}
+	documents, err := parseDocuments(in.File, src)
+	if err != nil {
+		return nil, err
+	}
+	out := &applyOutput{Body: AppliedList{Documents: []Applied{}}}
+	for _, d := range documents {
+		done, err := a.cfg.Documents.Apply(ctx, p, d)
+		if err != nil {
+			return nil, err
+		}
+		out.Body.Documents = append(out.Body.Documents, done)
+	}
+	return out, nil
+}
+
+func (a *API) listDocuments(ctx context.Context, _ artifact.Principal, _ *struct{}) (*listDocumentsOutput, error) {
+	all, err := a.cfg.Documents.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		all[i].Body = ""
+	}
+	return &listDocumentsOutput{Body: DocumentList{Documents: orEmpty(all)}}, nil
+}
+
+func (a *API) getDocument(ctx context.Context, _ artifact.Principal, in *documentInput) (*documentOutput, error) {
+	all, err := a.cfg.Documents.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		if strings.EqualFold(d.Kind, in.Kind) && d.Name == in.Name {
+			return &documentOutput{Body: d}, nil
+		}
+	}
+	return nil, artifact.Errorf(artifact.NotFound, "no %s named %.100q is in force; `waybill policy list` names those that are", strings.ToLower(in.Kind), in.Name)
+}
+
+// parseDocuments checks every document of a YAML stream with the package that knows its kind. Lines keep their
+// numbers: each document is handed over behind as many empty lines as stood before it.
+func parseDocuments(file string, src []byte) ([]ParsedDocument, error) {
+	var all []ParsedDocument
+	seen := map[string]bool{}
+	for _, part := range splitDocuments(src) {
+		d, ok, err := part.parse(file)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		key := d.Kind + "/" + d.Name
+		if seen[key] {
+			return nil, artifact.Errorf(artifact.Invalid, "%s:%d: a second %s named %s; keep one of them", file, part.line+1, d.Kind, d.Name)
+		}
+		seen[key] = true
+		all = append(all, d)
+	}
+	if len(all) == 0 {
+		return nil, artifact.Errorf(artifact.Invalid, "%s has no document; want apiVersion: waybill/v1 and kind: Policy or Pipeline", file)
+	}
+	return all, nil
+}
+
+// yamlPart is one document of a stream, and how many lines stand before it.
+type yamlPart struct {
+	text []byte
+	line int
+}
+
+// splitDocuments cuts at the document markers of YAML 1.2, section 9.1: --- at the start of a line.
+func splitDocuments(src []byte) []yamlPart {
+	var (
+		parts []yamlPart
+		start int // offset of the current part
+		line  int // its first line, from 0
+	)
+	offset := 0
+	for n, l := range bytes.SplitAfter(src, []byte("\n")) {
+		marker := bytes.HasPrefix(l, []byte("---")) && (len(l) == 3 || strings.ContainsRune(" \t\r\n", rune(l[3])))
+		if marker && offset > start {
+			parts = append(parts, yamlPart{text: src[start:offset], line: line})
+			start, line = offset, n
+		}
+		offset += len(l)
+	}
+	return append(parts, yamlPart{text: src[start:], line: line})
+}
+
+// parse hands the part to the package that knows its kind; false when it holds nothing but markers and comments.
+func (p yamlPart) parse(file string) (ParsedDocument, bool, error) {
+	padded := append(bytes.Repeat([]byte("\n"), p.line), p.text...)
+	d := ParsedDocument{Body: bytes.TrimPrefix(p.text, []byte("---\n"))}
+	nodes, err := policy.ParseYAML(file, padded)
+	if err != nil || len(nodes) == 0 {
+		return d, false, err
+	}
+	if len(nodes) > 1 {
+		return d, false, nodes[1].Errorf("a second document without --- before it")
+	}
+	var head map[string]any
+	if err := nodes[0].Decode(&head); err != nil {
+		return d, false, err
+	}
+	switch d.Kind, _ = head["kind"].(string); d.Kind {
+	case "Policy":
+		parsed, err := policy.Parse(file, padded)
+		if err != nil {
+			return d, false, err
+		}
+		d.Name, d.Hash = parsed[0].Name(), parsed[0].Hash()
+	case "Pipeline":
+		parsed, err := promotion.Parse(file, padded)
+		if err != nil {
+			return d, false, err
+		}
+		d.Name, d.Hash = parsed[0].Name(), parsed[0].Hash()
+	default:
+		return d, false, nodes[0].At("$.kind").Errorf("kind %.60q is not known; want Policy or Pipeline", d.Kind)
+	}
+	return d, true, nil
+}

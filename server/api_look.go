@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// refInput names one manifest.
+type refInput struct {
+	Ref string `query:"ref" required:"true" doc:"REPOSITORY:TAG or REPOSITORY@DIGEST" example:"shop/returns:v456"`
+}
+
+// subject is a stored manifest that the caller may know of, and what it was called.
+type subject struct {
+	artifact.StoredManifest
+	reference artifact.Reference
+}
+
+// look is the one door to what is known of a digest: it parses, asks whether the caller may look, and only then
+// says whether there is such a thing.
+func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subject, error) {
+	parsed, err := artifact.ParseReference(ref)
+	if err != nil {
+		return subject{}, err
+	}
+	if err := mayLookIn(p, parsed.Repository); err != nil {
+		return subject{}, err
+	}
+	s := subject{reference: parsed}
+	digest, err := a.digest(ctx, parsed)
+	if err != nil {
+		return s, hideAbsence(p, ref, err)
+	}
+	if p.Role == artifact.Deployer {
+		if err := a.cfg.Gate.Pull(ctx, p, parsed.Repository, digest); err != nil {
+			return s, hideAbsence(p, ref, err)
+		}
+	}
+	s.StoredManifest, err = a.cfg.Content.Manifest(ctx, parsed.Repository, digest)
+	return s, hideAbsence(p, ref, err)
+}
+
+// digest returns the digest that a reference stands for; with both, the digest is the identity.
+func (a *API) digest(ctx context.Context, r artifact.Reference) (artifact.Digest, error) {
+	if !r.Digest.IsZero() {
+		return r.Digest, nil
+	}
+	return a.cfg.Content.ResolveTag(ctx, r.Repository, r.Tag)
+}
+
+// mayLookIn answers from the role alone. A deployer may look where its repositories are; each digest is the gate's.
+func mayLookIn(p artifact.Principal, r artifact.Repository) error {
+	if p.Can(artifact.ActionLook, r) || (p.Role == artifact.Deployer && p.Sees(r)) {
+		return nil
+	}
+	return artifact.Errorf(artifact.Denied, "%s may not look at %s; it is outside the token's repositories", p.Name, r)
+}
+
+// hideAbsence makes "not there" and "not yours" one answer to a deployer, so that it cannot list by guessing.
+func hideAbsence(p artifact.Principal, ref string, err error) error {
+	if p.Role == artifact.Deployer && artifact.KindOf(err) == artifact.NotFound {
+		return artifact.Errorf(artifact.Denied, "%s is not promoted to an environment of %s; promote it first", ref, p.Name)
+	}
+	return err
+}
+
+// may checks an action on one repository; admit has checked that the role includes it at all.
+func may(p artifact.Principal, action artifact.Action, r artifact.Repository) error {
+	if p.Can(action, r) {
+		return nil
+	}
+	return artifact.Errorf(artifact.Denied, "%s may not %s in %s; it is outside the token's repositories", p.Name, action, r)
+}
+
+// service returns the repository that a service's name stands for, if the caller may do the action there. To a caller
+// that is bound to some repositories, what is not there, what is not its own and what is not unique look the same.
+func (a *API) service(ctx context.Context, p artifact.Principal, action artifact.Action, name string) (artifact.Repository, error) {
+	r, err := a.cfg.Promotions.ResolveService(ctx, name)
+	bound := p.Role == artifact.Deployer || len(p.Repositories) > 0
+	kind := artifact.KindOf(err)
+	if err != nil && !(bound && (kind == artifact.NotFound || kind == artifact.Conflict)) {
+		return r, err
+	}
+	looks := action == artifact.ActionLook && err == nil && mayLookIn(p, r) == nil
+	if err != nil || !(looks || p.Can(action, r)) {
+		return r, artifact.Errorf(artifact.Denied, "%s may %s in no service named %.255q; name a whole repository, one of the token's", p.Name, action, name)
+	}
+	return r, nil
+}
+
+// visible returns those of the items whose digest the caller may know of. key gives an item's repository, its
+// digest and the environments that name it; a deployer sees items of its own environments only.
+func visible[T any](ctx context.Context, a *API, p artifact.Principal, all []T, key func(T) (artifact.Repository, artifact.Environment, artifact.Digest)) ([]T, error) {
+	kept := make([]T, 0, len(all))
+	allowed := map[artifact.Repository]map[artifact.Digest]bool{}
+	digests := map[artifact.Repository][]artifact.Digest{}
+	for _, item := range all {
+		if r, _, d := key(item); !slices.Contains(digests[r], d) {
+			digests[r] = append(digests[r], d)
+		}
+	}
+	for _, item := range all {
+		r, e, d := key(item)
+		if mayLookIn(p, r) != nil {
+			continue
+		}
+		if p.Role == artifact.Deployer {
+			if !slices.Contains(p.Environments, e) {
+				continue
+			}
+			if _, asked := allowed[r]; !asked {
+				var err error
+				if allowed[r], err = a.cfg.Gate.Filter(ctx, p, r, digests[r]); err != nil {
+					return nil, err
+				}
+			}
+			if !allowed[r][d] {
+				continue
+			}
+		}
+		kept = append(kept, item)
+	}
+	return kept, nil
+}
+
+// RepositoryList is the answer to GET /repositories.
+type RepositoryList struct {
+	Repositories []artifact.Repository `json:"repositories"`
+}
+
+type repositoriesOutput struct{ Body RepositoryList }
+
+func (a *API) repositories(ctx context.Context, p artifact.Principal, _ *struct{}) (*repositoriesOutput, error) {
+	all, err := a.cfg.Content.Repositories(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &repositoriesOutput{Body: RepositoryList{Repositories: []artifact.Repository{}}}
+	deployed := map[artifact.Repository]bool{}
+	if p.Role == artifact.Deployer {
+		// What is promoted, not what exists: a deployer's list is made from the board, through the gate.
+		cells, err := a.cells(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range cells {
+			deployed[c.Repository] = true
+		}
+	}
+	for _, r := range all {
+		if p.Can(artifact.ActionLook, r) || deployed[r] {
+			out.Body.Repositories = append(out.Body.Repositories, r)
+		}
+	}
+	slices.SortFunc(out.Body.Repositories, func(x, y artifact.Repository) int { return strings.Compare(x.String(), y.String()) })
+	return out, nil
+}

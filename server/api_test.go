@@ -1,0 +1,450 @@
+package server_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+	"waybill/server"
+)
+
+// route is one operation with a good request, and the roles that may use it; scoped is a role that may in general,
+// with a token for another repository, and is refused.
+type route struct {
+	method, path      string
+	contentType, body string
+	allowed           string // roles, by spaces
+	scoped            string
+}
+
+const everyone = "reader pusher promoter approver auditor deployer admin"
+
+func routes() []route {
+	const (
+		lookers = "reader pusher promoter approver auditor admin"
+		json    = "application/json"
+		ref     = "?ref=shop%2Freturns:v456"
+		policy  = "apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: p}\nspec:\n  match: {repositories: [\"**\"]}\n  rules:\n    - {rule: no-root-user, action: deny}\n"
+	)
+	return []route{
+		{"POST", "/tokens", json, `{"role":"reader"}`, "admin", ""},
+		{"GET", "/tokens", "", "", "admin", ""},
+		{"DELETE", "/tokens/known", "", "", "admin", ""},
+		{"POST", "/documents", "application/yaml", policy, "admin", ""},
+		{"GET", "/documents", "", "", lookers, ""},
+		{"GET", "/documents/policy/baseline", "", "", lookers, ""},
+		{"POST", "/advisories", "application/octet-stream", "archive", "admin", ""},
+		{"GET", "/advisories", "", "", lookers, ""},
+		{"GET", "/repositories", "", "", everyone, ""},
+		{"GET", "/inspect" + ref, "", "", everyone, "reader"},
+		{"GET", "/verdict" + ref, "", "", everyone, "reader"},
+		{"GET", "/scan" + ref, "", "", everyone, "auditor"},
+		{"GET", "/show" + ref, "", "", everyone, "deployer"},
+		{"GET", "/verify" + ref + "&environment=production", "", "", everyone, "deployer"},
+		{"POST", "/promotions", json, `{"service":"returns","version":"v456","environment":"production"}`, "promoter admin", "promoter"},
+		{"POST", "/rollbacks", json, `{"service":"returns","environment":"production"}`, "promoter admin", "promoter"},
+		{"POST", "/recalls", json, `{"ref":"shop/returns:v456","reason":"CVE"}`, "promoter admin", "promoter"},
+		{"GET", "/status", "", "", everyone, ""},
+		{"GET", "/history?service=returns", "", "", everyone, "reader"},
+		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
+		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
+		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
+		{"GET", "/audit", "", "", "auditor admin", ""},
+		{"POST", "/builds?repository=shop%2Freturns&tag=v1", "application/x-tar", "tar", "pusher admin", "pusher"},
+	}
+}
+
+func TestEveryRouteAsksWhoIsThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.documents = []server.Document{{Kind: "Policy", Name: "baseline", Version: 1, Body: "kind: Policy"}}
+	s, engine := w.start(t)
+	covered := map[string]bool{"GET /version": true, "GET /keys": true, "GET /openapi.json": true, "GET /openapi.yaml": true}
+	for _, r := range routes() {
+		path, _, _ := strings.Cut(r.path, "?")
+		covered[r.method+" "+path] = true
+		t.Run(r.method+" "+path, func(t *testing.T) {
+			for _, who := range []string{"", "nonsense", "access-token"} {
+				got := call(t, s, who, r.method, r.path, r.contentType, r.body)
+				require.Equal(t, 401, got.status, "%q: %s", who, got.body)
+				require.NotEmpty(t, got.header.Values("Www-Authenticate"))
+				requireProblem(t, got)
+			}
+			for _, role := range artifact.Roles {
+				got := call(t, s, string(role), r.method, r.path, r.contentType, r.body)
+				if strings.Contains(" "+r.allowed+" ", " "+string(role)+" ") {
+					assert.Contains(t, []int{200, 204}, got.status, "%s: %s", role, got.body)
+				} else {
+					assert.Equal(t, 403, got.status, "%s: %s", role, got.body)
+					requireProblem(t, got)
+				}
+			}
+			if r.scoped != "" {
+				got := call(t, s, "scoped-"+r.scoped, r.method, r.path, r.contentType, r.body)
+				assert.Equal(t, 403, got.status, "scoped: %s", got.body)
+			}
+		})
+	}
+	for _, r := range engine.Routes() {
+		path := strings.NewReplacer(":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
+		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
+	}
+}
+
+func requireProblem(t *testing.T, a answer) server.Problem {
+	t.Helper()
+	var p server.Problem
+	require.Equal(t, "application/problem+json", a.header.Get("Content-Type"))
+	a.decode(t, &p)
+	require.Equal(t, a.status, p.Status)
+	require.NotEmpty(t, p.Detail)
+	require.NotEmpty(t, p.RequestID)
+	require.Equal(t, a.header.Get("X-Request-Id"), p.RequestID)
+	return p
+}
+
+func TestDeployerKnowsOnlyWhatIsPromoted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	for _, endpoint := range []string{"inspect", "verdict", "scan", "show", "verify"} {
+		for name, ref := range map[string]string{"not promoted": "shop/returns:v457", "by digest": "shop/returns@" + w.waiting.String(),
+			"absent": "shop/returns:nothing", "absent digest": "shop/returns@" + artifact.DigestOf([]byte("x")).String(), "elsewhere": "other/thing:v1", "refused push": "shop/returns:rooted"} {
+			got := call(t, s, "deployer", "GET", "/"+endpoint+"?ref="+url.QueryEscape(ref), "", "")
+			assert.Equal(t, 403, got.status, "%s %s: %s", endpoint, name, got.body)
+		}
+		got := call(t, s, "deployer", "GET", "/"+endpoint+"?ref=shop/returns:production", "", "")
+		assert.Equal(t, 200, got.status, "%s: %s", endpoint, got.body)
+	}
+	var repositories server.RepositoryList
+	call(t, s, "deployer", "GET", "/repositories", "", "").decode(t, &repositories)
+	require.Equal(t, []artifact.Repository{w.shop}, repositories.Repositories)
+	var board server.Board
+	call(t, s, "deployer", "GET", "/status", "", "").decode(t, &board)
+	require.Len(t, board.Cells, 1)
+	require.Equal(t, w.promoted, board.Cells[0].Digest)
+	for _, who := range []string{"deployer", "scoped-reader"} {
+		absent := requireProblem(t, call(t, s, who, "GET", "/history?service=unknown", "", ""))
+		hidden := requireProblem(t, call(t, s, "scoped-reader", "GET", "/history?service=returns", "", ""))
+		require.Equal(t, 403, absent.Status)
+		require.Equal(t, 403, hidden.Status)
+	}
+	absent := requireProblem(t, call(t, s, "scoped-promoter", "POST", "/rollbacks", "application/json", `{"service":"absent","environment":"production"}`))
+	hidden := requireProblem(t, call(t, s, "scoped-promoter", "POST", "/rollbacks", "application/json", `{"service":"returns","environment":"production"}`))
+	require.Equal(t, strings.ReplaceAll(absent.Detail, "absent", "returns"), hidden.Detail, "what is not there and what is not yours look the same")
+	call(t, s, "reader", "GET", "/status", "", "").decode(t, &board)
+	require.Len(t, board.Cells, 2)
+	call(t, s, "scoped-reader", "GET", "/status", "", "").decode(t, &board)
+	require.Len(t, board.Cells, 1)
+	require.Equal(t, w.other, board.Cells[0].Repository)
+}
+
+func TestDescriptionIsWholeAndValid(t *testing.T) {
+	t.Parallel()
+	s, engine := newWorld(t).start(t)
+	got := call(t, s, "", "GET", "/openapi.json", "", "")
+	require.Equal(t, 200, got.status)
+	require.Equal(t, 200, call(t, s, "", "GET", "/openapi.yaml", "", "").status)
+	document, err := openapi3.NewLoader().LoadFromData(got.body)
+	require.NoError(t, err)
+	require.NoError(t, document.Validate(t.Context()))
+	for _, r := range engine.Routes() {
+		if strings.HasPrefix(r.Path, "/api/v1/openapi") {
+			continue
+		}
+		path := strings.NewReplacer(":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		item := document.Paths.Find(path)
+		require.NotNil(t, item, path)
+		operation := item.GetOperation(r.Method)
+		require.NotNil(t, operation, "%s %s", r.Method, path)
+		require.NotNil(t, operation.Responses.Default(), path)
+		if operation.OperationID != "version" && operation.OperationID != "keys" {
+			require.NotEmpty(t, operation.Security, path)
+			require.NotEmpty(t, operation.Extensions["x-waybill-action"], path)
+		}
+	}
+	require.NotContains(t, string(got.body), "example.com")
+	require.NotContains(t, string(got.body), "ErrorModel")
+}
+
+func TestPublicRoutes(t *testing.T) {
+	t.Parallel()
+	s, _ := newWorld(t).start(t)
+	require.JSONEq(t, `{"version":"v1.2.3","api":"v1"}`, string(call(t, s, "", "GET", "/version", "", "").body))
+	var k server.PublicKeys
+	call(t, s, "", "GET", "/keys", "", "").decode(t, &k)
+	require.Equal(t, "k1", k.KeyID)
+	require.Equal(t, "waybill/test+00000000+key", k.LedgerVerifier)
+}
+
+func TestBadRequests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	for _, c := range []struct {
+		method, path, contentType, body string
+		status                          int
+		want                            string
+	}{
+		{"GET", "/inspect?ref=SHOP:v1", "", "", 400, "lower-case"},
+		{"GET", "/inspect?ref=shop", "", "", 400, "REPOSITORY:TAG"},
+		{"GET", "/inspect", "", "", 422, "required"},
+		{"GET", "/inspect?ref=shop/returns:v456&bogus=1", "", "", 422, "unknown query parameter"},
+		{"GET", "/inspect?ref=shop/returns:none", "", "", 404, "no tag none"},
+		{"GET", "/status?at=yesterday", "", "", 400, "2026-10-01T12:00Z"},
+		{"GET", "/ledger/proof?index=99", "", "", 400, "not in a tree of size 3"},
+		{"GET", "/ledger/proof?index=-1", "", "", 422, "index"},
+		{"GET", "/ledger/entries?limit=5000", "", "", 422, "limit"},
+		{"POST", "/tokens", "application/json", `{"role":"king"}`, 422, "role"},
+		{"POST", "/tokens", "application/json", `{"role":"reader","surprise":1}`, 422, "surprise"},
+		{"POST", "/tokens", "application/json", `{"role":"deployer","environments":["UP"]}`, 400, "environment name"},
+		{"POST", "/tokens", "application/json", `{"role":`, 400, ""},
+		{"POST", "/promotions", "application/json", `{"service":"returns","version":"v456","environment":"Prod"}`, 400, "environment name"},
+		{"POST", "/promotions", "application/json", `{"service":"nobody","version":"v456","environment":"production"}`, 404, "no service"},
+		{"POST", "/recalls", "application/json", `{"ref":"shop/returns:v456","reason":""}`, 422, "reason"},
+		{"POST", "/documents", "application/yaml", "", 400, "has no document"},
+		{"POST", "/documents", "application/yaml", "kind: Nonsense\n", 400, "kind \"Nonsense\" is not known"},
+		{"POST", "/documents", "application/yaml", strings.Repeat("#", 2<<20), 413, "more bytes"},
+		{"GET", "/documents/policy/none", "", "", 404, "no policy named"},
+		{"DELETE", "/tokens/unknown", "", "", 404, "no token"},
+		{"POST", "/builds?repository=UP", "application/x-tar", "", 400, "lower-case"},
+		{"POST", "/builds?repository=shop&tag=-x", "application/x-tar", "", 400, "tag"},
+		{"POST", "/builds?repository=shop&arg=novalue", "application/x-tar", "", 400, "NAME=VALUE"},
+	} {
+		got := call(t, s, "admin", c.method, c.path, c.contentType, c.body)
+		require.Equal(t, c.status, got.status, "%s %s: %s", c.method, c.path, got.body)
+		requireProblem(t, got)
+		require.Contains(t, string(bytes.ReplaceAll(got.body, []byte(`\"`), []byte(`"`))), c.want, c.path)
+	}
+	require.Empty(t, w.changes(), "a bad request changes nothing")
+}
+
+func TestUnmetGatesAreAllNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.unmet = []artifact.Reason{{Rule: "after", Message: "not in staging"}, {Rule: "signed", Message: "no signature"}}
+	s, _ := w.start(t)
+	got := call(t, s, "promoter", "POST", "/promotions", "application/json", `{"service":"returns","version":"v456","environment":"production"}`)
+	require.Equal(t, 403, got.status)
+	require.Equal(t, w.unmet, requireProblem(t, got).Reasons)
+}
+
+func TestInspectTellsNoSecrets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "auditor", "GET", "/inspect?ref=shop/returns:v456", "", "")
+	var i server.Inspection
+	got.decode(t, &i)
+	require.Equal(t, "image", i.Type)
+	require.Equal(t, "10001", i.Image.User)
+	require.Equal(t, []string{"PASSWORD"}, i.Image.Environment)
+	require.Equal(t, []string{"8080/tcp"}, i.Image.ExposedPorts)
+	require.Len(t, i.Image.Layers, 1)
+	require.Equal(t, 1, i.Image.Files)
+	require.NotContains(t, string(got.body), "hunter2")
+}
+
+func TestScanIsNeverCleanWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":5,"platform":{"os":"linux","architecture":"amd64"}},{"mediaType":%q,"digest":%q,"size":5}]}`,
+		artifact.MediaTypeIndex, artifact.MediaTypeManifest, w.promoted, artifact.MediaTypeManifest, w.waiting)
+	m, err := artifact.ParseManifest(artifact.MediaTypeIndex, index)
+	require.NoError(t, err)
+	d := artifact.DigestOf(index)
+	w.manifests[w.shop.String()+"@"+d.String()] = artifact.StoredManifest{Repository: w.shop, Digest: d, Manifest: m, Body: index}
+	s, _ := w.start(t)
+	var r server.ScanReport
+	call(t, s, "reader", "GET", "/scan?ref=shop/returns@"+d.String(), "", "").decode(t, &r)
+	require.Equal(t, artifact.ScanPending, r.State, "one image of two was scanned")
+	require.Equal(t, "no advisory database", r.Reason)
+	require.Len(t, r.Images, 2)
+	require.Equal(t, 1, r.Counts[artifact.High])
+	call(t, s, "reader", "GET", "/scan?ref=shop/returns:v456", "", "").decode(t, &r)
+	require.Equal(t, artifact.Scanned, r.State)
+	require.Equal(t, int64(24*3600), r.DatabaseAge)
+}
+
+func TestVerdictOfARefusedPush(t *testing.T) {
+	t.Parallel()
+	s, _ := newWorld(t).start(t)
+	var v artifact.VerdictRecord
+	call(t, s, "reader", "GET", "/verdict?ref=shop/returns:rooted", "", "").decode(t, &v)
+	require.Equal(t, artifact.Deny, v.Outcome)
+	require.Len(t, v.Reasons, 1)
+	require.Equal(t, 404, call(t, s, "reader", "GET", "/verdict?ref=shop/returns:none", "", "").status)
+}
+
+func TestShowTellsTheStory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var story server.Story
+	call(t, s, "reader", "GET", "/show?ref=shop/returns:v456", "", "").decode(t, &story)
+	require.Equal(t, w.promoted, story.Manifest.Digest)
+	require.Equal(t, artifact.Allow, story.Verdict.Outcome)
+	require.Equal(t, 1, story.Scan.Counts[artifact.High])
+	require.Len(t, story.Signatures, 1)
+	require.Len(t, story.Promotions, 1)
+	require.Len(t, story.RunsIn, 1)
+}
+
+func TestStatusOfThePast(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	at := func(h int) time.Time { return noon.Add(time.Duration(h) * time.Hour) }
+	w.history = []artifact.Promotion{
+		{Action: "promote", Repository: w.shop, Environment: w.production, Digest: w.promoted, Version: "v456", At: at(-5)},
+		{Action: "promote", Repository: w.shop, Environment: w.production, Digest: w.waiting, Version: "v457", At: at(-3)},
+		{Action: "recall", Repository: w.shop, Environment: w.production, Digest: w.promoted, At: at(-2)},
+		{Action: "recall", Repository: w.shop, Environment: w.production, Digest: w.waiting, At: at(-1)},
+	}
+	s, _ := w.start(t)
+	for hour, want := range map[int][]string{-6: nil, -5: {"v456"}, -4: {"v456"}, -3: {"v457"}, -2: {"v457"}, -1: nil, 0: nil} {
+		var board server.Board
+		call(t, s, "reader", "GET", "/status?at="+url.QueryEscape(at(hour).Format(time.RFC3339)), "", "").decode(t, &board)
+		var got []string
+		for _, c := range board.Cells {
+			got = append(got, c.Version)
+			require.Empty(t, c.Verdict, "today's verdict says nothing of then")
+		}
+		require.Equal(t, want, got, "hour %d", hour)
+	}
+}
+
+func TestVerifyBundle(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	payload := []byte(`{"critical":{}}`)
+	body := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":2},"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json","digest":%q,"size":%d,"annotations":{"dev.cosignproject.cosign/signature":"c2ln"}}]}`,
+		artifact.MediaTypeManifest, artifact.MediaTypeConfig, artifact.DigestOf([]byte("{}")), artifact.DigestOf(payload), len(payload))
+	m, err := artifact.ParseManifest(artifact.MediaTypeManifest, body)
+	require.NoError(t, err)
+	d := artifact.DigestOf(body)
+	w.manifests[w.shop.String()+"@"+d.String()] = artifact.StoredManifest{Repository: w.shop, Digest: d, Manifest: m, Body: body}
+	w.tags[w.shop.String()+":sha256-"+w.promoted.Hex()+".sig"] = d
+	w.blobs[artifact.DigestOf(payload)] = payload
+	s, _ := w.start(t)
+	var b server.Bundle
+	call(t, s, "reader", "GET", "/verify?ref=shop/returns:v456&environment=production", "", "").decode(t, &b)
+	require.Equal(t, artifact.DigestOf(b.Manifest), b.Digest)
+	require.Equal(t, []server.BundleSignature{{Payload: payload, Signature: []byte("sig")}}, b.Signatures)
+	require.Equal(t, int64(1), b.Promotion.Index)
+	require.Equal(t, w.entries[1].Body, b.Promotion.Leaf)
+	require.NotEmpty(t, b.Checkpoint)
+	require.Equal(t, 404, call(t, s, "reader", "GET", "/verify?ref=shop/returns:v457&environment=production", "", "").status)
+	w.history = append(w.history, artifact.Promotion{Action: "recall", Repository: w.shop, Environment: w.production, Digest: w.promoted, Actor: "ada", Reason: "CVE-2026-1"})
+	got := call(t, s, "reader", "GET", "/verify?ref=shop/returns:v456&environment=production", "", "")
+	require.Equal(t, 403, got.status)
+	require.Contains(t, string(got.body), "recalled from production by ada: CVE-2026-1")
+}
+
+func TestBuildStreams(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "pusher", "POST", "/builds?repository=shop/returns&tag=v1&tag=v2&arg=A=1,2", "application/x-tar", "context")
+	require.Equal(t, 200, got.status)
+	require.Equal(t, "application/x-ndjson", got.header.Get("Content-Type"))
+	events := decodeEvents(t, got.body)
+	require.Len(t, events, 3)
+	require.Equal(t, "read 7 bytes", events[0].Log)
+	require.Equal(t, "COPY", events[1].Log, "an unended line is not lost")
+	require.Equal(t, w.promoted, events[2].Result.Digest)
+	require.Len(t, events[2].Result.Tags, 2)
+	require.Equal(t, []string{"build shop/returns 1,2 by token:pusher"}, w.changes())
+}
+
+func TestBuildFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.builderErr = artifact.Errorf(artifact.Unsupported, "Dockerfile:3: RUN is not built here")
+	s, _ := w.start(t)
+	got := call(t, s, "pusher", "POST", "/builds?repository=shop/returns&tag=v1", "application/x-tar", "context")
+	require.Equal(t, 501, got.status, "nothing was sent yet: the status says it")
+	require.Contains(t, requireProblem(t, got).Detail, "RUN is not built here")
+	got = call(t, s, "pusher", "POST", "/builds?repository=shop/returns&tag=v1&target=late", "application/x-tar", "context")
+	require.Equal(t, 200, got.status)
+	events := decodeEvents(t, got.body)
+	last := events[len(events)-1]
+	require.Contains(t, last.Problem.Detail, "RUN is not built here")
+	require.NotEmpty(t, last.Problem.RequestID)
+}
+
+func decodeEvents(t *testing.T, body []byte) []server.BuildEvent {
+	t.Helper()
+	var all []server.BuildEvent
+	for line := range bytes.Lines(body) {
+		var e server.BuildEvent
+		require.NoError(t, json.Unmarshal(line, &e), string(line))
+		all = append(all, e)
+	}
+	return all
+}
+
+func TestApplyChecksAllFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	policy := func(name string) string {
+		return "apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: " + name + "}\nspec:\n  match: {repositories: [\"**\"]}\n  rules:\n    - {rule: no-root-user, action: deny}\n"
+	}
+	pipeline := "apiVersion: waybill/v1\nkind: Pipeline\nmetadata: {name: default}\nspec:\n  match: {repositories: [\"**\"]}\n  environments:\n    - {name: dev}\n    - {name: production, requires: {after: [dev], signed: true}}\n"
+	got := call(t, s, "admin", "POST", "/documents?file=all.yaml", "application/yaml", policy("one")+"---\n"+policy("two")+"  surprise: 1\n")
+	require.Equal(t, 400, got.status, string(got.body))
+	require.Contains(t, string(got.body), "all.yaml:16", "the line is that of the whole file")
+	require.Empty(t, w.changes(), "the first was good, and was not applied")
+
+	got = call(t, s, "admin", "POST", "/documents", "application/yaml", policy("one")+"---\n"+policy("one"))
+	require.Equal(t, 400, got.status, string(got.body))
+	require.Empty(t, w.changes())
+
+	got = call(t, s, "admin", "POST", "/documents", "application/yaml", "# head\n---\n"+policy("one")+"---\n"+pipeline+"---\n")
+	require.Equal(t, 200, got.status, string(got.body))
+	require.Equal(t, []string{"apply Policy one by token:admin", "apply Pipeline default by token:admin"}, w.changes())
+}
+
+func TestImportIsStreamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	const size = 3 << 20 // more than a JSON body may have
+	got := call(t, s, "admin", "POST", "/advisories", "application/octet-stream", strings.Repeat("x", size))
+	require.Equal(t, http.StatusOK, got.status, string(got.body))
+	require.Equal(t, []string{fmt.Sprintf("import %d bytes by token:admin", size)}, w.changes())
+	var status server.AdvisoryStatus
+	got.decode(t, &status)
+	require.True(t, status.Present)
+	require.Equal(t, int64(3600), status.AgeSeconds)
+}
+
+func TestLedgerPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var page server.EntryPage
+	call(t, s, "auditor", "GET", "/ledger/entries?limit=2", "", "").decode(t, &page)
+	require.Len(t, page.Entries, 2)
+	require.Equal(t, int64(2), page.Next)
+	require.Equal(t, w.entries[0].Body, page.Entries[0].Leaf)
+	page = server.EntryPage{}
+	call(t, s, "auditor", "GET", "/ledger/entries?from=2&limit=2", "", "").decode(t, &page)
+	require.Len(t, page.Entries, 1)
+	require.Zero(t, page.Next)
+	w.problems = []string{"entry 1: its hash differs"}
+	var report server.LedgerReport
+	call(t, s, "auditor", "GET", "/audit", "", "").decode(t, &report)
+	require.False(t, report.OK)
+	require.Equal(t, w.problems, report.Problems)
+}

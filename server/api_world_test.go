@@ -1,0 +1,377 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/policy"
+	"waybill/promotion"
+	"waybill/server"
+)
+
+// noon is when everything in these tests happens.
+var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
+
+// world stands behind the API: what other packages hold in PostgreSQL and on disk, in memory. Each of its methods
+// answers as the interface it serves says, so that a handler that asks the wrong question gets a wrong answer.
+type world struct {
+	shop, other artifact.Repository
+	production  artifact.Environment
+	config      []byte
+	manifests   map[string]artifact.StoredManifest
+	tags        map[string]artifact.Digest
+	blobs       map[artifact.Digest][]byte
+	promoted    artifact.Digest // in shop, to production
+	waiting     artifact.Digest // in shop, pushed and not promoted
+	documents   []server.Document
+	entries     []server.LedgerEntry
+	history     []artifact.Promotion
+	unmet       []artifact.Reason
+	problems    []string
+	builderErr  error
+
+	mu   sync.Mutex // guards calls
+	done []string   // what changed something, in order
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		manifests: map[string]artifact.StoredManifest{}, tags: map[string]artifact.Digest{}, blobs: map[artifact.Digest][]byte{},
+	}
+	var err error
+	w.shop, err = artifact.ParseRepository("shop/returns")
+	require.NoError(t, err)
+	w.other, err = artifact.ParseRepository("other/thing")
+	require.NoError(t, err)
+	w.production, err = artifact.ParseEnvironment("production")
+	require.NoError(t, err)
+	w.promoted = w.addImage(t, w.shop, "v456", "10001")
+	w.waiting = w.addImage(t, w.shop, "v457", "10002")
+	w.addImage(t, w.other, "v1", "10003")
+	w.tags[w.shop.String()+":production"] = w.promoted
+	w.history = []artifact.Promotion{{ID: 1, Action: "promote", Repository: w.shop, Environment: w.production, Digest: w.promoted, Version: "v456", Actor: "token:release", LedgerIndex: 1, At: noon.Add(-time.Hour)}}
+	for i := range 3 {
+		w.entries = append(w.entries, server.LedgerEntry{Index: int64(i), Body: fmt.Appendf(nil, `{"kind":"test","n":%d}`, i)})
+	}
+	return w
+}
+
+func (w *world) addImage(t *testing.T, r artifact.Repository, tag, user string) artifact.Digest {
+	t.Helper()
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":{"User":%q,"Env":["PASSWORD=hunter2"],"ExposedPorts":{"8080/tcp":{}}},"rootfs":{"type":"layers","diff_ids":[%q]}}`, user, artifact.DigestOf([]byte("tar")))
+	body := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":5}]}`,
+		artifact.MediaTypeManifest, artifact.MediaTypeConfig, artifact.DigestOf(config), len(config), artifact.MediaTypeLayerGzip, artifact.DigestOf([]byte("layer")))
+	m, err := artifact.ParseManifest(artifact.MediaTypeManifest, body)
+	require.NoError(t, err)
+	d := artifact.DigestOf(body)
+	w.blobs[artifact.DigestOf(config)] = config
+	w.manifests[r.String()+"@"+d.String()] = artifact.StoredManifest{Repository: r, Digest: d, Manifest: m, Body: body, IsImage: true, Platform: "linux/amd64", PushedBy: "token:ci", PushedAt: noon.Add(-2 * time.Hour)}
+	w.tags[r.String()+":"+tag] = d
+	return d
+}
+
+func (w *world) record(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done = append(w.done, fmt.Sprintf(format, args...))
+}
+
+func (w *world) changes() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.done...)
+}
+
+// principals by what stands after Bearer. scoped-… are bound to another repository than the one that matters.
+func (w *world) FromRequest(_ context.Context, authorization string) (auth.Identity, error) {
+	name, ok := strings.CutPrefix(authorization, "Bearer ")
+	if name == "access-token" {
+		return auth.Identity{Principal: artifact.Principal{Name: "token:ci", Role: artifact.Admin}, Scopes: []auth.Scope{}}, nil
+	}
+	p := artifact.Principal{Name: "token:" + name, Role: artifact.Role(strings.TrimPrefix(name, "scoped-"))}
+	if strings.HasPrefix(name, "scoped-") {
+		p.Repositories = []string{"other/**"}
+	}
+	if p.Role == artifact.Deployer {
+		p.Environments = []artifact.Environment{w.production}
+	}
+	for _, r := range artifact.Roles {
+		if ok && p.Role == r {
+			return auth.Identity{Principal: p}, nil
+		}
+	}
+	return auth.Identity{}, artifact.Errorf(artifact.Unauthentic, "the token is not known; make a new one")
+}
+
+func (w *world) Pull(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest) error {
+	if p.Can(artifact.ActionPull, r) || (p.Role == artifact.Deployer && p.Sees(r) && r == w.shop && d == w.promoted) {
+		return nil
+	}
+	return &artifact.Error{Kind: artifact.Denied, Message: "not promoted", Reasons: []artifact.Reason{{Rule: "promotion", Message: d.String() + " is not promoted to production"}}}
+}
+
+func (w *world) Filter(ctx context.Context, p artifact.Principal, r artifact.Repository, all []artifact.Digest) (map[artifact.Digest]bool, error) {
+	allowed := map[artifact.Digest]bool{}
+	for _, d := range all {
+		allowed[d] = w.Pull(ctx, p, r, d) == nil
+	}
+	return allowed, nil
+}
+
+func (w *world) Manifest(_ context.Context, r artifact.Repository, d artifact.Digest) (artifact.StoredManifest, error) {
+	m, ok := w.manifests[r.String()+"@"+d.String()]
+	if !ok {
+		return m, artifact.Errorf(artifact.NotFound, "%s@%s is not here", r, d)
+	}
+	return m, nil
+}
+
+func (w *world) Blob(_ context.Context, _ artifact.Repository, d artifact.Digest) ([]byte, error) {
+	b, ok := w.blobs[d]
+	if !ok {
+		return nil, artifact.Errorf(artifact.NotFound, "no blob %s", d)
+	}
+	return b, nil
+}
+
+func (w *world) ResolveTag(_ context.Context, r artifact.Repository, t artifact.Tag) (artifact.Digest, error) {
+	d, ok := w.tags[r.String()+":"+t.String()]
+	if !ok {
+		return d, artifact.Errorf(artifact.NotFound, "%s has no tag %s", r, t)
+	}
+	return d, nil
+}
+
+func (w *world) Repositories(context.Context) ([]artifact.Repository, error) {
+	return []artifact.Repository{w.other, w.shop}, nil
+}
+
+func (w *world) TagsOf(_ context.Context, r artifact.Repository, d artifact.Digest) ([]artifact.Tag, error) {
+	var all []artifact.Tag
+	for name, at := range w.tags {
+		if tag, ok := strings.CutPrefix(name, r.String()+":"); ok && at == d {
+			parsed, err := artifact.ParseTag(tag)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, parsed)
+		}
+	}
+	return all, nil
+}
+
+func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
+	return artifact.LayerFacts{Format: artifact.FactsFormat, Digest: d.Digest, DiffID: artifact.DigestOf([]byte("tar")), Compressed: d.Size, Uncompressed: 1024,
+		Files: []artifact.File{{Path: "app", Type: artifact.Regular, Mode: 0o755, Size: 512}}}, nil
+}
+
+func (w *world) JudgeStored(_ context.Context, r artifact.Repository, d artifact.Digest) (policy.Verdict, error) {
+	return policy.Verdict{VerdictRecord: artifact.VerdictRecord{Repository: r, Digest: d, Outcome: artifact.Allow, PolicyHash: artifact.DigestOf(nil), Policies: []string{"baseline@1"}}}, nil
+}
+
+func (w *world) RefusedVerdict(_ context.Context, r artifact.Repository, reference string) (artifact.VerdictRecord, error) {
+	if r == w.shop && reference == "rooted" {
+		return artifact.VerdictRecord{Repository: r, Digest: artifact.DigestOf([]byte("rooted")), Outcome: artifact.Deny, PolicyHash: artifact.DigestOf(nil),
+			Reasons: []artifact.Reason{{Rule: "no-root-user", Policy: "baseline", Message: "it runs as root"}}}, nil
+	}
+	return artifact.VerdictRecord{}, artifact.Errorf(artifact.NotFound, "no verdict")
+}
+
+func (w *world) Scan(_ context.Context, d artifact.Digest) (artifact.Scan, error) {
+	if d != w.promoted {
+		return artifact.Scan{Digest: d, State: artifact.ScanPending, Reason: "no advisory database"}, nil
+	}
+	return artifact.Scan{Digest: d, State: artifact.Scanned, ScannedAt: noon, DatabaseDigest: artifact.DigestOf([]byte("db")), DatabaseUpdatedAt: noon.Add(-24 * time.Hour),
+		Counts: map[artifact.Severity]int{artifact.High: 1}, Findings: []artifact.Finding{{Class: "vulnerability", ID: "CVE-2026-1", Severity: artifact.High, Package: "openssl"}}}, nil
+}
+
+func (w *world) Signatures(context.Context, artifact.Repository, artifact.Digest) ([]server.SignatureRecord, error) {
+	return []server.SignatureRecord{{KeyID: "k1", SignedAt: noon, Manifest: artifact.DigestOf([]byte("sig")), PolicyHash: artifact.DigestOf(nil)}}, nil
+}
+
+func (w *world) Status(context.Context) ([]artifact.Status, error) {
+	return []artifact.Status{
+		{Deployment: artifact.Deployment{Repository: w.shop, Environment: w.production, Digest: w.promoted, Version: "v456", Since: noon.Add(-time.Hour)}, Verdict: artifact.Allow, Scan: artifact.Scanned},
+		{Deployment: artifact.Deployment{Repository: w.other, Environment: w.production, Digest: w.waiting, Since: noon}, Verdict: artifact.Allow, Scan: artifact.ScanPending},
+	}, nil
+}
+
+func (w *world) History(_ context.Context, r artifact.Repository) ([]artifact.Promotion, error) {
+	var all []artifact.Promotion
+	for _, h := range w.history {
+		if r.IsZero() || h.Repository == r {
+			all = append(all, h)
+		}
+	}
+	return all, nil
+}
+
+func (w *world) Promote(_ context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error) {
+	if len(w.unmet) > 0 {
+		return promotion.Result{}, &artifact.Error{Kind: artifact.Denied, Message: "2 gates are not met", Reasons: w.unmet}
+	}
+	w.record("promote %s %s %s by %s", r.Repository, r.Version, r.Environment, p.Name)
+	return w.result(r.Repository, r.Environment), nil
+}
+
+func (w *world) Rollback(_ context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, _ string) (promotion.Result, error) {
+	w.record("rollback %s %s by %s", r, e, p.Name)
+	return w.result(r, e), nil
+}
+
+func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error {
+	w.record("recall %s@%s by %s: %s", r, d, p.Name, reason)
+	return nil
+}
+
+func (w *world) ResolveService(_ context.Context, name string) (artifact.Repository, error) {
+	switch name {
+	case "returns", "shop/returns":
+		return w.shop, nil
+	case "other/thing":
+		return w.other, nil
+	}
+	return artifact.Repository{}, artifact.Errorf(artifact.NotFound, "no service is named %q", name)
+}
+
+func (w *world) Create(_ context.Context, actor artifact.Principal, g auth.Grant) (string, auth.Token, error) {
+	w.record("token %s %s by %s", g.Role, g.Name, actor.Name)
+	return "wbt_id_secret", auth.Token{ID: "id", ExpiresAt: g.Expires}, nil
+}
+
+func (w *world) List(context.Context) ([]auth.Token, error) {
+	return []auth.Token{{ID: "id", Name: "ci", Role: artifact.Pusher}}, nil
+}
+
+func (w *world) Revoke(_ context.Context, actor artifact.Principal, id string) error {
+	if id != "known" {
+		return artifact.Errorf(artifact.NotFound, "no token %s", id)
+	}
+	w.record("revoke %s by %s", id, actor.Name)
+	return nil
+}
+
+func (w *world) Apply(_ context.Context, actor artifact.Principal, d server.ParsedDocument) (server.Applied, error) {
+	w.record("apply %s %s by %s", d.Kind, d.Name, actor.Name)
+	return server.Applied{Kind: d.Kind, Name: d.Name, Version: 1, Hash: d.Hash, Changed: true}, nil
+}
+
+func (w *world) Current(context.Context) ([]server.Document, error) { return w.documents, nil }
+
+func (w *world) Import(_ context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error) {
+	b, err := io.ReadAll(archive)
+	if err != nil {
+		return artifact.AdvisoryDatabase{}, err
+	}
+	w.record("import %d bytes by %s", len(b), actor.Name)
+	return artifact.AdvisoryDatabase{Digest: artifact.DigestOf(b), Schema: 2, UpdatedAt: noon.Add(-time.Hour), ImportedAt: noon, ImportedBy: actor.Name}, nil
+}
+
+func (w *world) AdvisoryDatabase(context.Context) (artifact.AdvisoryDatabase, bool, error) {
+	return artifact.AdvisoryDatabase{}, false, nil
+}
+
+// buildFake is apart because Builder and the others would share a method's name.
+type buildFake struct{ *world }
+
+func (b buildFake) Build(_ context.Context, p artifact.Principal, r server.BuildRequest, log io.Writer) (server.Built, error) {
+	n, err := io.Copy(io.Discard, r.Context)
+	if err != nil {
+		return server.Built{}, err
+	}
+	if b.builderErr != nil && r.Target == "" {
+		return server.Built{}, b.builderErr
+	}
+	fmt.Fprintf(log, "read %d bytes\nCOPY", n)
+	if b.builderErr != nil {
+		return server.Built{}, b.builderErr
+	}
+	b.record("build %s %s by %s", r.Repository, r.Args["A"], p.Name)
+	return server.Built{Repository: r.Repository, Tags: r.Tags, Digest: b.promoted, Key: artifact.DigestOf(nil), New: true, BuiltBy: p.Name, BuiltAt: noon}, nil
+}
+
+func (w *world) Entries(_ context.Context, from int64, limit int) ([]server.LedgerEntry, error) {
+	from = min(from, int64(len(w.entries)))
+	return w.entries[from:min(int64(len(w.entries)), from+int64(limit))], nil
+}
+
+func (w *world) Checkpoint(context.Context) (server.LedgerCheckpoint, error) {
+	return server.LedgerCheckpoint{Size: int64(len(w.entries)), Root: "cm9vdA==", Note: "waybill/test\n3\ncm9vdA==\n"}, nil
+}
+
+func (w *world) Proof(context.Context, int64, int64) ([][]byte, error) {
+	return [][]byte{make([]byte, 32)}, nil
+}
+
+func (w *world) Audit(context.Context) (server.LedgerReport, error) {
+	return server.LedgerReport{Size: 3, Root: "cm9vdA==", Checkpoints: 1, Problems: w.problems}, nil
+}
+
+func (w *world) SigningKeyPEM() []byte  { return []byte("-----BEGIN PUBLIC KEY-----\n") }
+func (w *world) SigningKeyID() string   { return "k1" }
+func (w *world) LedgerVerifier() string { return "waybill/test+00000000+key" }
+
+// start serves the API over w and returns the engine with it.
+func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
+	t.Helper()
+	gin.SetMode(gin.TestMode)
+	engine := gin.New()
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: w, Content: w, Facts: w, Judge: w, Records: w,
+		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Now: func() time.Time { return noon }}).Mount(engine)
+	s := httptest.NewServer(engine)
+	t.Cleanup(s.Close)
+	return s, engine
+}
+
+// answer is a response that was read.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (a answer) decode(t *testing.T, into any) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal(a.body, into), string(a.body))
+}
+
+func call(t *testing.T, s *httptest.Server, who, method, path, contentType, body string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+"/api/v1"+path, strings.NewReader(body))
+	require.NoError(t, err)
+	if who != "" {
+		req.Header.Set("Authorization", "Bearer "+who)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	res, err := s.Client().Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return answer{res.StatusCode, res.Header, b}
+}
+
+func (w *world) result(r artifact.Repository, e artifact.Environment) promotion.Result {
+	return promotion.Result{Promotion: artifact.Promotion{Repository: r, Environment: e, Digest: w.promoted, LedgerIndex: 1}}
+}
+
+func (w *world) Pipeline(context.Context, artifact.Repository) (promotion.Pipeline, error) {
+	all, err := promotion.Parse("default", promotion.Default())
+	return all[0], err
+}

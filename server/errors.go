@@ -1,0 +1,73 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"waybill/artifact"
+)
+
+// answer wraps a handler that returns its error.
+func (s *Server) answer(handle func(*gin.Context) error) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if err := handle(c); err != nil {
+			s.fail(c, err)
+			c.Abort()
+		}
+	}
+}
+
+// ociCode is the OCI error code of a kind (distribution-spec 1.1, "Error Codes") where the error names none.
+var ociCode = map[artifact.Kind]string{
+	artifact.Invalid:     "UNSUPPORTED",
+	artifact.NotFound:    "NAME_UNKNOWN",
+	artifact.Denied:      "DENIED",
+	artifact.Unauthentic: "UNAUTHORIZED",
+	artifact.Conflict:    "DENIED",
+	artifact.TooLarge:    "SIZE_INVALID",
+	artifact.Unavailable: "TOOMANYREQUESTS",
+	artifact.Unsupported: "UNSUPPORTED",
+}
+
+// ociStatus is where a code's status differs from its kind's.
+var ociStatus = map[string]int{
+	"RANGE_INVALID": http.StatusRequestedRangeNotSatisfiable,
+}
+
+type ociError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// fail renders an error: OCI error JSON under /v2 and /token, problem details elsewhere. An error without a kind is
+// logged, and shown as an id only.
+func (s *Server) fail(c *gin.Context, err error) {
+	p := newProblem(err)
+	p.RequestID = c.Writer.Header().Get(apiRequestID)
+	if p.Kind == "" || p.Kind == artifact.Unavailable {
+		s.cfg.Logger.ErrorContext(c.Request.Context(), "request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "request", p.RequestID, "error", err)
+	}
+	if !strings.HasPrefix(c.Request.URL.Path, "/v2") && c.Request.URL.Path != "/token" {
+		c.Header("Content-Type", problemType)
+		c.JSON(p.Status, p)
+		return
+	}
+	one := ociError{Code: "UNKNOWN", Message: p.Detail + " (request " + p.RequestID + ")"}
+	status := p.Status
+	var e *artifact.Error
+	if errors.As(err, &e) {
+		one = ociError{Code: ociCode[e.Kind], Message: e.Message}
+		if e.Code != "" {
+			one.Code = e.Code
+		}
+		if other, ok := ociStatus[one.Code]; ok {
+			status = other
+		}
+	} else if p.Kind == artifact.TooLarge {
+		one = ociError{Code: ociCode[p.Kind], Message: p.Detail}
+	}
+	c.JSON(status, gin.H{"errors": []ociError{one}})
+}

@@ -1,0 +1,118 @@
+package server
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newMetrics(r *prometheus.Registry) metrics {
+	m := metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waybill_http_requests_total", Help: "Requests by area, method and status."}, []string{"area", "method", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "waybill_http_request_seconds", Help: "Time to answer, by area and method.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)}, []string{"area", "method"}),
+	}
+	r.MustRegister(m.requests, m.seconds)
+	return m
+}
+
+// identify gives each request an id, which errors show and the log has.
+func (s *Server) identify(c *gin.Context) {
+	c.Header(apiRequestID, rand.Text())
+	c.Next()
+}
+
+// observe logs and counts each request when it is done. Nothing of a header or a body is logged.
+func (s *Server) observe(c *gin.Context) {
+	begun := s.cfg.Now()
+	c.Next()
+	took, status := s.cfg.Now().Sub(begun), c.Writer.Status()
+	area, method := area(c.Request.URL.Path), known(c.Request.Method)
+	s.metrics.requests.WithLabelValues(area, method, strconv.Itoa(status)).Inc()
+	s.metrics.seconds.WithLabelValues(area, method).Observe(took.Seconds())
+	if area == "health" {
+		return
+	}
+	s.cfg.Logger.DebugContext(c.Request.Context(), "request", "method", method, "path", c.Request.URL.Path, "status", status,
+		"ms", took.Milliseconds(), "from", c.ClientIP(), "request", c.Writer.Header().Get(apiRequestID))
+}
+
+// area is a label of few values, whatever paths are asked for.
+func area(path string) string {
+	for prefix, area := range map[string]string{"/v2": "registry", "/api/": "api", "/token": "token", "/healthz": "health", "/readyz": "health", "/metrics": "health"} {
+		if strings.HasPrefix(path, prefix) {
+			return area
+		}
+	}
+	return "page"
+}
+
+func known(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
+		return method
+	}
+	return "other"
+}
+
+// recover answers for a handler that panicked; the others go on.
+func (s *Server) recover(c *gin.Context) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			panic(v)
+		}
+		s.cfg.Logger.ErrorContext(c.Request.Context(), "handler panicked", "value", fmt.Sprint(v), "stack", string(debug.Stack()),
+			"request", c.Writer.Header().Get(apiRequestID))
+		if !c.Writer.Written() {
+			s.fail(c, fmt.Errorf("panic: %v", v))
+		}
+		c.Abort()
+	}()
+	c.Next()
+}
+
+// stall is how long a client may send nothing of a body that it has announced.
+const stall = time.Minute
+
+// patient is a body whose reads have a deadline that moves on with each; a client that stalls holds nothing for ever.
+type patient struct {
+	io.ReadCloser
+	control *http.ResponseController
+	set     time.Time
+}
+
+func patiently(c *gin.Context) io.Reader {
+	return &patient{ReadCloser: c.Request.Body, control: http.NewResponseController(c.Writer)}
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	if now := time.Now(); now.Sub(p.set) > stall/10 {
+		p.set = now
+		// A writer that has no deadlines is one of a test's.
+		_ = p.control.SetReadDeadline(now.Add(stall))
+	}
+	n, err := p.ReadCloser.Read(b)
+	if err != nil {
+		// The body is over; a deadline left behind would cancel the request while it is worked on.
+		_ = p.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}

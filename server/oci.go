@@ -1,0 +1,201 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/registry"
+)
+
+// request is one under /v2: what it names, and who asks.
+type request struct {
+	*gin.Context
+	ociPath
+	identity auth.Identity
+}
+
+func (r *request) principal() artifact.Principal { return r.identity.Principal }
+
+// endpoints is the table of the OCI API: what is asked of a scope, and who answers.
+func (s *Server) endpoint(res resource, method string) (handle func(*request) error, action string) {
+	type at struct {
+		resource
+		method string
+	}
+	if method == http.MethodHead {
+		method = http.MethodGet // net/http sends no body
+	}
+	table := map[at]struct {
+		handle func(*request) error
+		action string
+	}{
+		{resourceBase, http.MethodGet}:        {s.base, ""},
+		{resourceCatalog, http.MethodGet}:     {s.catalog, ""},
+		{resourceTags, http.MethodGet}:        {s.tags, "pull"},
+		{resourceReferrers, http.MethodGet}:   {s.referrers, "pull"},
+		{resourceManifest, http.MethodGet}:    {s.getManifest, "pull"},
+		{resourceManifest, http.MethodPut}:    {s.putManifest, "push"},
+		{resourceManifest, http.MethodDelete}: {s.deleteManifest, "delete"},
+		{resourceBlob, http.MethodGet}:        {s.getBlob, "pull"},
+		{resourceBlob, http.MethodDelete}:     {s.deleteBlob, "delete"},
+		{resourceUploads, http.MethodPost}:    {s.startUpload, "push"},
+		{resourceUpload, http.MethodGet}:      {s.uploadStatus, "push"},
+		{resourceUpload, http.MethodPatch}:    {s.appendUpload, "push"},
+		{resourceUpload, http.MethodPut}:      {s.finishUpload, "push"},
+		{resourceUpload, http.MethodDelete}:   {s.cancelUpload, "push"},
+	}
+	found := table[at{res, method}]
+	return found.handle, found.action
+}
+
+// v2 authenticates, checks the access token's scopes, and hands over.
+func (s *Server) v2(c *gin.Context) error {
+	c.Header("Docker-Distribution-Api-Version", "registry/2.0")
+	path, pathErr := parseOCIPath(strings.TrimPrefix(c.Request.URL.Path, "/v2"))
+	identity, err := s.cfg.Authenticator.FromRequest(c.Request.Context(), c.GetHeader("Authorization"))
+	if err == nil && identity.Principal.Anonymous() {
+		err = artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "sign in first: `docker login` with any user name and a Waybill token as the password")
+	}
+	handle, action := s.endpoint(path.resource, c.Request.Method)
+	if artifact.KindOf(err) == artifact.Unauthentic {
+		s.challenge(c, path.repository, action)
+	}
+	switch {
+	case err != nil:
+		return err
+	case pathErr != nil:
+		return pathErr
+	case handle == nil:
+		return artifact.Coded(artifact.Unsupported, "UNSUPPORTED", "%s is not offered here", known(c.Request.Method))
+	}
+	if action != "" && !identity.Allows(path.repository, action) {
+		// The access token is for something else: the client asks for another by this challenge.
+		s.challenge(c, path.repository, action)
+		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "the access token is not for %s in %s", action, path.repository)
+	}
+	return handle(&request{c, path, identity})
+}
+
+// challenge tells a client where to get an access token (distribution "Token Authentication Specification").
+func (s *Server) challenge(c *gin.Context, repository artifact.Repository, action string) {
+	value := fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, s.externalURL(c), s.cfg.AccessTokens.Service())
+	if !repository.IsZero() && action != "" {
+		actions := map[string]string{"pull": "pull", "push": "pull,push", "delete": "delete,pull"}[action]
+		value += fmt.Sprintf(`,scope="repository:%s:%s"`, repository, actions)
+	}
+	c.Header("WWW-Authenticate", value)
+}
+
+func (s *Server) externalURL(c *gin.Context) string {
+	if s.cfg.ExternalURL != "" {
+		return strings.TrimSuffix(s.cfg.ExternalURL, "/")
+	}
+	scheme := "http"
+	if c.Request.TLS != nil {
+		scheme = "https"
+	}
+	// The host goes into a quoted string of a header; what could end it does not belong into a host.
+	host := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("\"\\ \r\n", r) {
+			return -1
+		}
+		return r
+	}, c.Request.Host)
+	return scheme + "://" + host
+}
+
+func (s *Server) base(r *request) error {
+	r.JSON(http.StatusOK, gin.H{})
+	return nil
+}
+
+// paging reads n and last (distribution-spec 1.1, "Listing Tags").
+func (r *request) paging() (last string, n int, err error) {
+	n = 1000
+	if text := r.Query("n"); text != "" {
+		if n, err = strconv.Atoi(text); err != nil || n < 0 {
+			return "", 0, artifact.Coded(artifact.Invalid, "PAGINATION_NUMBER_INVALID", "n is %.20q; want a number of at least 0", text)
+		}
+	}
+	return r.Query("last"), min(n, 10_000), nil
+}
+
+// next links to the page after the one that ends with last (RFC 8288).
+func (r *request) next(last string, n int) {
+	q := url.Values{"n": {strconv.Itoa(n)}, "last": {last}}
+	r.Header("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.Request.URL.Path, q.Encode()))
+}
+
+func (s *Server) tags(r *request) error {
+	last, n, err := r.paging()
+	if err != nil {
+		return err
+	}
+	tags, more, err := s.cfg.Registry.Tags(r.Request.Context(), r.principal(), r.repository, last, n)
+	if err != nil {
+		return err
+	}
+	if more && len(tags) > 0 {
+		r.next(tags[len(tags)-1].String(), n)
+	}
+	r.JSON(http.StatusOK, gin.H{"name": r.repository, "tags": orEmpty(tags)})
+	return nil
+}
+
+func (s *Server) catalog(r *request) error {
+	last, n, err := r.paging()
+	if err != nil {
+		return err
+	}
+	repositories, more, err := s.cfg.Registry.Catalog(r.Request.Context(), r.principal(), last, n)
+	if err != nil {
+		return err
+	}
+	if more && len(repositories) > 0 {
+		r.next(repositories[len(repositories)-1].String(), n)
+	}
+	r.JSON(http.StatusOK, gin.H{"repositories": orEmpty(repositories)})
+	return nil
+}
+
+func (s *Server) referrers(r *request) error {
+	subject, err := artifact.ParseDigest(r.last)
+	if err != nil {
+		return err
+	}
+	artifactType := r.Query("artifactType")
+	found, err := s.cfg.Registry.Referrers(r.Request.Context(), r.principal(), r.repository, subject, artifactType)
+	if err != nil {
+		return err
+	}
+	if artifactType != "" {
+		r.Header("OCI-Filters-Applied", "artifactType")
+	}
+	r.Header("Content-Type", artifact.MediaTypeIndex)
+	r.JSON(http.StatusOK, gin.H{"schemaVersion": 2, "mediaType": artifact.MediaTypeIndex, "manifests": found})
+	return nil
+}
+
+// parseContentRange parses the Content-Range of a chunk: first-last, without a unit (distribution-spec 1.1, "Pushing a
+// blob in chunks"); RFC 9110's form is taken too. An empty header is nil.
+func parseContentRange(header string) (*registry.Range, error) {
+	if header == "" {
+		return nil, nil
+	}
+	text := strings.TrimPrefix(header, "bytes ")
+	text, _, _ = strings.Cut(text, "/")
+	low, high, ok := strings.Cut(text, "-")
+	first, err1 := strconv.ParseUint(low, 10, 62)
+	last, err2 := strconv.ParseUint(high, 10, 62)
+	if !ok || err1 != nil || err2 != nil || last < first {
+		return nil, artifact.Coded(artifact.Invalid, "RANGE_INVALID", "Content-Range is %.60q; want FIRST-LAST in bytes", header)
+	}
+	return &registry.Range{First: int64(first), Last: int64(last)}, nil
+}

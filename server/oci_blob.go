@@ -1,0 +1,171 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"waybill/artifact"
+)
+
+func (s *Server) getBlob(r *request) error {
+	digest, err := artifact.ParseDigest(r.last)
+	if err != nil {
+		return err
+	}
+	file, size, err := s.cfg.Registry.OpenBlob(r.Request.Context(), r.principal(), r.repository, digest)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	r.Header("Docker-Content-Digest", digest.String())
+	r.Header("Content-Type", "application/octet-stream")
+	r.Header("ETag", `"`+digest.String()+`"`)
+	r.Header("Cache-Control", "private, max-age=31536000, immutable")
+	// A client that reads slower than this has gone away.
+	_ = http.NewResponseController(r.Writer).SetWriteDeadline(time.Now().Add(stall + time.Duration(size/(32<<10))*time.Second))
+	http.ServeContent(sendfile(r.Writer), r.Request, "", time.Time{}, file)
+	_ = http.NewResponseController(r.Writer).SetWriteDeadline(time.Time{})
+	return nil
+}
+
+// sendfile returns the writer that gin's hides: it is an io.ReaderFrom, so that bytes go from disk to socket without
+// passing through this program.
+func sendfile(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = inner.Unwrap()
+	}
+}
+
+func (s *Server) deleteBlob(r *request) error {
+	digest, err := artifact.ParseDigest(r.last)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Registry.DeleteBlob(r.Request.Context(), r.principal(), r.repository, digest); err != nil {
+		return err
+	}
+	r.Status(http.StatusAccepted)
+	return nil
+}
+
+// startUpload begins an upload, or ends it at once: by mounting a blob that is here, or with the whole blob as body.
+func (s *Server) startUpload(r *request) error {
+	ctx := r.Request.Context()
+	if mount := r.Query("mount"); mount != "" {
+		digest, err := artifact.ParseDigest(mount)
+		if err != nil {
+			return err
+		}
+		mounted, err := s.mount(r, digest)
+		if err != nil {
+			return err
+		}
+		if mounted {
+			s.created(r, "blobs", digest)
+			return nil
+		}
+	} else if text := r.Query("digest"); text != "" {
+		digest, err := artifact.ParseDigest(text)
+		if err != nil {
+			return err
+		}
+		if _, err := s.cfg.Registry.PutBlob(ctx, r.principal(), r.repository, patiently(r.Context), digest); err != nil {
+			return err
+		}
+		s.created(r, "blobs", digest)
+		return nil
+	}
+	u, err := s.cfg.Registry.StartUpload(ctx, r.principal(), r.repository)
+	if err != nil {
+		return err
+	}
+	r.uploading(u, http.StatusAccepted)
+	return nil
+}
+
+func (s *Server) mount(r *request, digest artifact.Digest) (bool, error) {
+	var from artifact.Repository
+	if name := r.Query("from"); name != "" {
+		var err error
+		if from, err = artifact.ParseRepository(name); err != nil {
+			return false, err
+		}
+		if !r.identity.Allows(from, "pull") {
+			return false, nil
+		}
+	}
+	return s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest)
+}
+
+// created answers 201 with where the new thing is.
+func (s *Server) created(r *request, kind string, digest artifact.Digest) {
+	r.Header("Location", fmt.Sprintf("/v2/%s/%s/%s", r.repository, kind, digest))
+	r.Header("Docker-Content-Digest", digest.String())
+	r.Status(http.StatusCreated)
+	r.Writer.WriteHeaderNow()
+}
+
+// uploading answers with where an upload is.
+func (r *request) uploading(u artifact.Upload, status int) {
+	r.Header("Location", fmt.Sprintf("/v2/%s/blobs/uploads/%s", r.repository, u.ID))
+	r.Header("Docker-Upload-UUID", u.ID)
+	r.Header("Range", "0-"+strconv.FormatInt(max(u.Offset-1, 0), 10))
+	r.Status(status)
+	r.Writer.WriteHeaderNow()
+}
+
+func (s *Server) uploadStatus(r *request) error {
+	u, err := s.cfg.Registry.Upload(r.Request.Context(), r.principal(), r.repository, r.last)
+	if err != nil {
+		return err
+	}
+	r.uploading(u, http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) appendUpload(r *request) error {
+	at, err := parseContentRange(r.GetHeader("Content-Range"))
+	if err != nil {
+		return err
+	}
+	u, err := s.cfg.Registry.Append(r.Request.Context(), r.principal(), r.repository, r.last, at, patiently(r.Context))
+	if err != nil {
+		if !u.Repository.IsZero() {
+			r.Header("Range", "0-"+strconv.FormatInt(max(u.Offset-1, 0), 10))
+			r.Header("Location", r.Request.URL.Path)
+		}
+		return err
+	}
+	r.uploading(u, http.StatusAccepted)
+	return nil
+}
+
+func (s *Server) finishUpload(r *request) error {
+	digest, err := artifact.ParseDigest(r.Query("digest"))
+	if err != nil {
+		return err
+	}
+	at, err := parseContentRange(r.GetHeader("Content-Range"))
+	if err != nil {
+		return err
+	}
+	if _, err := s.cfg.Registry.FinishUpload(r.Request.Context(), r.principal(), r.repository, r.last, at, patiently(r.Context), digest); err != nil {
+		return err
+	}
+	s.created(r, "blobs", digest)
+	return nil
+}
+
+func (s *Server) cancelUpload(r *request) error {
+	if err := s.cfg.Registry.CancelUpload(r.Request.Context(), r.principal(), r.repository, r.last); err != nil {
+		return err
+	}
+	r.Status(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,143 @@
+// Package server speaks HTTP: the OCI distribution API on /v2, Docker's token flow, the REST API on /api/v1, and what
+// an operator asks. The rules are in the packages it calls; here is how they are asked for and how they answer.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/registry"
+)
+
+// Authenticator says who a request comes from.
+type Authenticator interface {
+	FromRequest(ctx context.Context, authorization string) (auth.Identity, error)
+}
+
+// AccessTokens issues the tokens of Docker's flow.
+type AccessTokens interface {
+	Issue(id auth.Identity, asked []auth.Scope, now time.Time) (token string, life time.Duration, err error)
+	Service() string
+}
+
+// Config names everything a server needs.
+type Config struct {
+	Registry      *registry.Registry
+	Authenticator Authenticator
+	AccessTokens  AccessTokens
+	ExternalURL   string // how clients reach it; empty: as each request says
+	Ready         func(ctx context.Context) error
+	Mount         []func(*gin.Engine) // more routes: the REST API, the pages
+	Metrics       *prometheus.Registry
+	Logger        *slog.Logger
+	Now           func() time.Time
+}
+
+// Server is the HTTP server.
+type Server struct {
+	cfg     Config
+	engine  *gin.Engine
+	metrics metrics
+}
+
+// New returns a server; Run or Handler puts it to work.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics)}
+	gin.SetMode(gin.ReleaseMode)
+	s.engine = gin.New()
+	s.engine.HandleMethodNotAllowed = true
+	s.routes()
+	return s
+}
+
+// routes is the whole table but for what Mount adds.
+func (s *Server) routes() {
+	s.engine.Use(s.identify, s.observe, s.recover)
+	s.engine.GET("/healthz", func(c *gin.Context) { c.String(http.StatusOK, "ok\n") })
+	s.engine.GET("/readyz", s.ready)
+	s.engine.GET("/metrics", s.admin(gin.WrapH(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{}))))
+	s.engine.GET("/token", s.answer(s.token))
+	s.engine.POST("/token", s.answer(s.token))
+	s.engine.Any("/v2", s.answer(s.v2))
+	s.engine.Any("/v2/*path", s.answer(s.v2))
+	for _, mount := range s.cfg.Mount {
+		mount(s.engine)
+	}
+	s.engine.NoRoute(s.answer(func(c *gin.Context) error {
+		return artifact.Errorf(artifact.NotFound, "there is nothing at %.200s", c.Request.URL.Path)
+	}))
+	s.engine.NoMethod(s.answer(func(c *gin.Context) error {
+		return artifact.Errorf(artifact.Unsupported, "%s is not offered at %.200s", c.Request.Method, c.Request.URL.Path)
+	}))
+}
+
+// Handler returns the server without its listener.
+func (s *Server) Handler() http.Handler { return s.engine }
+
+// drain is how long requests that run at a stop may go on.
+const drain = 20 * time.Second
+
+// Run serves until ctx is done, then lets running requests end.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	h := &http.Server{
+		Handler:           s.engine,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- h.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	if err := h.Shutdown(stopping); err != nil {
+		_ = h.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *Server) ready(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.cfg.Ready(ctx); err != nil {
+		s.cfg.Logger.WarnContext(ctx, "not ready", "error", err)
+		c.String(http.StatusServiceUnavailable, "not ready: the database does not answer\n")
+		return
+	}
+	c.String(http.StatusOK, "ready\n")
+}
+
+// admin lets only those through who may manage the server.
+func (s *Server) admin(next gin.HandlerFunc) gin.HandlerFunc {
+	return s.answer(func(c *gin.Context) error {
+		id, err := s.cfg.Authenticator.FromRequest(c.Request.Context(), c.GetHeader("Authorization"))
+		switch {
+		case err != nil:
+			return err
+		case id.Principal.Anonymous():
+			return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "metrics are for a token of role admin or auditor")
+		case !id.Principal.Can(artifact.ActionAudit, artifact.Repository{}):
+			return artifact.Coded(artifact.Denied, "DENIED", "metrics are for a token of role admin or auditor")
+		}
+		next(c)
+		return nil
+	})
+}
