@@ -58,3 +58,24 @@ type Progress struct {
 	Offset int64  // bytes that are written
 	State  []byte // of SHA-256 after them, by encoding.BinaryMarshaler; nil at the beginning
 }
+
+// PushRecord is an image or index that somebody pushed, or tried to.
+type PushRecord struct {
+	Repository Repository
+	Digest     Digest
+	Reference  string // what the pusher called it: a tag or a digest
+	Outcome    Outcome
+	Reasons    []Reason
+	Actor      string
+	At         time.Time
+}
+
+// SignatureRecord is one thing that the service signed about a digest. Predicate is empty for the cosign signature,
+// else the attestation's predicate type.
+type SignatureRecord struct {
+	Predicate  string
+	KeyID      string
+	PolicyHash Digest
+	SignedAt   time.Time
+	Manifest   Digest // of the artifact that carries it
+}

@@ -2,22 +2,12 @@ package postgres
 
 import (
 	"context"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"waybill/artifact"
 	"waybill/ledger"
 )
-
-// SignatureRow is one thing that the service signed about a digest. Predicate is empty for the cosign signature.
-type SignatureRow struct {
-	Predicate  string
-	KeyID      string
-	PolicyHash artifact.Digest
-	SignedAt   time.Time
-	Manifest   artifact.Digest
-}
 
 // IntendSignature commits that a digest will be signed by a key; done reports that it was already.
 func (db *DB) IntendSignature(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicate, keyID string, policyHash artifact.Digest) (done bool, err error) {
@@ -49,11 +39,11 @@ func (db *DB) RecordSignature(ctx context.Context, repository artifact.Repositor
 }
 
 // Signatures returns what the service signed about a digest.
-func (db *DB) Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]SignatureRow, error) {
+func (db *DB) Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.SignatureRecord, error) {
 	rows, err := db.Pool.Query(ctx, `select predicate, key_id, policy_hash, signed_at, manifest from signatures where repository = $1 and digest = $2 and signed_at is not null order by predicate`, repository, digest)
 	if err != nil {
 		return nil, translate(err)
 	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[SignatureRow])
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.SignatureRecord])
 	return all, translate(err)
 }

@@ -14,7 +14,6 @@ import (
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 
 	"waybill/artifact"
-	"waybill/auth"
 	"waybill/builder"
 	"waybill/ledger"
 	"waybill/policy"
@@ -407,5 +406,3 @@ func writeFile(path string, content io.Reader, size int64) error {
 	_, err = io.CopyN(f, content, size)
 	return errors.Join(err, f.Sync(), f.Close())
 }
-
-var _ server.Tokens = (*auth.Service)(nil)

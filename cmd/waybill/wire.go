@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"waybill/artifact"
+	"waybill/auth"
+	"waybill/blob"
+	"waybill/builder"
+	"waybill/jobs"
+	"waybill/ledger"
+	"waybill/policy"
+	"waybill/postgres"
+	"waybill/promotion"
+	"waybill/registry"
+	"waybill/scanner"
+	"waybill/server"
+	"waybill/signer"
+	"waybill/web"
+)
+
+// adminTokenFile is where the first admin token is kept, in the data folder.
+const adminTokenFile = "admin.token"
+
+// app is everything, put together.
+type app struct {
+	server        *server.Server
+	jobs          *jobs.Client
+	inspector     *jobs.Inspector
+	scanner       *scanner.Client
+	database      *postgres.DB
+	embedded      *postgres.Embedded // nil with database.url
+	newAdminToken string
+	logger        *slog.Logger
+}
+
+// wire is the only place that sees every package. What it opens, close closes.
+func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err error) {
+	a := &app{logger: logger}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if err := a.open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	k, err := openKeys(filepath.Join(cfg.Data, "keys"))
+	if err != nil {
+		return nil, err
+	}
+	files, err := blob.NewFile(filepath.Join(cfg.Data, "blobs"))
+	if err != nil {
+		return nil, err
+	}
+	if a.scanner, err = openScanner(cfg, logger); err != nil {
+		return nil, err
+	}
+	if err := firstStart(ctx, a.database, k); err != nil {
+		return nil, err
+	}
+
+	db := a.database
+	tokens := auth.NewService(auth.Config{Store: db, Issuer: k.issuer, Logger: logger, Now: time.Now})
+	if a.newAdminToken, err = tokens.EnsureAdmin(ctx, filepath.Join(cfg.Data, adminTokenFile)); err != nil {
+		return nil, fmt.Errorf("first admin token: %w", err)
+	}
+	a.inspector = &jobs.Inspector{Layers: db, Blobs: files, Scanner: a.scanner, Logger: logger}
+	contents := &contents{DB: db}
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Contents: contents, Policies: db})
+	gate := promotion.NewGate(db)
+	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
+	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
+		Inspector: a.inspector, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
+	contents.registry = images
+	signing := signer.NewService(k.signer, signerStore{images, db})
+	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
+	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images, gate, db}, Publisher: publisher{images, judge, signing, db},
+		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
+
+	a.jobs, err = jobs.New(ctx, jobs.Config{
+		Pool: db.Pool, Logger: logger,
+		Scanner: &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Logger: logger},
+		Signer:  &jobs.Signer{Judge: judge, Service: signing, Logger: logger},
+		Housekeeper: &jobs.Housekeeper{
+			Checkpoint:     func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
+			CollectUploads: images.CollectUploads,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	db.OnAccepted = a.jobs.Accepted
+	advisories.rescan = a.jobs.RescanAll
+
+	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db}, Promotions: promotions, Gate: gate,
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Advisories: advisories, Builder: builderAPI{builds},
+		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Logger: logger, Now: time.Now})
+	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping,
+		Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
+	return a, nil
+}
+
+// open connects to the configured database, or starts the private one.
+func (a *app) open(ctx context.Context, cfg Config) (err error) {
+	url := cfg.Database.URL
+	if url == "" {
+		if a.embedded, err = postgres.StartEmbedded(ctx, filepath.Join(cfg.Data, "postgres"), a.logger); err != nil {
+			return err
+		}
+		url = a.embedded.URL()
+	}
+	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, MaxConnections: cfg.Database.Connections})
+	return err
+}
+
+// run serves until ctx is done or the private database dies.
+func (a *app) run(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if a.embedded != nil {
+		go func() {
+			select {
+			case <-a.embedded.Done():
+				cancel(errors.New("the private PostgreSQL ended; start again"))
+			case <-ctx.Done():
+			}
+		}()
+	}
+	err := a.server.Run(ctx, l)
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// stopping is how long running jobs may go on at a stop; they are tried again at the next start.
+const stopping = 10 * time.Second
+
+// close stops what is left to stop, in order: workers, scanners, database.
+func (a *app) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopping)
+	defer cancel()
+	if a.jobs != nil {
+		if err := a.jobs.Stop(ctx); err != nil {
+			a.logger.Warn("jobs were cut short; they go on at the next start", "error", err)
+		}
+	}
+	if a.scanner != nil {
+		_ = a.scanner.Close()
+	}
+	if a.inspector != nil {
+		a.inspector.Wait()
+	}
+	if a.database != nil {
+		a.database.Close()
+	}
+	if a.embedded != nil {
+		a.embedded.Stop()
+	}
+}
+
+// keys are all that the service holds of secrets; each is made once.
+type keys struct {
+	signer  *signer.Signer
+	ledger  *ledger.Signer
+	issuer  *auth.Issuer
+	session []byte
+}
+
+func openKeys(folder string) (*keys, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("keys: %w", err)
+	}
+	var (
+		k   keys
+		err error
+	)
+	if k.signer, err = signer.Open(folder); err != nil {
+		return nil, err
+	}
+	if k.ledger, err = ledger.OpenSigner(filepath.Join(folder, "ledger.key")); err != nil {
+		return nil, err
+	}
+	if k.issuer, err = auth.NewIssuer(filepath.Join(folder, "access-token.key"), "waybill"); err != nil {
+		return nil, err
+	}
+	k.session, err = sessionKey(filepath.Join(folder, "session.key"))
+	return &k, err
+}
+
+func sessionKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == 32 {
+		return key, nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("session key: %w", err)
+	}
+	key = make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, err
+	}
+	return key, auth.WriteSecret(path, key)
+}
+
+// SigningKeyPEM, SigningKeyID and LedgerVerifier are the public halves.
+func (k *keys) SigningKeyPEM() []byte  { return k.signer.PublicKeyPEM() }
+func (k *keys) SigningKeyID() string   { return k.signer.KeyID() }
+func (k *keys) LedgerVerifier() string { return k.ledger.PublicKey() }
+
+func openScanner(cfg Config, logger *slog.Logger) (*scanner.Client, error) {
+	program, err := scanner.Find(cfg.Scanner.Program)
+	if err != nil {
+		return nil, err
+	}
+	temp := filepath.Join(cfg.Data, "tmp")
+	if err := os.MkdirAll(temp, 0o711); err != nil {
+		return nil, err
+	}
+	scanner.CleanFolders(temp)
+	return scanner.New(scanner.Config{Program: program, Version: version, Folder: temp, Processes: cfg.Scanner.Processes, Memory: cfg.Scanner.Memory << 20,
+		Timeout: cfg.Scanner.Timeout, Logger: logger}), nil
+}
+
+// firstStart puts the default policy and pipeline in force where there are none, and ties the ledger to its key.
+func firstStart(ctx context.Context, db *postgres.DB, k *keys) error {
+	if err := db.CreateLedger(ctx, k.ledger.PublicKey()); err != nil {
+		return fmt.Errorf("create ledger: %w", err)
+	}
+	current, err := db.CurrentDocuments(ctx, "")
+	if err != nil || len(current) > 0 {
+		return err
+	}
+	policies, err := policy.Parse("baseline", policy.Baseline())
+	if err != nil {
+		return err
+	}
+	if _, _, err := db.ApplyDocument(ctx, "Policy", policies[0].Name(), policies[0].Hash(), string(policy.Baseline()), artifact.System.Name); err != nil {
+		return err
+	}
+	pipelines, err := promotion.Parse("default", promotion.Default())
+	if err != nil {
+		return err
+	}
+	_, _, err = db.ApplyDocument(ctx, "Pipeline", pipelines[0].Name(), pipelines[0].Hash(), string(promotion.Default()), artifact.System.Name)
+	return err
+}

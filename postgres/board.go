@@ -1,0 +1,53 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+)
+
+// Status returns every cell of the board: what each environment runs, with what is known of it now. An index is scanned
+// when each of its images is, and has the findings of all.
+func (db *DB) Status(ctx context.Context) ([]artifact.Status, error) {
+	rows, err := db.Pool.Query(ctx, `with recursive tree (repository, root, digest) as (
+			select distinct repository, digest, digest from deployments
+			union
+			select t.repository, t.root, r.digest from tree t join manifest_references r on r.repository = t.repository and r.manifest = t.digest and r.kind = 'manifest'
+		), image as (
+			select t.repository, t.root, s.state, s.counts from tree t join manifests m on m.repository = t.repository and m.digest = t.digest and m.is_image
+			left join scans s on s.digest = t.digest
+		), scanned as (
+			select i.repository, i.root, case when bool_or(i.state = 'failed') then 'failed' when bool_and(coalesce(i.state, '') = 'scanned') then 'scanned' else 'pending' end as state,
+				(select jsonb_object_agg(severity, n) from (select c.key as severity, sum(c.value::bigint) as n from image j, jsonb_each_text(j.counts) c
+					where j.repository = i.repository and j.root = i.root group by c.key) sums) as counts
+			from image i group by i.repository, i.root
+		)
+		select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason, coalesce(v.outcome, 'pending'), coalesce(s.state, 'pending'), coalesce(s.counts, '{}'),
+			exists (select from signatures g where g.repository = d.repository and g.digest = d.digest and g.predicate = '' and g.signed_at is not null)
+		from deployments d join promotions p on p.id = d.promotion
+		left join verdicts v on v.repository = d.repository and v.digest = d.digest
+		left join scanned s on s.repository = d.repository and s.root = d.digest
+		order by d.repository, d.environment`)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s artifact.Status, err error) {
+		err = row.Scan(&s.Repository, &s.Environment, &s.Digest, &s.Version, &s.Since, &s.Actor, &s.Reason, &s.Verdict, &s.Scan, &s.Counts, &s.Signed)
+		return s, err
+	})
+	return all, translate(err)
+}
+
+// RecentPushes returns the newest pushes of an outcome, newest first; of images and indexes, not of what is attached.
+func (db *DB) RecentPushes(ctx context.Context, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error) {
+	rows, err := db.Pool.Query(ctx, `select v.repository, v.digest, v.reference, v.outcome, v.reasons, v.actor, v.decided_at from verdicts v
+		where v.outcome = $1 and ($1 <> 'allow' or exists (select from manifests m where m.repository = v.repository and m.digest = v.digest and (m.is_image or m.is_index)))
+		order by v.decided_at desc limit $2`, outcome, limit)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.PushRecord])
+	return all, translate(err)
+}

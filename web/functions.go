@@ -1,0 +1,62 @@
+package web
+
+import (
+	"fmt"
+	"html/template"
+	"slices"
+	"strings"
+	"time"
+
+	"waybill/artifact"
+)
+
+// functions are what templates call.
+func (w *Web) functions() template.FuncMap {
+	return template.FuncMap{
+		"ago":        func(t time.Time) string { return ago(w.cfg.Now().Sub(t)) },
+		"stamp":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"size":       size,
+		"severities": severities,
+		"cosignTag":  func(d artifact.Digest) string { return strings.Replace(d.String(), ":", "-", 1) },
+		"join":       strings.Join,
+	}
+}
+
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return "just now"
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+func size(n int64) string {
+	value := float64(n)
+	for _, unit := range []string{"B", "KiB", "MiB"} {
+		if value < 1024 {
+			return fmt.Sprintf("%.3g %s", value, unit)
+		}
+		value /= 1024
+	}
+	return fmt.Sprintf("%.3g GiB", value)
+}
+
+type severityCount struct {
+	Severity artifact.Severity
+	Count    int
+}
+
+// severities lists what was found, worst first, without zeros.
+func severities(counts map[artifact.Severity]int) []severityCount {
+	var all []severityCount
+	for _, s := range slices.Backward(artifact.Severities) {
+		if counts[s] > 0 {
+			all = append(all, severityCount{s, counts[s]})
+		}
+	}
+	return all
+}

@@ -1,0 +1,152 @@
+package web
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"waybill/artifact"
+)
+
+const (
+	cookieName  = "waybill_session"
+	sessionLife = 12 * time.Hour
+	sessionKey  = "session" // in gin's context
+	maxToken    = 4 << 10   // bytes of a login form's token
+)
+
+// session is who reads.
+type session struct {
+	principal artifact.Principal
+	cookie    string
+}
+
+// sealer encrypts what a cookie holds: the reader's token and when the session ends. Revoking the token ends it too.
+type sealer struct{ gcm cipher.AEAD }
+
+func newSealer(key []byte) (sealer, error) {
+	if len(key) != 32 {
+		return sealer{}, errors.New("the session key has 32 bytes")
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return sealer{}, err
+	}
+	gcm, err := cipher.NewGCMWithRandomNonce(block)
+	return sealer{gcm}, err
+}
+
+func (s sealer) seal(token string, until time.Time) string {
+	plain := binary.BigEndian.AppendUint64(nil, uint64(until.Unix()))
+	return base64.RawURLEncoding.EncodeToString(s.gcm.Seal(nil, nil, append(plain, token...), []byte(cookieName)))
+}
+
+func (s sealer) open(cookie string, now time.Time) (token string, ok bool) {
+	sealed, err := base64.RawURLEncoding.DecodeString(cookie)
+	if err != nil {
+		return "", false
+	}
+	plain, err := s.gcm.Open(nil, nil, sealed, []byte(cookieName))
+	if err != nil || len(plain) < 8 || now.Unix() >= int64(binary.BigEndian.Uint64(plain)) {
+		return "", false
+	}
+	return string(plain[8:]), true
+}
+
+// csrf is a value that only a page of this session has.
+func (w *Web) csrf(cookie string) string {
+	mac := hmac.New(sha256.New, w.cfg.SessionKey)
+	mac.Write([]byte("csrf\x00" + cookie))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// signedIn lets a page be asked for with a session only.
+func (w *Web) signedIn(page func(*gin.Context, artifact.Principal) error) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		s, err := w.reader(c.Request.Context(), c)
+		if artifact.KindOf(err) == artifact.Unauthentic {
+			c.Redirect(http.StatusSeeOther, "/login")
+			return
+		}
+		if err == nil {
+			c.Set(sessionKey, s)
+			err = page(c, s.principal)
+		}
+		if err != nil {
+			w.fail(c, err)
+		}
+	}
+}
+
+func (w *Web) reader(ctx context.Context, c *gin.Context) (session, error) {
+	cookie, err := c.Cookie(cookieName)
+	token, ok := "", false
+	if err == nil {
+		token, ok = w.session.open(cookie, w.cfg.Now())
+	}
+	if !ok {
+		return session{}, artifact.Errorf(artifact.Unauthentic, "nobody is signed in")
+	}
+	p, err := w.cfg.Authenticate(ctx, token)
+	return session{p, cookie}, err
+}
+
+// loginPage is the form; Message says why it is shown again. CSRF ties the form to the browser that asked for it.
+type loginPage struct {
+	Message string
+	CSRF    string
+}
+
+const formCookie = "waybill_form"
+
+func (w *Web) loginForm(c *gin.Context) { w.showLogin(c, http.StatusOK, "") }
+
+func (w *Web) showLogin(c *gin.Context, status int, message string) {
+	nonce := rand.Text()
+	w.setCookie(c, formCookie, nonce, time.Hour)
+	w.render(c, status, "login", "Sign in", loginPage{Message: message, CSRF: w.csrf(nonce)})
+}
+
+func (w *Web) login(c *gin.Context) {
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 2*maxToken)
+	nonce, err := c.Cookie(formCookie)
+	if err != nil || !hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(nonce))) {
+		w.showLogin(c, http.StatusForbidden, "The form was too old; try again.")
+		return
+	}
+	token := strings.TrimSpace(c.PostForm("token"))
+	if _, err := w.cfg.Authenticate(c.Request.Context(), token); err != nil || len(token) > maxToken {
+		if artifact.KindOf(err) != artifact.Unauthentic && err != nil {
+			w.fail(c, err)
+			return
+		}
+		w.showLogin(c, http.StatusUnauthorized, "That token is not valid: unknown, expired or revoked.")
+		return
+	}
+	w.setCookie(c, cookieName, w.session.seal(token, w.cfg.Now().Add(sessionLife)), sessionLife)
+	c.Redirect(http.StatusSeeOther, "/")
+}
+
+func (w *Web) logout(c *gin.Context) {
+	cookie, err := c.Cookie(cookieName)
+	if err == nil && hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(cookie))) {
+		w.setCookie(c, cookieName, "", -time.Hour)
+	}
+	c.Redirect(http.StatusSeeOther, "/login")
+}
+
+func (w *Web) setCookie(c *gin.Context, name, value string, life time.Duration) {
+	http.SetCookie(c.Writer, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int(life.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		Secure: c.Request.TLS != nil || strings.HasPrefix(w.cfg.ExternalURL, "https://")})
+}
