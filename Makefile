@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := docker.io podman skopeo crun umoci mmdebstrap jq curl git openssl ca-certificates
+TEST_PACKAGES := docker.io podman skopeo crun umoci mmdebstrap jq curl git ca-certificates
 
 .PHONY: build scanner deps deps-run tools test lint fuzz demo image clean
 
@@ -44,6 +44,7 @@ $(TOOLS)/golangci-lint:
 	@echo "compiling golangci-lint; the first time takes a few minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
+# The scanner's own packages are compiled with the experiment, and tested through the built program.
 test: deps tools build examples/returns/returns
 	$(GO) vet ./...
 	$(GO) test -timeout 30m ./...

@@ -24,13 +24,19 @@ type Config struct {
 	Scanner     *Scanner
 	Signer      *Signer
 	Housekeeper *Housekeeper
-	Logger      *slog.Logger
+	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
+	// a process that was killed. With others, it is taken up when jobTimeout has passed.
+	Alone  bool
+	Logger *slog.Logger
 }
 
 // Client inserts jobs and works on them.
 type Client struct {
 	river *river.Client[pgx.Tx]
 }
+
+// jobTimeout is longer than any one scan; a rescan of everything goes on from where the next run finds it.
+const jobTimeout = 15 * time.Minute
 
 // lockRiver is the advisory lock under which River's own tables are migrated; rivermigrate takes none itself.
 const lockRiver = 0x7761795f72697665
@@ -39,6 +45,11 @@ const lockRiver = 0x7761795f72697665
 func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err := migrate(ctx, cfg.Pool); err != nil {
 		return nil, fmt.Errorf("migrate job tables: %w", err)
+	}
+	if cfg.Alone {
+		if _, err := cfg.Pool.Exec(ctx, `update river_job set state = 'available', scheduled_at = now() where state = 'running'`); err != nil {
+			return nil, fmt.Errorf("take up jobs that were killed: %w", err)
+		}
 	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, cfg.Scanner)
@@ -51,9 +62,10 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		Logger:  slog.New(quiet{cfg.Logger.Handler()}),
 		PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
 			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true})},
-		FetchPollInterval: 500 * time.Millisecond,
-		JobTimeout:        30 * time.Minute,
-		RetryPolicy:       retryPolicy{},
+		FetchPollInterval:    500 * time.Millisecond,
+		JobTimeout:           jobTimeout,
+		RescueStuckJobsAfter: jobTimeout + time.Minute,
+		RetryPolicy:          retryPolicy{},
 	})
 	if err != nil {
 		return nil, err

@@ -1,3 +1,5 @@
+//go:build goexperiment.jsonv2
+
 // Command waybill-scanner parses what others packed: layers, package databases, an advisory database. waybill serve
 // starts it when there is work, talks to it on its standard streams, and ends it. It holds no keys, no database of ours
 // and opens no network.

@@ -92,7 +92,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
 	a.jobs, err = jobs.New(ctx, jobs.Config{
-		Pool: db.Pool, Logger: logger,
+		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner: &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Logger: logger},
 		Signer:  &jobs.Signer{Judge: judge, Service: signing, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -95,7 +96,7 @@ func TestImports(t *testing.T) {
 // TestScannerHoldsNothing: the process that parses hostile bytes links no code that knows keys, database or server.
 func TestScannerHoldsNothing(t *testing.T) {
 	t.Parallel()
-	out, err := exec.Command("go", "list", "-deps", "waybill/cmd/waybill-scanner").Output()
+	out, err := golist("-deps", "waybill/cmd/waybill-scanner").Output()
 	require.NoError(t, err)
 	deps := strings.Fields(string(out))
 	require.Contains(t, deps, "waybill/layer")
@@ -107,16 +108,23 @@ func TestScannerHoldsNothing(t *testing.T) {
 // TestServerParsesNoLayer: the program that holds the keys links neither Trivy nor the layer reader.
 func TestServerParsesNoLayer(t *testing.T) {
 	t.Parallel()
-	out, err := exec.Command("go", "list", "-deps", "waybill/cmd/waybill").Output()
+	out, err := golist("-deps", "waybill/cmd/waybill").Output()
 	require.NoError(t, err)
 	for _, dep := range strings.Fields(string(out)) {
 		require.False(t, dep == "waybill/layer" || dep == "waybill/scanner/trivy" || strings.HasPrefix(dep, "github.com/aquasecurity/trivy/"), dep)
 	}
 }
 
+// golist sees the scanner's packages too, which are compiled with the json/v2 experiment only.
+func golist(args ...string) *exec.Cmd {
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Env = append(os.Environ(), "GOEXPERIMENT=jsonv2")
+	return cmd
+}
+
 func list(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "waybill/...")
+	cmd := golist("-json=ImportPath,Imports", "waybill/...")
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

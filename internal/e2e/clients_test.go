@@ -130,8 +130,8 @@ func TestSkopeoPodmanCrane(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	pusher := s.token("--role", "pusher")
-	img := archive(t, "returns:v1", configured(t, "1000", files(t, map[string]string{"app": "v1"})))
-	rootImage := archive(t, "returns:root", configured(t, "", files(t, map[string]string{"app": "v1"})))
+	img := archive(t, "localhost/returns:v1", configured(t, "1000", files(t, map[string]string{"app": "v1"})))
+	rootImage := archive(t, "localhost/returns:root", configured(t, "", files(t, map[string]string{"app": "v1"})))
 	creds := "ci:" + pusher
 
 	t.Run("skopeo", func(t *testing.T) {
@@ -149,10 +149,10 @@ func TestSkopeoPodmanCrane(t *testing.T) {
 		authfile := filepath.Join(storage, "auth.json")
 		run("login", "--authfile", authfile, "--tls-verify=false", "-u", "ci", "-p", pusher, s.host)
 		run("load", "-i", img)
-		run("push", "--authfile", authfile, "--tls-verify=false", "docker.io/library/returns:v1", s.host+"/shop/podman:v1")
+		run("push", "--authfile", authfile, "--tls-verify=false", "localhost/returns:v1", s.host+"/shop/podman:v1")
 		run("pull", "--authfile", authfile, "--tls-verify=false", s.host+"/shop/podman:v1")
 		run("load", "-i", rootImage)
-		out := refused(t, "podman", append(podman, "push", "--authfile", authfile, "--tls-verify=false", "docker.io/library/returns:root", s.host+"/shop/podman:v2")...)
+		out := refused(t, "podman", append(podman, "push", "--authfile", authfile, "--tls-verify=false", "localhost/returns:root", s.host+"/shop/podman:v2")...)
 		require.Contains(t, out, "no-root-user")
 	})
 	t.Run("crane", func(t *testing.T) {

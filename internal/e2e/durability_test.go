@@ -155,7 +155,7 @@ func bigLayer(t *testing.T, size int64) v1.Layer {
 	dir, err := os.MkdirTemp(fixtures, "big")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, "sh", "-c", fmt.Sprintf("cd %s && openssl rand -out blob %d && tar --owner=0 --group=0 -cf - blob | gzip -1 > layer.tar.gz && rm blob", dir, size))
+	must(t, "sh", "-c", fmt.Sprintf("cd %s && head -c %d /dev/urandom > blob && tar --owner=0 --group=0 -cf - blob | gzip -1 > layer.tar.gz && rm blob", dir, size))
 	layer, err := tarball.LayerFromFile(filepath.Join(dir, "layer.tar.gz"))
 	require.NoError(t, err)
 	return layer

@@ -1,3 +1,5 @@
+//go:build goexperiment.jsonv2
+
 // Package trivy is what runs in the scanner process: Trivy's analysers on the tar that package layer reads, and Trivy's
 // matching of the packages that they found. It is the only importer of Trivy. Trivy keeps its database and its secret
 // rules in globals, so a process has one Scanner, and one request at a time.
