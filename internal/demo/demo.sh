@@ -89,7 +89,7 @@ image "$work/debian.tar" root root
 du -sh "$work"/oci-* | sed "s|$work/||"
 
 step "5. Policy at push: sshd and root are denied, with every reason, where the pusher looks"
-run sh -c "echo '$pusher' | skopeo login --tls-verify=false --authfile '$work/auth.json' -u ci --password-stdin $host" 2>&1 | hide
+echo "$pusher" | run skopeo login --tls-verify=false --authfile "$work/auth.json" -u ci --password-stdin "$host"
 push() { skopeo copy --quiet --dest-tls-verify=false --authfile "$work/auth.json" "$@"; }
 refused push "oci:$work/oci-sshd:v1" "docker://$host/shop/sshd:v1"
 refused push "oci:$work/oci-root:v1" "docker://$host/shop/root:v1"

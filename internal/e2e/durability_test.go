@@ -68,10 +68,10 @@ func TestKilled(t *testing.T) {
 		require.Equal(t, r.digest, s.current(pusher, "shop/killed:"+r.tag))
 		s.signed(pusher, "shop/killed@"+r.digest)
 	}
-	var history []artifact.Promotion
+	var history struct{ Promotions []artifact.Promotion }
 	s.json(promoter, &history, "history", "killed")
 	digests := map[string]bool{}
-	for _, p := range history {
+	for _, p := range history.Promotions {
 		digests[p.Digest.String()] = true
 	}
 	for _, r := range promoted {
@@ -191,17 +191,13 @@ func scanners(server int) []int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
 		b, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
 		open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
-		if open < 0 || end < open {
-			continue
+		if err != nil || open < 0 || end < open {
+			continue // it ended meanwhile
 		}
-		fields := strings.Fields(string(b[end+1:]))
-		parent, _ := strconv.Atoi(fields[1])
+		parent, _ := strconv.Atoi(strings.Fields(string(b[end+1:]))[1])
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:open])))
-		if parent == server && strings.HasPrefix(string(b[open+1:end]), "waybill-scanner"[:15]) {
+		if parent == server && string(b[open+1:end]) == "waybill-scanner" {
 			pids = append(pids, pid)
 		}
 	}

@@ -87,7 +87,7 @@ func TestMainJob(t *testing.T) {
 	t.Run("deployer", func(t *testing.T) { deploys(t, s, deployer, v456, v457) })
 	t.Run("verify", func(t *testing.T) {
 		out := s.ok(deployer, "verify", ref, "--environment", "production")
-		require.Contains(t, out, "inclusion")
+		require.Contains(t, out, "is in the tree of the checkpoint")
 		_, stderr, code := s.waybill(promoter, "verify", "shop/returns@"+v457, "--environment", "production")
 		require.Equal(t, 1, code)
 		require.Contains(t, stderr, "production")
