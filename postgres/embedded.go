@@ -29,7 +29,8 @@ import (
 type Embedded struct {
 	dir     string
 	url     string
-	owner   *syscall.Credential
+	owner   *syscall.Credential // nil unless this is root
+	hidden  bool                // the owner cannot reach dir, so children run in a user namespace instead
 	command *exec.Cmd
 	done    chan struct{}
 	output  *tail
@@ -55,7 +56,11 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 	if e.owner, err = databaseOwner(); err != nil {
 		return nil, err
 	}
+	e.hidden = e.owner != nil && !Reachable(filepath.Dir(dir))
 	if err := e.prepare(ctx, bin); err != nil {
+		if e.hidden {
+			err = fmt.Errorf("%w (only root may enter a folder above it, and no user namespace could be made; choose another folder, such as --data /var/lib/waybill)", err)
+		}
 		return nil, fmt.Errorf("prepare PostgreSQL in %s: %w", dir, err)
 	}
 	if err := e.start(ctx, bin); err != nil {
@@ -200,7 +205,7 @@ func (e *Embedded) runDir() (string, error) {
 }
 
 func (e *Embedded) chown(path string) error {
-	if e.owner == nil {
+	if e.owner == nil || e.hidden {
 		return nil
 	}
 	return os.Chown(path, int(e.owner.Uid), int(e.owner.Gid))
@@ -211,6 +216,26 @@ func (e *Embedded) dress(cmd *exec.Cmd) {
 	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/bin:/bin", "TZ=UTC"}
 	cmd.Dir = e.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: e.owner, Setpgid: true, Pdeathsig: syscall.SIGINT}
+	if e.hidden {
+		// Below a folder such as /root that only root may enter. PostgreSQL refuses to be root, so in a namespace of its
+		// own it is the other user there, with root's files and none of root's powers.
+		cmd.SysProcAttr.Credential = nil
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(e.owner.Uid), HostID: 0, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(e.owner.Gid), HostID: 0, Size: 1}}
+	}
+}
+
+// Reachable reports whether users other than this one may pass through a folder and all that lead to it.
+func Reachable(dir string) bool {
+	for ; ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err != nil || info.Mode()&0o001 == 0 {
+			return false
+		}
+		if dir == "/" || dir == "." {
+			return true
+		}
+	}
 }
 
 func (e *Embedded) start(ctx context.Context, bin string) error {

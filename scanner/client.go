@@ -68,7 +68,15 @@ func (c *Client) Analyse(ctx context.Context, file *os.File, d artifact.Descript
 
 // Match finds an image's packages and findings; no layer is read.
 func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error) {
-	r, err := c.ask(ctx, Request{Match: &m}, nil)
+	var folder *os.File
+	if m.Database != "" {
+		var err error
+		if folder, err = os.Open(m.Database); err != nil {
+			return MatchResult{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the advisory database is gone; import it again", Err: err}
+		}
+		defer folder.Close()
+	}
+	r, err := c.ask(ctx, Request{Match: &m}, folder)
 	if err != nil {
 		return MatchResult{}, err
 	}
@@ -80,7 +88,12 @@ func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error)
 
 // CheckDatabase opens an advisory database; one that cannot be read is a Denied error.
 func (c *Client) CheckDatabase(ctx context.Context, folder string) (DatabaseInfo, error) {
-	r, err := c.ask(ctx, Request{Database: &DatabaseRequest{folder}}, nil)
+	opened, err := os.Open(folder)
+	if err != nil {
+		return DatabaseInfo{}, err
+	}
+	defer opened.Close()
+	r, err := c.ask(ctx, Request{Database: &DatabaseRequest{folder}}, opened)
 	if err != nil {
 		return DatabaseInfo{}, err
 	}

@@ -122,6 +122,7 @@ func (p *process) ask(ctx context.Context, request Request, file *os.File) (Resp
 	var response Response
 	err := p.within(ctx, func() error {
 		if file != nil {
+			// A layer's file, or a database's folder: the child may not be able to reach either by its path.
 			if _, _, err := p.files.WriteMsgUnix([]byte{1}, unix.UnixRights(int(file.Fd())), nil); err != nil {
 				return err
 			}
@@ -169,7 +170,7 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil
 }
 
-// ReceiveFile is the child's end: it takes the next file from descriptor 3.
+// ReceiveFile is the child's end: it takes the next file or folder from descriptor 3. Its name is a path to it.
 func ReceiveFile(socket *net.UnixConn) (*os.File, error) {
 	one, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := socket.ReadMsgUnix(one, rights)
@@ -184,7 +185,7 @@ func ReceiveFile(socket *net.UnixConn) (*os.File, error) {
 	if err != nil || len(fds) != 1 {
 		return nil, errors.New("no file came with the request")
 	}
-	return os.NewFile(uintptr(fds[0]), "layer"), nil
+	return os.NewFile(uintptr(fds[0]), fmt.Sprintf("/proc/self/fd/%d", fds[0])), nil
 }
 
 // CleanFolders removes what scanners of a killed server left.

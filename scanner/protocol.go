@@ -14,7 +14,7 @@ import (
 )
 
 // Messages are length-prefixed (four bytes, big-endian) JSON. The child says Hello, then answers each Request with one
-// Response. A layer's file comes beside its request, by SCM_RIGHTS on descriptor 3.
+// Response. A layer's file, or a database's folder, comes beside its request, by SCM_RIGHTS on descriptor 3.
 
 // Hello is the child's first message.
 type Hello struct {
@@ -46,7 +46,7 @@ type Analysis struct {
 
 // MatchRequest asks for an image's packages and findings, from what Analyse learned of its layers.
 type MatchRequest struct {
-	Database string          `json:"database"` // folder of trivy.db and metadata.json; empty: packages and SBOM only
+	Database string          `json:"database"` // name of the folder of trivy.db and metadata.json, which comes beside; empty: packages and SBOM only
 	Config   []byte          `json:"config"`   // the image config
 	Layers   [][]byte        `json:"layers"`   // Analysis.Blob of each, lowest first
 	Name     string          `json:"name"`     // of the repository, for the SBOM
@@ -62,7 +62,7 @@ type MatchResult struct {
 	CycloneDX []byte             `json:"cycloneDX"`
 }
 
-// DatabaseRequest asks whether a folder holds an advisory database that can be read.
+// DatabaseRequest asks whether a folder, which comes beside, holds an advisory database that can be read.
 type DatabaseRequest struct {
 	Folder string `json:"folder"`
 }

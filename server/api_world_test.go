@@ -30,7 +30,6 @@ var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
 type world struct {
 	shop, other artifact.Repository
 	production  artifact.Environment
-	config      []byte
 	manifests   map[string]artifact.StoredManifest
 	tags        map[string]artifact.Digest
 	blobs       map[artifact.Digest][]byte

@@ -85,13 +85,24 @@ func answer(s *trivy.Scanner, files *net.UnixConn, request scanner.Request) (res
 		}
 		return scanner.Response{Analysis: &analysis}
 	case request.Match != nil:
-		result, err := s.Match(ctx, *request.Match)
+		var folder *os.File
+		if request.Match.Database != "" {
+			var err error
+			if folder, err = scanner.ReceiveFile(files); err != nil {
+				return scanner.Response{Failed: err.Error()}
+			}
+		}
+		result, err := s.Match(ctx, *request.Match, folder)
 		if err != nil {
 			return scanner.Response{Failed: err.Error()}
 		}
 		return scanner.Response{Match: &result}
 	case request.Database != nil:
-		info, err := s.Check(request.Database.Folder)
+		folder, err := scanner.ReceiveFile(files)
+		if err != nil {
+			return scanner.Response{Failed: err.Error()}
+		}
+		info, err := s.Check(request.Database.Folder, folder)
 		if err != nil {
 			return scanner.Response{Refused: err.Error()}
 		}

@@ -39,7 +39,7 @@ func TestConfig(t *testing.T) {
 		"unknown top key":  {"lisen: x\n", nil, `waybill.yaml:1:1: unknown field "lisen"`},
 		"duplicate key":    {"data: d\ndata: e\n", nil, `waybill.yaml:2:1: mapping key "data" already defined at [1:1]`},
 		"wrong type":       {"scanner: {processes: many}\n", nil, "waybill.yaml:1:22:"},
-		"unknown variable": {"", []string{"WAYBILL_DATBASE_URL=x"}, "WAYBILL_DATBASE_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
+		"unknown variable": {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
 		"bad number":       {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
 		"bad level":        {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
 	} {

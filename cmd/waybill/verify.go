@@ -250,7 +250,7 @@ func parsePublicKey(text string) (crypto.PublicKey, error) {
 // (simple signing) names the digest.
 func checkSignature(s server.BundleSignature, want artifact.Digest, key crypto.PublicKey) error {
 	sum := sha256.Sum256(s.Payload)
-	ok := false
+	var ok bool
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		ok = ecdsa.VerifyASN1(k, sum[:], s.Signature)

@@ -237,6 +237,9 @@ func openScanner(cfg Config, logger *slog.Logger) (*scanner.Client, error) {
 		return nil, err
 	}
 	scanner.CleanFolders(temp)
+	if os.Getuid() == 0 && !postgres.Reachable(temp) {
+		temp = os.TempDir() // the scanner runs as another user, who must reach it
+	}
 	return scanner.New(scanner.Config{Program: program, Version: version, Folder: temp, Processes: cfg.Scanner.Processes, Memory: cfg.Scanner.Memory << 20,
 		Timeout: cfg.Scanner.Timeout, Logger: logger}), nil
 }

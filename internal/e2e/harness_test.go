@@ -88,13 +88,6 @@ func (s *waybillServer) stop(sig syscall.Signal) {
 	<-s.gone
 }
 
-// restart kills the program as a power cut would, and starts it on the same folder and address.
-func (s *waybillServer) restart(sig syscall.Signal) {
-	s.t.Helper()
-	s.stop(sig)
-	s.start(s.host)
-}
-
 func (s *waybillServer) admin() string {
 	s.t.Helper()
 	b, err := os.ReadFile(filepath.Join(s.data, "admin.token"))

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sort"
 	"strings"
 	"time"
@@ -32,7 +33,8 @@ import (
 )
 
 // Match stacks what Analyse learned of each layer and matches the packages with the advisory database.
-func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.MatchResult, error) {
+// folder is its open folder, nil without one.
+func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest, folder *os.File) (scanner.MatchResult, error) {
 	stored, err := newStored(m)
 	if err != nil {
 		return scanner.MatchResult{}, err
@@ -40,7 +42,7 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.Ma
 	options := types.ScanOptions{PkgTypes: types.PkgTypes, PkgRelationships: ftypes.Relationships,
 		Scanners: types.Scanners{types.SBOMScanner, types.SecretScanner}, VulnSeveritySources: nil}
 	if m.Database != "" {
-		if err := s.open(m.Database); err != nil {
+		if err := s.open(m.Database, folder); err != nil {
 			return scanner.MatchResult{}, err
 		}
 		options.Scanners = append(options.Scanners, types.VulnerabilityScanner)

@@ -43,7 +43,8 @@ type Scanner struct {
 	group    analyzer.AnalyzerGroup
 	handlers handler.Manager
 	analyser string
-	database string // folder that is open; empty: none
+	database string   // name of the folder that is open; empty: none
+	folder   *os.File // it, kept so that its path stays good
 }
 
 // New makes the analysers, once.
@@ -172,31 +173,33 @@ func version(p types.Package) string {
 	return v
 }
 
-// Check opens a database and reads from it.
-func (s *Scanner) Check(folder string) (scanner.DatabaseInfo, error) {
-	m, err := metadata.NewClient(folder).Get()
+// Check opens a database and reads from it. folder is open; its name is a path to it.
+func (s *Scanner) Check(name string, folder *os.File) (scanner.DatabaseInfo, error) {
+	m, err := metadata.NewClient(folder.Name()).Get()
 	if err != nil {
 		return scanner.DatabaseInfo{}, fmt.Errorf("metadata.json: %w", err)
 	}
 	if m.Version != trivydb.SchemaVersion {
 		return scanner.DatabaseInfo{}, fmt.Errorf("it is of schema %d; this program reads %d", m.Version, trivydb.SchemaVersion)
 	}
-	if err := s.open(folder); err != nil {
+	if err := s.open(name, folder); err != nil {
 		return scanner.DatabaseInfo{}, err
 	}
 	return scanner.DatabaseInfo{Schema: m.Version, UpdatedAt: m.UpdatedAt.UTC().Truncate(time.Microsecond)}, nil
 }
 
-// open makes the database of a folder the one that matching reads.
-func (s *Scanner) open(folder string) (err error) {
-	if s.database == folder {
-		return nil
+// open makes the database of a folder the one that matching reads, and keeps the folder; one that is open already is
+// not opened again.
+func (s *Scanner) open(name string, folder *os.File) (err error) {
+	if s.database == name {
+		return folder.Close()
 	}
 	if s.database != "" {
 		if err := trivydb.Close(); err != nil {
 			return err
 		}
-		s.database = ""
+		s.folder.Close()
+		s.database, s.folder = "", nil
 	}
 	// bbolt panics on pages that are not its own.
 	defer func() {
@@ -204,9 +207,9 @@ func (s *Scanner) open(folder string) (err error) {
 			err = fmt.Errorf("the database is damaged: %v", v)
 		}
 	}()
-	if err := db.Init(folder); err != nil {
+	if err := db.Init(folder.Name()); err != nil {
 		return fmt.Errorf("open advisory database: %w", err)
 	}
-	s.database = folder
+	s.database, s.folder = name, folder
 	return nil
 }
