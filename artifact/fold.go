@@ -50,11 +50,10 @@ func (f *folding) apply(layer int, l LayerFacts) {
 		if e.Type == Whiteout || e.Type == Opaque {
 			continue
 		}
-		old, exists := f.facts.Files[e.Path]
-		switch {
-		case exists && old.Type == Dir && e.Type != Dir:
-			f.remove(e.Path, layer)
-		case exists && old.Type != Dir:
+		if e.Type != Dir {
+			f.removeBelow(e.Path, layer) // a file in place of a directory, which the archive may never have named
+		}
+		if old, exists := f.facts.Files[e.Path]; exists && old.Type != Dir {
 			f.hide(e.Path, old, layer)
 		}
 		// A path below what is no directory: the runtime replaces the obstacle.
