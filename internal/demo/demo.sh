@@ -75,7 +75,7 @@ returns=$(waybill show shop/returns:v456 --output json | jq -r .manifest.digest)
 
 step "4. Real Debian images, made here with mmdebstrap: one as it should be, one with sshd, one that runs as root"
 # Plain bookworm, without its security updates, so that there is something to find.
-mirror="deb $(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Release: bookworm' | head -1) bookworm main"
+mirror="deb $(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Release: bookworm' | sed -n 1p) bookworm main"
 mmdebstrap --variant=minbase --quiet bookworm "$work/debian.tar" "$mirror"
 mmdebstrap --variant=minbase --quiet --include=openssh-server bookworm "$work/sshd.tar" "$mirror"
 image() { # archive, user, name: an OCI layout, as a build would leave it
@@ -99,12 +99,12 @@ run push "oci:$work/oci-debian:v1" "docker://$host/shop/debian:v1"
 echo "accepted"
 run waybill verdict shop/debian:v1
 await scanned shop/debian:v1
-waybill scan shop/debian:v1 | head -20
+waybill scan shop/debian:v1 | sed -n 1,20p
 await signed shop/debian:v1
 await signed "shop/returns@$returns"
 run waybill key public | tee "$work/waybill.pub"
 mkdir -p "$DOCKER_CONFIG" && cp "$work/auth.json" "$DOCKER_CONFIG/config.json"
-run cosign verify --key "$work/waybill.pub" --insecure-ignore-tlog=true --allow-http-registry "$host/shop/returns@$returns" 2>&1 | grep -v '^WARNING' | head -12
+run cosign verify --key "$work/waybill.pub" --insecure-ignore-tlog=true --allow-http-registry "$host/shop/returns@$returns" 2>&1 | grep -v '^WARNING' | sed -n 1,12p
 
 step "7. Promote one digest through dev, staging and production; production first is refused"
 export WAYBILL_TOKEN=$promoter
