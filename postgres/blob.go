@@ -50,7 +50,7 @@ func (db *DB) BlobRepositories(ctx context.Context, digest artifact.Digest) ([]a
 	return all, translate(err)
 }
 
-// UnlinkBlob takes a blob from a repository; Denied while one of its manifests needs it.
+// UnlinkBlob takes a blob from a repository; Unsupported while one of its manifests needs it.
 func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		var needed bool
@@ -58,7 +58,7 @@ func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, di
 			return err
 		}
 		if needed {
-			return artifact.Coded(artifact.Denied, "DENIED", "a manifest of %s needs blob %s; delete the manifest first", repository, digest)
+			return artifact.Coded(artifact.Unsupported, "UNSUPPORTED", "a manifest of %s needs blob %s; delete the manifest first", repository, digest)
 		}
 		tag, err := tx.Exec(ctx, `delete from repository_blobs where repository = $1 and digest = $2`, repository, digest)
 		if err == nil && tag.RowsAffected() == 0 {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"waybill/artifact"
@@ -25,17 +26,31 @@ func (r *Registry) GetManifest(ctx context.Context, p artifact.Principal, ref ar
 		return artifact.StoredManifest{}, r.hide(p, ref, err)
 	}
 	if err := r.cfg.Gate.Pull(ctx, p, ref.Repository, digest); err != nil {
-		return artifact.StoredManifest{}, err
+		return artifact.StoredManifest{}, r.hide(p, ref, err)
 	}
 	return r.cfg.Manifests.Manifest(ctx, ref.Repository, digest)
 }
 
-// hide keeps from one who may pull nothing at will whether a tag exists.
+// hide keeps from one who may pull nothing at will whether a tag exists, and where it stands: a tag that is not there and
+// one that is not promoted get the same answer. That a digest was recalled, and why, everybody is told.
 func (r *Registry) hide(p artifact.Principal, ref artifact.Reference, err error) error {
-	if artifact.KindOf(err) == artifact.NotFound && !p.Can(artifact.ActionPull, ref.Repository) {
-		return artifact.Coded(artifact.Denied, "DENIED", "%s is not promoted to an environment of %s, and it may pull nothing else", ref, p.Name)
+	if ref.Tag.IsZero() || !p.Sees(ref.Repository) || p.Can(artifact.ActionPull, ref.Repository) {
+		return err
+	}
+	var refused *artifact.Error
+	if errors.As(err, &refused) && (refused.Kind == artifact.NotFound || refused.Kind == artifact.Denied && len(refused.Reasons) > 0 && refused.Reasons[0].Rule == "not-promoted") {
+		return artifact.Coded(artifact.Denied, "DENIED", "%s is not promoted to %s, and %s may pull nothing else; a promoter can do so: waybill promote %s %s ENVIRONMENT",
+			ref, environments(p), p.Name, ref.Repository, ref.Tag)
 	}
 	return err
+}
+
+func environments(p artifact.Principal) string {
+	names := make([]string, len(p.Environments))
+	for i, e := range p.Environments {
+		names[i] = e.String()
+	}
+	return strings.Join(names, " or ")
 }
 
 // PutManifest judges a manifest and, if it is allowed, stores it under its digest and its tags. A denial carries every

@@ -36,7 +36,7 @@ type BlobRows interface {
 	SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string) error
 	// BlobRepositories returns which repositories have a blob.
 	BlobRepositories(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error)
-	// UnlinkBlob takes a blob from a repository; Denied while one of its manifests needs it.
+	// UnlinkBlob takes a blob from a repository; Unsupported while one of its manifests needs it.
 	UnlinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
 }
 

@@ -22,7 +22,7 @@ func (s *Server) answer(handle func(*gin.Context) error) gin.HandlerFunc {
 
 // ociCode is the OCI error code of a kind (distribution-spec 1.1, "Error Codes") where the error names none.
 var ociCode = map[artifact.Kind]string{
-	artifact.Invalid:     "UNSUPPORTED",
+	artifact.Invalid:     "MANIFEST_INVALID",
 	artifact.NotFound:    "NAME_UNKNOWN",
 	artifact.Denied:      "DENIED",
 	artifact.Unauthentic: "UNAUTHORIZED",
@@ -35,6 +35,7 @@ var ociCode = map[artifact.Kind]string{
 // ociStatus is where a code's status differs from its kind's.
 var ociStatus = map[string]int{
 	"RANGE_INVALID": http.StatusRequestedRangeNotSatisfiable,
+	"UNSUPPORTED":   http.StatusMethodNotAllowed,
 }
 
 type ociError struct {

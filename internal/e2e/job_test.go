@@ -134,8 +134,12 @@ func deploys(t *testing.T, s *waybillServer, deployer, promoted, other string) {
 	require.Equal(t, 403, status)
 	require.Contains(t, body, "DENIED")
 	require.Contains(t, body, "production")
-	status, _ = s.get(deployer, "/v2/shop/returns/manifests/v457")
+	status, unpromoted := s.get(deployer, "/v2/shop/returns/manifests/v457")
 	require.Equal(t, 403, status)
+	require.NotContains(t, unpromoted, other, "where a tag stands is not a deployer's business")
+	status, absent := s.get(deployer, "/v2/shop/returns/manifests/v999")
+	require.Equal(t, 403, status)
+	require.Equal(t, strings.ReplaceAll(unpromoted, "v457", "v999"), absent, "nor is whether it exists")
 	for _, blob := range blobsOf(t, s, other) {
 		status, body := s.get(deployer, "/v2/shop/returns/blobs/"+blob)
 		require.Equal(t, 403, status, body)
