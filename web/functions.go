@@ -19,6 +19,10 @@ func (w *Web) functions() template.FuncMap {
 		"severities": severities,
 		"cosignTag":  func(d artifact.Digest) string { return strings.Replace(d.String(), ":", "-", 1) },
 		"join":       strings.Join,
+		"next":       func(i int) int { return i + 1 },
+		"done": func(action string) string {
+			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from"}[action]
+		},
 	}
 }
 
