@@ -25,6 +25,7 @@ type Limits struct {
 	Entries      int   // default 1,000,000
 	Path         int   // bytes of a path; default 4096 (PATH_MAX of Linux)
 	Depth        int   // components of a path; default 255
+	Names        int64 // bytes of all paths and link targets together, which are held in memory; default 256 MiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -36,6 +37,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Uncompressed, 20<<30)
 	or(&l.Ratio, 100)
 	or(&l.RatioFrom, 3<<30)
+	or(&l.Names, 256<<20)
 	if l.Entries == 0 {
 		l.Entries = 1_000_000
 	}
@@ -81,7 +83,8 @@ func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
 	return facts, nil
 }
 
-// decompress recognises gzip (RFC 1952), zstd (RFC 8878) or a plain tar by the first bytes.
+// decompress recognises gzip (RFC 1952), zstd (RFC 8878, whose skippable frames may stand first) or a plain tar by the
+// first bytes.
 func decompress(r io.Reader) (io.ReadCloser, string, error) {
 	buffered := bufio.NewReaderSize(r, 256<<10)
 	head, err := buffered.Peek(4)
@@ -94,8 +97,9 @@ func decompress(r io.Reader) (io.ReadCloser, string, error) {
 		if err != nil {
 			return nil, "", fmt.Errorf("gzip: %w", err)
 		}
-		return z, "gzip", nil
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z.Multistream(false)
+		return &members{z, buffered}, "gzip", nil
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18}):
 		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, "", fmt.Errorf("zstd: %w", err)
@@ -104,6 +108,40 @@ func decompress(r io.Reader) (io.ReadCloser, string, error) {
 	}
 	return io.NopCloser(buffered), "none", nil
 }
+
+// members reads a gzip file, which may be several members one after another (RFC 1952, section 2.2), as eStargz and pigz
+// write them. What follows the last and is no member is an error that says so.
+type members struct {
+	*gzip.Reader
+	stored *bufio.Reader
+}
+
+func (m *members) Read(p []byte) (int, error) {
+	for {
+		n, err := m.Reader.Read(p)
+		if !errors.Is(err, io.EOF) || n > 0 {
+			if errors.Is(err, io.EOF) {
+				err = nil // the next call finds out what follows
+			}
+			return n, err
+		}
+		head, err := m.stored.Peek(2)
+		switch {
+		case len(head) == 0 && errors.Is(err, io.EOF):
+			return 0, io.EOF
+		case err != nil && !errors.Is(err, io.EOF):
+			return 0, err
+		case !bytes.Equal(head, []byte{0x1f, 0x8b}):
+			return 0, errTrailing
+		}
+		if err := m.Reset(m.stored); err != nil {
+			return 0, err
+		}
+		m.Multistream(false)
+	}
+}
+
+var errTrailing = errors.New("bytes follow the compressed stream")
 
 // meter counts and hashes what is read through it.
 type meter struct {
@@ -136,6 +174,8 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return n, errors.New("the compressed stream is cut off")
+	} else if errors.Is(err, errTrailing) {
+		return n, err
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return n, fmt.Errorf("the compressed stream is damaged: %w", err)
 	}

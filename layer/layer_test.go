@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -20,6 +22,7 @@ type entry struct {
 	name, content, link string
 	kind                byte
 	mode                int64
+	pax                 map[string]string
 }
 
 func pack(t testing.TB, entries ...entry) []byte {
@@ -32,6 +35,10 @@ func pack(t testing.TB, entries ...entry) []byte {
 		}
 		if e.mode == 0 {
 			e.mode = 0o644
+		}
+		if e.kind == tar.TypeXGlobalHeader {
+			require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: e.kind, PAXRecords: e.pax}))
+			continue
 		}
 		require.NoError(t, w.WriteHeader(&tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.content)), Uid: 7}))
 		_, err := io.WriteString(w, e.content)
@@ -49,6 +56,13 @@ func gz(b []byte) []byte {
 	return z.Bytes()
 }
 
+func zst(t testing.TB, b []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	return w.EncodeAll(b, nil)
+}
+
 func TestRead(t *testing.T) {
 	t.Parallel()
 	plain := pack(t,
@@ -62,9 +76,7 @@ func TestRead(t *testing.T) {
 		entry{name: "comment", content: "#!/bin/sh\n# runs sshd\nexec app --sshd=no\n", mode: 0o755},
 		entry{name: strings.Repeat("long/", 40) + "name", content: "pax"},
 	)
-	enc, err := zstd.NewWriter(nil)
-	require.NoError(t, err)
-	for compression, blob := range map[string][]byte{"none": plain, "gzip": gz(plain), "zstd": enc.EncodeAll(plain, nil)} {
+	for compression, blob := range map[string][]byte{"none": plain, "gzip": gz(plain), "zstd": zst(t, plain)} {
 		var tee bytes.Buffer
 		facts, err := layer.Read(bytes.NewReader(blob), layer.Options{Tee: &tee})
 		require.NoError(t, err, compression)
@@ -102,10 +114,13 @@ func TestMarks(t *testing.T) {
 		require.Equal(t, []artifact.Mark{artifact.MarkSSHD}, facts.Files[0].Marks, "at %d", at)
 	}
 	for content, want := range map[string][]artifact.Mark{
-		"\x7fELF Dropbear server v2022.83":          {artifact.MarkDropbear},
-		"\x7fELF Dropbear SSH client v2022.83":      nil,
-		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile":  nil,
-		"a text about sshd: no hostkeys available.": nil,
+		"\x7fELF Dropbear server v2022.83":                                    {artifact.MarkDropbear},
+		"\x7fELF Dropbear SSH client v2022.83":                                nil,
+		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile":                            nil,
+		"\x7fELF OpenSSH_10.0p2 sshd-session should not be executed directly": {artifact.MarkSSHD},
+		"\x7fELF OpenSSH_10.0p2 sshd-auth should not be executed directly":    {artifact.MarkSSHD},
+		"\x7fELF sshd: no hostkeys available":                                 nil,
+		"a text about sshd: no hostkeys available.":                           nil,
 	} {
 		facts, err := layer.Read(bytes.NewReader(pack(t, entry{name: "x", content: content})), layer.Options{})
 		require.NoError(t, err)
@@ -113,10 +128,87 @@ func TestMarks(t *testing.T) {
 	}
 }
 
+// TestWriters: what tools put into layers beside files is no reason to refuse one.
+func TestWriters(t *testing.T) {
+	t.Parallel()
+	a, b := pack(t, entry{name: "a", content: strings.Repeat("a", 5000)}), []byte{}
+	for name, blob := range map[string][]byte{
+		"pigz and eStargz write members":    append(append(gz(a[:1000]), gz(nil)...), gz(a[1000:])...),
+		"zstd frames":                       append(zst(t, a[:1000]), zst(t, a[1000:])...),
+		"a skippable frame before":          append([]byte{0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 'h', 'i'}, zst(t, a)...),
+		"zstd:chunked puts its table after": append(zst(t, a), 0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'),
+		"blocks of 10 KiB":                  append(bytes.Clone(a), make([]byte, 9000)...),
+		"git archive": pack(t, entry{kind: tar.TypeXGlobalHeader, pax: map[string]string{"comment": "1234"}},
+			entry{name: "a", content: strings.Repeat("a", 5000)}),
+		"an empty layer": append(b, make([]byte, 1024)...),
+	} {
+		facts, err := layer.Read(bytes.NewReader(blob), layer.Options{})
+		require.NoError(t, err, name)
+		if name != "an empty layer" {
+			require.Equal(t, []artifact.File{{Path: "a", Type: artifact.Regular, Mode: 0o644, UID: 7, Size: 5000}}, facts.Files, name)
+		}
+	}
+}
+
+// TestNames: two names stay two, whatever bytes they are of: facts travel as JSON, which would make one of these.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	names := []string{"x\xff", "x\xfe", `x\xff`, `x\x5cxff`, "x\ufffd", `dev\x2d`, "é", `back\slash`}
+	var entries []entry
+	for _, name := range names {
+		entries = append(entries, entry{name: name, kind: tar.TypeSymlink, link: name})
+	}
+	facts, err := layer.Read(bytes.NewReader(pack(t, entries...)), layer.Options{})
+	require.NoError(t, err)
+	var travelled artifact.LayerFacts
+	b, err := json.Marshal(facts)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &travelled))
+	require.Equal(t, facts.Files, travelled.Files)
+	seen := map[string]bool{}
+	for _, f := range travelled.Files {
+		require.False(t, seen[f.Path], f.Path)
+		seen[f.Path] = true
+		require.Equal(t, f.Path, f.Target)
+	}
+	require.Equal(t, `x\xff`, travelled.Files[0].Path)
+	require.Equal(t, "é", travelled.Files[6].Path)
+
+	facts, err = layer.Read(bytes.NewReader(pack(t, entry{name: "etc/passwd", content: "a\xff:x:1000:1000::/:\na\ufffd:x:0:0::/:\n"})), layer.Options{})
+	require.NoError(t, err)
+	require.Equal(t, "a\\xff:x:1000:1000::/:\na\ufffd:x:0:0::/:\n", facts.Contents["etc/passwd"])
+}
+
+// TestKept: the files that say who is who are kept where they lie, and where a link may lead; others are not.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	user, large := "app:x:1000:1000::/:/bin/sh\n", strings.Repeat("app:x:1000:1000::/:/bin/sh\n", 38_000)
+	entries := []entry{
+		{name: "etc/passwd", content: "nothing like it"}, {name: "etc/group", content: "app:x:1000:\n"}, {name: "usr/lib/passwd"},
+		{name: "opt/users", content: "\n  # people\n" + user}, {name: "etc/shadow", content: "root:!:19000:0:99999:7:::\n"},
+		{name: "readme", content: "a: b"}, {name: "opt/large", content: "app:x:1:\n" + large + large},
+	}
+	for i := range 20 {
+		entries = append(entries, entry{name: fmt.Sprintf("log/%02d", i), content: large})
+	}
+	entries = append(entries, entry{name: "usr/lib/group", content: "wheel:x:0:\n"})
+	facts, err := layer.Read(bytes.NewReader(pack(t, entries...)), layer.Options{})
+	require.NoError(t, err)
+	kept := 0
+	for path, content := range facts.Contents {
+		kept += len(content)
+		require.NotContains(t, []string{"readme", "opt/large"}, path)
+	}
+	require.Less(t, kept, 20<<20)
+	for _, path := range []string{"etc/passwd", "etc/group", "usr/lib/passwd", "usr/lib/group", "opt/users", "log/00"} {
+		require.Contains(t, facts.Contents, path)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	good := gz(pack(t, entry{name: "a", content: strings.Repeat("x", 100_000)}))
-	small := layer.Limits{Uncompressed: 1 << 20, Entries: 3, Path: 50, Depth: 5, RatioFrom: 100_000, Ratio: 50}
+	small := layer.Limits{Uncompressed: 1 << 20, Entries: 3, Path: 50, Depth: 5, Names: 45, RatioFrom: 100_000, Ratio: 50}
 	for what, c := range map[string]struct {
 		blob []byte
 		want string
@@ -133,7 +225,14 @@ func TestRefused(t *testing.T) {
 		"deep path":      {pack(t, entry{name: "a/b/c/d/e/f"}), "deeper"},
 		"bomb":           {gz(pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
 		"after the tar":  {append(pack(t, entry{name: "a"}), "x"...), "follow"},
-		"after the gzip": {append(gz(pack(t, entry{name: "a"})), "x"...), "cut off"},
+		"after the gzip": {append(gz(pack(t, entry{name: "a"})), "x"...), "bytes follow"},
+		"long after it":  {append(gz(pack(t, entry{name: "a"})), strings.Repeat("garbage", 100)...), "bytes follow"},
+		"cut off member": {append(gz(pack(t, entry{name: "a"})), good[:20]...), "cut off"},
+		"many names":     {pack(t, entry{name: "a"}, entry{name: "b", kind: tar.TypeSymlink, link: strings.Repeat("x", 45)}), "together"},
+		"hidden entries": {pack(t, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}), "more than 3 entries"},
+		"large pax":      {extended(pack(t, entry{name: "a", content: strings.Repeat("x", 2<<20)})), "tar"},
+		"cut off zstd":   {zst(t, pack(t, entry{name: "a", content: strings.Repeat("x", 1000)}))[:30], "cut off"},
+		"cut off tar":    {pack(t, entry{name: "a", content: strings.Repeat("x", 600)})[:512+256], "cut off"},
 		"bare whiteout":  {pack(t, entry{name: "a/.wh."}), "names nothing"},
 	} {
 		_, err := layer.Read(bytes.NewReader(c.blob), layer.Options{Limits: small})
@@ -141,6 +240,15 @@ func TestRefused(t *testing.T) {
 	}
 	_, err := layer.Read(io.MultiReader(bytes.NewReader(good[:10]), errorReader{}), layer.Options{})
 	require.ErrorContains(t, err, "disk")
+}
+
+// extended makes an archive's first entry an extended header (pax, "x"), which holds whatever the entry holds.
+func extended(b []byte) []byte {
+	var sum int64
+	_, _ = fmt.Sscanf(string(b[148:154]), "%o", &sum)
+	copy(b[148:], fmt.Sprintf("%06o", sum+'x'-int64(b[156])))
+	b[156] = 'x'
+	return b
 }
 
 type errorReader struct{}

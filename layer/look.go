@@ -13,6 +13,7 @@ import (
 // Bounds of what is looked at closely, in bytes.
 const (
 	maxKept   = 1 << 20   // of a file whose content facts keep
+	maxAlike  = 16 << 20  // of all files together that are kept only for what they look like
 	maxScript = 256 << 10 // of a script
 	chunk     = 64 << 10
 	overlap   = 128 // longer than any pattern: one may straddle two chunks
@@ -21,9 +22,14 @@ const (
 // looker recognises files by their bytes; it is for one goroutine.
 type looker struct {
 	buffer []byte
+	alike  int64 // bytes kept of what only looks like passwd
 }
 
-func newLooker() *looker { return &looker{make([]byte, overlap+chunk)} }
+func newLooker() *looker { return &looker{buffer: make([]byte, overlap+chunk)} }
+
+// users are where the files lie that say who is who. What lies elsewhere and looks like them is kept too, since a link
+// may lead there; past its bound it is not, and a user that cannot be looked up is a denial.
+var users = map[string]bool{"etc/passwd": true, "etc/group": true, "usr/lib/passwd": true, "usr/lib/group": true}
 
 // seen is what a look came to.
 type seen struct {
@@ -32,34 +38,49 @@ type seen struct {
 }
 
 // look reads a regular file to its end.
-func (l *looker) look(r io.Reader, size int64, executable bool) (seen, error) {
+func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 	head := l.buffer[overlap:]
 	n, err := io.ReadFull(r, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return seen{}, err
 	}
 	head = head[:n]
-	switch {
-	case bytes.HasPrefix(head, []byte("\x7fELF")):
+	if bytes.HasPrefix(head, []byte("\x7fELF")) {
 		return l.program(r, n)
-	case size <= maxKept && passwdLike(head), size <= maxScript && (executable || bytes.HasPrefix(head, []byte("#!"))) && !bytes.ContainsRune(head, 0):
-		text := bytes.Clone(head)
-		rest, err := io.ReadAll(r) // the archive bounds it by size
-		if err != nil {
-			return seen{}, err
-		}
-		text = append(text, rest...)
-		var s seen
-		if passwdLike(head) {
-			s.keep = text
-		}
-		if runsDaemon(text) {
-			s.marks = append(s.marks, artifact.MarkRunsSSHD)
-		}
-		return s, nil
 	}
-	_, err = io.Copy(io.Discard, r)
-	return seen{}, err
+	keep := l.keeps(f, head)
+	script := f.Size <= maxScript && (f.Mode&0o111 != 0 || bytes.HasPrefix(head, []byte("#!"))) && !bytes.ContainsRune(head, 0)
+	if !keep && !script {
+		_, err = io.Copy(io.Discard, r)
+		return seen{}, err
+	}
+	content := bytes.Clone(head)
+	rest, err := io.ReadAll(r) // the archive bounds it by its size, which is small
+	if err != nil {
+		return seen{}, err
+	}
+	content = append(content, rest...)
+	var s seen
+	if keep {
+		s.keep = content
+	}
+	if script && runsDaemon(content) {
+		s.marks = append(s.marks, artifact.MarkRunsSSHD)
+	}
+	return s, nil
+}
+
+func (l *looker) keeps(f artifact.File, head []byte) bool {
+	switch {
+	case f.Size > maxKept:
+		return false
+	case users[f.Path]:
+		return true
+	case !passwdLike(head) || l.alike+f.Size > maxAlike:
+		return false
+	}
+	l.alike += f.Size
+	return true
 }
 
 // Daemons are known by what they say. The words are written with underscores, so that this program's own bytes are
@@ -69,7 +90,9 @@ var daemons = []struct {
 	all  [][]byte
 }{
 	{artifact.MarkSSHD, words("sshd:_no_hostkeys_available", "AuthorizedKeysFile", "OpenSSH_")},
-	{artifact.MarkSSHD, words("sshd-session_should_not_be_called_directly", "OpenSSH_")},
+	// OpenSSH 9.8 and 10.0 split the daemon; these do not start by themselves, and nothing else needs them.
+	{artifact.MarkSSHD, words("sshd-session_should_not_be", "OpenSSH_")},
+	{artifact.MarkSSHD, words("sshd-auth_should_not_be", "OpenSSH_")},
 	{artifact.MarkDropbear, words("Dropbear_server_v")},
 }
 
@@ -123,9 +146,10 @@ func (l *looker) program(r io.Reader, n int) (seen, error) {
 	return s, nil
 }
 
-var passwdLine = regexp.MustCompile(`^[^:\s]+:[^:\n]*:[+-]?[0-9]+:`)
+// passwdLine is the first line that is neither empty nor a comment.
+var passwdLine = regexp.MustCompile(`^(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*[^:\s]+:[^:\n]*:[+-]?[0-9]+:`)
 
-// passwdLike: a file of the form of passwd(5) or group(5), wherever it lies, since a link may lead to it.
+// passwdLike: a file of the form of passwd(5) or group(5).
 func passwdLike(head []byte) bool { return passwdLine.Match(head) }
 
 var daemonCommand = regexp.MustCompile("(?m)(^|[\\s;&|(/\"'`])(sshd|dropbear|dropbearmulti|tinysshd)($|[\\s;&|)\"'`])|service\\s+sshd?\\s+(re)?start|init\\.d/sshd?\\s+(re)?start|rc-service\\s+sshd")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"unicode/utf8"
 
 	"waybill/artifact"
 )
@@ -16,15 +17,15 @@ func readTar(r io.Reader, limits Limits) (artifact.LayerFacts, error) {
 	facts := artifact.LayerFacts{Files: []artifact.File{}, Contents: map[string]string{}}
 	archive := tar.NewReader(r)
 	looker := newLooker()
-	var declared int64
-	for {
+	var declared, names int64
+	for entries := 1; ; entries++ {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
 			return facts, nil
 		} else if err != nil {
-			return facts, fmt.Errorf("after %d entries: %w", len(facts.Files), err)
+			return facts, fmt.Errorf("after %d entries: %w", entries-1, cutOff(err))
 		}
-		if len(facts.Files) >= limits.Entries {
+		if entries > limits.Entries {
 			return facts, fmt.Errorf("it has more than %d entries", limits.Entries)
 		}
 		// A sparse file's size is what it unpacks to, however few bytes stand in the archive.
@@ -35,22 +36,33 @@ func readTar(r io.Reader, limits Limits) (artifact.LayerFacts, error) {
 		if err != nil {
 			return facts, err
 		}
-		if file.Path == "." {
-			continue
+		if header.Typeflag == tar.TypeXGlobalHeader || file.Path == "." {
+			continue // what git archive puts first, and the root itself
+		}
+		if names += int64(len(file.Path) + len(file.Target)); names > limits.Names {
+			return facts, fmt.Errorf("its paths are longer than %d bytes together", limits.Names)
 		}
 		if file.Type == artifact.Regular {
-			seen, err := looker.look(archive, header.Size, file.Mode&0o111 != 0)
+			seen, err := looker.look(archive, file)
 			if err != nil {
-				return facts, fmt.Errorf("%.200q: %w", file.Path, err)
+				return facts, fmt.Errorf("%.200q: %w", file.Path, cutOff(err))
 			}
 			file.Marks = seen.marks
 			delete(facts.Contents, file.Path)
 			if seen.keep != nil {
-				facts.Contents[file.Path] = string(seen.keep)
+				facts.Contents[file.Path] = text(string(seen.keep))
 			}
 		}
 		facts.Files = append(facts.Files, file)
 	}
+}
+
+// cutOff gives the end that came too early its name; of a compressed stream it has one already.
+func cutOff(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the archive is cut off")
+	}
+	return err
 }
 
 // The names of OCI image-spec 1.1, layer.md, "Whiteouts".
@@ -64,6 +76,7 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 	if err != nil {
 		return artifact.File{}, err
 	}
+	name = text(name)
 	f := artifact.File{Path: name, Mode: uint32(h.Mode & 0o7777), UID: h.Uid, GID: h.Gid}
 	dir, base := path.Split(name)
 	switch {
@@ -85,16 +98,18 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 		if len(h.Linkname) > limits.Path {
 			return f, fmt.Errorf("the target of %.200q is longer than %d bytes", h.Name, limits.Path)
 		}
-		f.Type, f.Target = artifact.Symlink, h.Linkname
+		f.Type, f.Target = artifact.Symlink, text(h.Linkname)
 	case tar.TypeLink:
 		f.Type = artifact.Hardlink
 		if f.Target, err = cleanPath(h.Linkname, limits); err != nil {
 			return f, fmt.Errorf("the hard link %.200q: %w", h.Name, err)
 		}
+		f.Target = text(f.Target)
 	case tar.TypeChar, tar.TypeBlock:
 		f.Type = artifact.Device
 	case tar.TypeFifo:
 		f.Type = artifact.Fifo
+	case tar.TypeXGlobalHeader: // it is no entry; readTar drops it
 	default:
 		return f, fmt.Errorf("%.200q is of type %q, which no layer has", h.Name, h.Typeflag)
 	}
@@ -121,4 +136,23 @@ func cleanPath(name string, limits Limits) (string, error) {
 		}
 	}
 	return path.Clean(name), nil
+}
+
+// text writes bytes that are no UTF-8 as \xNN, and a backslash before an x as \x5c, so that two names never become one:
+// JSON would write each such byte as U+FFFD, and one file could hide behind another's name.
+func text(s string) string {
+	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 || strings.HasPrefix(s[i:], `\x`) {
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		} else {
+			b.WriteString(s[i : i+size])
+		}
+		i += size
+	}
+	return b.String()
 }
