@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +35,7 @@ type Client struct {
 	mu     sync.Mutex
 	idle   []*process // waiting for work, the last used last
 	closed bool
+	warned bool // that the kernel does not confine them
 }
 
 // New returns a client; nothing runs until there is work.
@@ -55,7 +58,7 @@ func New(cfg Config) *Client {
 // Analyse reads a layer from file. A layer that cannot be inspected, whatever the reason, is a Denied error; a scanner
 // that cannot be run is an Unavailable one.
 func (c *Client) Analyse(ctx context.Context, file *os.File, d artifact.Descriptor) (Analysis, error) {
-	r, err := c.ask(ctx, Request{Analyse: &AnalyseRequest{Digest: d.Digest}}, file)
+	r, err := c.ask(ctx, "", Request{Analyse: &AnalyseRequest{Digest: d.Digest}}, file)
 	if err != nil {
 		return Analysis{}, err
 	}
@@ -68,15 +71,12 @@ func (c *Client) Analyse(ctx context.Context, file *os.File, d artifact.Descript
 
 // Match finds an image's packages and findings; no layer is read.
 func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error) {
-	var folder *os.File
 	if m.Database != "" {
-		var err error
-		if folder, err = os.Open(m.Database); err != nil {
+		if _, err := os.Stat(m.Database); err != nil {
 			return MatchResult{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the advisory database is gone; import it again", Err: err}
 		}
-		defer folder.Close()
 	}
-	r, err := c.ask(ctx, Request{Match: &m}, folder)
+	r, err := c.ask(ctx, m.Database, Request{Match: &m}, nil)
 	if err != nil {
 		return MatchResult{}, err
 	}
@@ -88,12 +88,7 @@ func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error)
 
 // CheckDatabase opens an advisory database; one that cannot be read is a Denied error.
 func (c *Client) CheckDatabase(ctx context.Context, folder string) (DatabaseInfo, error) {
-	opened, err := os.Open(folder)
-	if err != nil {
-		return DatabaseInfo{}, err
-	}
-	defer opened.Close()
-	r, err := c.ask(ctx, Request{Database: &DatabaseRequest{folder}}, opened)
+	r, err := c.ask(ctx, folder, Request{Database: &DatabaseRequest{}}, nil)
 	if err != nil {
 		return DatabaseInfo{}, err
 	}
@@ -107,16 +102,23 @@ func uninspectable(why string) error {
 	return artifact.Errorf(artifact.Denied, "cannot be inspected: %s", why)
 }
 
-// ask has one process answer. Whatever a process does to a request (crash, exceed its memory or its time) is an answer
+// maxReason bounds what a scanner says of a layer, in bytes: it is shown, and kept.
+const maxReason = 2 << 10
+
+func shorten(s string) string {
+	return strings.ToValidUTF8(s[:min(len(s), maxReason)], "")
+}
+
+// ask has one process answer, one that sees database if that is not empty. Whatever a process does to a request (crash, exceed its memory or its time) is an answer
 // about what it was asked: it is refused, and the server goes on.
-func (c *Client) ask(ctx context.Context, request Request, file *os.File) (Response, error) {
+func (c *Client) ask(ctx context.Context, database string, request Request, file *os.File) (Response, error) {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
 		return Response{}, ctx.Err()
 	}
-	p, err := c.take(ctx)
+	p, err := c.take(ctx, database)
 	if err != nil {
 		return Response{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the scanner does not start, and what is not inspected is not accepted; the operator's log says why", Err: err}
 	}
@@ -137,32 +139,68 @@ func (c *Client) ask(ctx context.Context, request Request, file *os.File) (Respo
 	c.give(p)
 	switch {
 	case response.Refused != "":
-		return Response{}, uninspectable(response.Refused)
+		return Response{}, uninspectable(shorten(response.Refused))
 	case response.Failed != "":
-		return Response{}, fmt.Errorf("scanner: %s", response.Failed)
+		return Response{}, fmt.Errorf("scanner: %s", shorten(response.Failed))
 	}
 	return response, nil
 }
 
-// take returns an idle process, or starts one.
-func (c *Client) take(ctx context.Context) (*process, error) {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil, errors.New("the server is stopping")
-	}
-	if n := len(c.idle); n > 0 {
-		p := c.idle[n-1]
-		c.idle = c.idle[:n-1]
-		c.mu.Unlock()
-		if p.expiry.Stop() {
+// take returns an idle process that sees the database, or starts one. With none asked for, any will do.
+func (c *Client) take(ctx context.Context, database string) (*process, error) {
+	for {
+		p, surplus, err := c.pick(database)
+		if err != nil {
+			return nil, err
+		}
+		if surplus != nil && surplus.expiry.Stop() {
+			surplus.kill()
+		}
+		if p == nil {
+			break
+		}
+		if p.expiry.Stop() && !p.dead() {
 			return p, nil
 		}
-		p.kill() // it was just about to end
-	} else {
-		c.mu.Unlock()
+		p.kill() // it was just about to end, or died while it waited
 	}
-	return start(ctx, c.cfg)
+	p, err := start(ctx, c.cfg, database)
+	if err == nil && p.unconfined != "" {
+		c.warn(ctx, p.unconfined)
+	}
+	return p, err
+}
+
+// pick takes a process out of the idle ones. If there is none that fits and another would be one too many, surplus is
+// the one that has waited longest.
+func (c *Client) pick(database string) (fits, surplus *process, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, errors.New("the server is stopping")
+	}
+	for i, p := range slices.Backward(c.idle) {
+		if database == "" || p.database == database {
+			c.idle = slices.Delete(c.idle, i, i+1)
+			return p, nil, nil
+		}
+	}
+	// Each that works, this one to be among them, holds a slot.
+	if len(c.idle) > 0 && len(c.idle)+len(c.slots) > cap(c.slots) {
+		surplus = c.idle[0]
+		c.idle = slices.Delete(c.idle, 0, 1)
+	}
+	return nil, surplus, nil
+}
+
+func (c *Client) warn(ctx context.Context, unconfined string) {
+	c.mu.Lock()
+	again := c.warned
+	c.warned = true
+	c.mu.Unlock()
+	if !again {
+		c.cfg.Logger.WarnContext(ctx, "the kernel does not confine the scanner as it should be", "lacks", shorten(unconfined))
+	}
 }
 
 // give keeps a process for the next request, for a while.
@@ -179,12 +217,7 @@ func (c *Client) give(p *process) {
 
 func (c *Client) expire(p *process) {
 	c.mu.Lock()
-	for i, other := range c.idle {
-		if other == p {
-			c.idle = append(c.idle[:i], c.idle[i+1:]...)
-			break
-		}
-	}
+	c.idle = slices.DeleteFunc(c.idle, func(other *process) bool { return other == p })
 	c.mu.Unlock()
 	p.kill()
 }

@@ -22,23 +22,27 @@ import (
 
 // process is one running scanner; one request at a time.
 type process struct {
-	cmd    *exec.Cmd
-	in     io.WriteCloser
-	out    *bufio.Reader
-	files  *net.UnixConn // layer files go down here
-	folder string
-	stderr *tail
-	ended  chan struct{}
-	expiry *time.Timer // while idle
-	once   sync.Once
+	cmd        *exec.Cmd
+	in         io.WriteCloser
+	out        *bufio.Reader
+	closeOut   func() error
+	files      *net.UnixConn // layer files go down here
+	folder     string
+	database   string // the folder of the one database that it sees; empty: none
+	unconfined string // what its Hello said
+	stderr     *tail
+	ended      chan struct{}
+	expiry     *time.Timer // while idle
+	once       sync.Once
 }
 
 // nobody is the user that a root server runs its scanners as.
 const nobody = 65534
 
 // start runs the program: an environment of its own, a folder of its own, nobody's rights when this is root, and an end
-// with this process.
-func start(ctx context.Context, cfg Config) (_ *process, err error) {
+// with this process. It hands over the folder of database, unless that is empty: the child may not be able to reach it
+// by its path.
+func start(ctx context.Context, cfg Config, database string) (_ *process, err error) {
 	program, err := os.Open(cfg.Program)
 	if err != nil {
 		return nil, err
@@ -49,7 +53,7 @@ func start(ctx context.Context, cfg Config) (_ *process, err error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	p := &process{files: ours, stderr: &tail{}, ended: make(chan struct{})}
+	p := &process{files: ours, database: database, stderr: &tail{}, ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.files.Close()
@@ -59,17 +63,17 @@ func start(ctx context.Context, cfg Config) (_ *process, err error) {
 	if p.folder, err = os.MkdirTemp(cfg.Folder, "waybill-scanner-"); err != nil {
 		return nil, err
 	}
-	p.cmd = exec.Command(cfg.Program)
-	p.cmd.ExtraFiles = []*os.File{theirs, program}
-	p.cmd.Stderr = p.stderr
-	p.cmd.Dir = "/"
-	p.cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + p.folder, "TMPDIR=" + p.folder, "GOMEMLIMIT=" + strconv.FormatInt(cfg.Memory, 10),
-		"GOGC=50", "GOMAXPROCS=" + strconv.Itoa(runtime.NumCPU())}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd = command(cfg, p.folder, p.stderr, theirs, program)
+	if database != "" {
+		folder, err := os.Open(database)
+		if err != nil {
+			return nil, err
+		}
+		defer folder.Close()
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, folder)
+		p.cmd.Env = append(p.cmd.Env, Database+"=/proc/self/fd/5")
+	}
 	if os.Getuid() == 0 {
-		// By its descriptor, which is 4 there: nobody may not pass through the folders that lead to it.
-		p.cmd.Path = "/proc/self/fd/4"
-		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 		if err := os.Chown(p.folder, nobody, nobody); err != nil {
 			return nil, err
 		}
@@ -81,11 +85,28 @@ func start(ctx context.Context, cfg Config) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p.out = bufio.NewReaderSize(out, 256<<10)
+	p.out, p.closeOut = bufio.NewReaderSize(out, 256<<10), out.Close
 	if err := p.run(); err != nil {
 		return nil, err
 	}
 	return p, p.greet(ctx, cfg.Version)
+}
+
+// command is the child with nothing of this process but what it is given: files begin at descriptor 3.
+func command(cfg Config, folder string, stderr io.Writer, files ...*os.File) *exec.Cmd {
+	cmd := exec.Command(cfg.Program)
+	cmd.ExtraFiles = files
+	cmd.Stderr = stderr
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + folder, "TMPDIR=" + folder, "TZ=UTC", "GOMEMLIMIT=" + strconv.FormatInt(cfg.Memory, 10),
+		"GOGC=50", "GOMAXPROCS=" + strconv.Itoa(runtime.NumCPU())}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() == 0 {
+		// By its descriptor, which is 4 there: nobody may not pass through the folders that lead to it.
+		cmd.Path = "/proc/self/fd/4"
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	return cmd
 }
 
 // run starts the child from a thread that lives as long as it: Pdeathsig fires when the thread that forked ends.
@@ -113,8 +134,9 @@ func (p *process) greet(ctx context.Context, version string) error {
 	}
 	if hello.Protocol != Protocol || hello.Version != version {
 		p.kill()
-		return fmt.Errorf("waybill-scanner is of version %s, waybill of %s; build both from one source (make build)", hello.Version, version)
+		return fmt.Errorf("waybill-scanner is of version %.100q, waybill of %q; build both from one source (make build)", hello.Version, version)
 	}
+	p.unconfined = hello.Unconfined
 	return nil
 }
 
@@ -122,7 +144,7 @@ func (p *process) ask(ctx context.Context, request Request, file *os.File) (Resp
 	var response Response
 	err := p.within(ctx, func() error {
 		if file != nil {
-			// A layer's file, or a database's folder: the child may not be able to reach either by its path.
+			// The child may not be able to reach a layer's file by its path.
 			if _, _, err := p.files.WriteMsgUnix([]byte{1}, unix.UnixRights(int(file.Fd())), nil); err != nil {
 				return err
 			}
@@ -142,12 +164,23 @@ func (p *process) within(ctx context.Context, exchange func() error) error {
 	return errors.Join(exchange(), ctx.Err())
 }
 
+// dead says whether the process ended by itself.
+func (p *process) dead() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // kill ends the process, waits for it, removes its folder, and returns the end of what it said. Safe to call twice.
 func (p *process) kill() string {
 	p.once.Do(func() {
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		_ = p.cmd.Process.Kill() // it has no children: it cannot run a program
 		<-p.ended
 		_ = p.in.Close()
+		_ = p.closeOut()
 		_ = p.files.Close()
 		_ = os.RemoveAll(p.folder)
 	})
@@ -170,7 +203,7 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil
 }
 
-// ReceiveFile is the child's end: it takes the next file or folder from descriptor 3. Its name is a path to it.
+// ReceiveFile is the child's end: it takes the next file from descriptor 3.
 func ReceiveFile(socket *net.UnixConn) (*os.File, error) {
 	one, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := socket.ReadMsgUnix(one, rights)
@@ -185,7 +218,7 @@ func ReceiveFile(socket *net.UnixConn) (*os.File, error) {
 	if err != nil || len(fds) != 1 {
 		return nil, errors.New("no file came with the request")
 	}
-	return os.NewFile(uintptr(fds[0]), fmt.Sprintf("/proc/self/fd/%d", fds[0])), nil
+	return os.NewFile(uintptr(fds[0]), "layer"), nil
 }
 
 // CleanFolders removes what scanners of a killed server left.

@@ -14,16 +14,22 @@ import (
 )
 
 // Messages are length-prefixed (four bytes, big-endian) JSON. The child says Hello, then answers each Request with one
-// Response. A layer's file, or a database's folder, comes beside its request, by SCM_RIGHTS on descriptor 3.
+// Response. A layer's file comes beside its request, by SCM_RIGHTS on descriptor 3. A process sees one advisory database
+// in its life, or none: its folder is open as descriptor 5 from the start, and Database says so.
+
+// Database is the variable that names the folder of the process's advisory database; it is not set where there is none.
+const Database = "WAYBILL_DATABASE"
 
 // Hello is the child's first message.
 type Hello struct {
 	Protocol int    `json:"protocol"`
 	Version  string `json:"version"`
+	// Unconfined says what the kernel would not take from the process; empty when it is confined as it should be.
+	Unconfined string `json:"unconfined,omitempty"`
 }
 
 // Protocol is the version of these messages.
-const Protocol = 1
+const Protocol = 2
 
 // Request asks for one thing.
 type Request struct {
@@ -46,7 +52,7 @@ type Analysis struct {
 
 // MatchRequest asks for an image's packages and findings, from what Analyse learned of its layers.
 type MatchRequest struct {
-	Database string          `json:"database"` // name of the folder of trivy.db and metadata.json, which comes beside; empty: packages and SBOM only
+	Database string          `json:"database"` // the folder of trivy.db and metadata.json; empty: packages and SBOM only
 	Config   []byte          `json:"config"`   // the image config
 	Layers   [][]byte        `json:"layers"`   // Analysis.Blob of each, lowest first
 	Name     string          `json:"name"`     // of the repository, for the SBOM
@@ -62,10 +68,8 @@ type MatchResult struct {
 	CycloneDX []byte             `json:"cycloneDX"`
 }
 
-// DatabaseRequest asks whether a folder, which comes beside, holds an advisory database that can be read.
-type DatabaseRequest struct {
-	Folder string `json:"folder"`
-}
+// DatabaseRequest asks whether the process's folder holds an advisory database that can be read.
+type DatabaseRequest struct{}
 
 // DatabaseInfo is what a database's metadata says.
 type DatabaseInfo struct {
@@ -93,7 +97,7 @@ func Write(w io.Writer, message any) error {
 		return err
 	}
 	if len(b) > maxMessage {
-		return fmt.Errorf("a message of %d bytes", len(b))
+		return fmt.Errorf("a message of %d bytes; %d is the most", len(b), maxMessage)
 	}
 	if _, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b)))); err != nil {
 		return err

@@ -36,12 +36,16 @@ func main() {
 }
 
 func run(in io.Reader, out io.Writer) error {
-	confined := confine()
-	if err := scanner.Write(out, scanner.Hello{Protocol: scanner.Protocol, Version: version}); err != nil {
+	// It was started by a descriptor, and is named after that; ps and top should say what it is.
+	if err := os.WriteFile("/proc/self/comm", []byte("waybill-scanner"), 0); err != nil {
 		return err
 	}
-	if confined != nil {
-		fmt.Fprintln(os.Stderr, "not confined by the kernel:", confined)
+	hello := scanner.Hello{Protocol: scanner.Protocol, Version: version}
+	if err := scanner.Confine(os.TempDir(), os.Getenv(scanner.Database)); err != nil {
+		hello.Unconfined = err.Error() // and what the kernel does take, it took
+	}
+	if err := scanner.Write(out, hello); err != nil {
+		return err
 	}
 	conn, err := net.FileConn(os.NewFile(3, "layer files"))
 	if err != nil {
@@ -51,7 +55,7 @@ func run(in io.Reader, out io.Writer) error {
 	if !ok {
 		return errors.New("descriptor 3 is no Unix socket")
 	}
-	s, err := trivy.New(version)
+	s, err := trivy.New(version, os.Getenv(scanner.Database))
 	if err != nil {
 		return err
 	}
@@ -85,24 +89,13 @@ func answer(s *trivy.Scanner, files *net.UnixConn, request scanner.Request) (res
 		}
 		return scanner.Response{Analysis: &analysis}
 	case request.Match != nil:
-		var folder *os.File
-		if request.Match.Database != "" {
-			var err error
-			if folder, err = scanner.ReceiveFile(files); err != nil {
-				return scanner.Response{Failed: err.Error()}
-			}
-		}
-		result, err := s.Match(ctx, *request.Match, folder)
+		result, err := s.Match(ctx, *request.Match)
 		if err != nil {
 			return scanner.Response{Failed: err.Error()}
 		}
 		return scanner.Response{Match: &result}
 	case request.Database != nil:
-		folder, err := scanner.ReceiveFile(files)
-		if err != nil {
-			return scanner.Response{Failed: err.Error()}
-		}
-		info, err := s.Check(request.Database.Folder, folder)
+		info, err := s.Check()
 		if err != nil {
 			return scanner.Response{Refused: err.Error()}
 		}

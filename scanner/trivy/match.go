@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"sort"
 	"strings"
 	"time"
@@ -32,9 +31,9 @@ import (
 	"waybill/scanner"
 )
 
-// Match stacks what Analyse learned of each layer and matches the packages with the advisory database.
-// folder is its open folder, nil without one.
-func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest, folder *os.File) (scanner.MatchResult, error) {
+// Match stacks what Analyse learned of each layer and matches the packages with the advisory database, if the request
+// names one.
+func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.MatchResult, error) {
 	stored, err := newStored(m)
 	if err != nil {
 		return scanner.MatchResult{}, err
@@ -42,7 +41,7 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest, folder *os.
 	options := types.ScanOptions{PkgTypes: types.PkgTypes, PkgRelationships: ftypes.Relationships,
 		Scanners: types.Scanners{types.SBOMScanner, types.SecretScanner}, VulnSeveritySources: nil}
 	if m.Database != "" {
-		if err := s.open(m.Database, folder); err != nil {
+		if err := s.open(); err != nil {
 			return scanner.MatchResult{}, err
 		}
 		options.Scanners = append(options.Scanners, types.VulnerabilityScanner)

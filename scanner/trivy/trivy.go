@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,6 +25,7 @@ import (
 	"github.com/aquasecurity/trivy/pkg/fanal/types"
 	"github.com/aquasecurity/trivy/pkg/fanal/walker"
 	"github.com/aquasecurity/trivy/pkg/semaphore"
+	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
 	_ "github.com/aquasecurity/trivy/pkg/fanal/analyzer/all" // analysers register themselves
@@ -37,18 +39,23 @@ import (
 // parallel is how many files are analysed at once: each may be held in memory.
 const parallel = 2
 
+// searched is the largest file, in bytes, that is searched for secrets. That goes at some 13 MB a second, so that a
+// layer of large texts would not be done in time.
+const searched = 64 << 20
+
 // Scanner analyses and matches.
 type Scanner struct {
 	version  string // of Waybill, for the SBOM
 	group    analyzer.AnalyzerGroup
 	handlers handler.Manager
 	analyser string
-	database string   // name of the folder that is open; empty: none
-	folder   *os.File // it, kept so that its path stays good
+	database string // the folder of the one database that this process sees; empty: none
+	opened   bool   // whether it is
 }
 
-// New makes the analysers, once.
-func New(version string) (*Scanner, error) {
+// New makes the analysers, once. database is the folder of an advisory database, opened when it is first asked for;
+// empty: none.
+func New(version, database string) (*Scanner, error) {
 	opt := artifact.Option{
 		Type: types.TypeContainerImage, Offline: true, NoProgress: true, Parallel: parallel,
 		// As `trivy image` does, for the scanners vuln and secret. Jars want a database of their own.
@@ -64,7 +71,7 @@ func New(version string) (*Scanner, error) {
 		return nil, fmt.Errorf("make handlers: %w", err)
 	}
 	versions, err := json.Marshal(group.AnalyzerVersions())
-	return &Scanner{version: version, group: group, handlers: handlers, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
+	return &Scanner{version: version, database: database, group: group, handlers: handlers, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
 // Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers.
@@ -90,6 +97,9 @@ func (s *Scanner) Analyse(ctx context.Context, blob io.Reader) (scanner.Analysis
 	if analyseErr != nil {
 		return scanner.Analysis{}, fmt.Errorf("its packages cannot be read: %w", analyseErr)
 	}
+	if path := unread(read.facts, info); path != "" {
+		return scanner.Analysis{}, fmt.Errorf("the package database %s cannot be read", path)
+	}
 	info.Digest, info.DiffID, info.Size = read.facts.Digest.String(), read.facts.DiffID.String(), read.facts.Uncompressed
 	read.facts.Packages = systemPackages(info)
 	encoded, err := json.Marshal(info)
@@ -107,7 +117,11 @@ func (s *Scanner) walk(ctx context.Context, tar io.Reader) (types.BlobInfo, erro
 	}
 	defer func() { _ = composite.Cleanup() }()
 	opaque, whiteouts, walkErr := walker.NewLayerTar(walker.Option{}).Walk(tar, func(path string, info os.FileInfo, open analyzer.Opener) error {
-		if err := s.group.AnalyzeFile(analyseCtx, analysing, limit, result, "", path, info, open, nil, options); err != nil {
+		var without []analyzer.Type
+		if info.Size() > searched {
+			without = append(without, analyzer.TypeSecret)
+		}
+		if err := s.group.AnalyzeFile(analyseCtx, analysing, limit, result, "", path, info, open, without, options); err != nil {
 			return err
 		}
 		after := s.group.RequiredPostAnalyzers(path, info)
@@ -138,6 +152,28 @@ func (s *Scanner) walk(ctx context.Context, tar io.Reader) (types.BlobInfo, erro
 		PackageInfos: result.PackageInfos, Applications: result.Applications, Misconfigurations: result.Misconfigurations, Secrets: result.Secrets,
 		Licenses: result.Licenses, CustomResources: result.CustomResources, BuildInfo: result.BuildInfo}
 	return info, s.handlers.PostHandle(ctx, result, &info)
+}
+
+// packageDatabases are the files whose packages Trivy reads (pkg/fanal/analyzer/pkg).
+var packageDatabases = map[string]bool{
+	"var/lib/dpkg/status": true, "lib/apk/db/installed": true, "usr/lib/apk/db/installed": true,
+	"var/lib/rpm/Packages": true, "var/lib/rpm/Packages.db": true, "var/lib/rpm/rpmdb.sqlite": true, "usr/share/rpm/rpmdb.sqlite": true,
+	"usr/lib/sysimage/rpm/Packages": true, "usr/lib/sysimage/rpm/Packages.db": true, "usr/lib/sysimage/rpm/rpmdb.sqlite": true,
+}
+
+// unread returns a package database of the layer that Trivy made nothing of, if there is one. Trivy passes over what it
+// cannot parse; an image must not be clean because its packages cannot be told.
+func unread(facts ours.LayerFacts, info types.BlobInfo) string {
+	read := map[string]bool{}
+	for _, file := range info.PackageInfos {
+		read[file.FilePath] = true
+	}
+	for _, f := range facts.Files {
+		if packageDatabases[f.Path] && f.Type == ours.Regular && f.Size > 0 && !read[f.Path] {
+			return f.Path
+		}
+	}
+	return ""
 }
 
 // systemPackages lists what the operating system's package databases of a layer name.
@@ -173,33 +209,32 @@ func version(p types.Package) string {
 	return v
 }
 
-// Check opens a database and reads from it. folder is open; its name is a path to it.
-func (s *Scanner) Check(name string, folder *os.File) (scanner.DatabaseInfo, error) {
-	m, err := metadata.NewClient(folder.Name()).Get()
+// Check opens the database and reads from it.
+func (s *Scanner) Check() (scanner.DatabaseInfo, error) {
+	m, err := metadata.NewClient(s.database).Get()
 	if err != nil {
 		return scanner.DatabaseInfo{}, fmt.Errorf("metadata.json: %w", err)
 	}
 	if m.Version != trivydb.SchemaVersion {
 		return scanner.DatabaseInfo{}, fmt.Errorf("it is of schema %d; this program reads %d", m.Version, trivydb.SchemaVersion)
 	}
-	if err := s.open(name, folder); err != nil {
+	if m.UpdatedAt.IsZero() {
+		return scanner.DatabaseInfo{}, errors.New("metadata.json does not say when it was built")
+	}
+	if err := s.open(); err != nil {
 		return scanner.DatabaseInfo{}, err
 	}
 	return scanner.DatabaseInfo{Schema: m.Version, UpdatedAt: m.UpdatedAt.UTC().Truncate(time.Microsecond)}, nil
 }
 
-// open makes the database of a folder the one that matching reads, and keeps the folder; one that is open already is
-// not opened again.
-func (s *Scanner) open(name string, folder *os.File) (err error) {
-	if s.database == name {
-		return folder.Close()
+// open makes the folder's database the one that matching reads. One that names no advisory's source is refused: every
+// image would be clean by it.
+func (s *Scanner) open() (err error) {
+	if s.opened {
+		return nil
 	}
-	if s.database != "" {
-		if err := trivydb.Close(); err != nil {
-			return err
-		}
-		s.folder.Close()
-		s.database, s.folder = "", nil
+	if s.database == "" {
+		return errors.New("this process was given no advisory database")
 	}
 	// bbolt panics on pages that are not its own.
 	defer func() {
@@ -207,9 +242,21 @@ func (s *Scanner) open(name string, folder *os.File) (err error) {
 			err = fmt.Errorf("the database is damaged: %v", v)
 		}
 	}()
-	if err := db.Init(folder.Name()); err != nil {
+	if err := db.Init(s.database); err != nil {
 		return fmt.Errorf("open advisory database: %w", err)
 	}
-	s.database, s.folder = name, folder
-	return nil
+	err = trivydb.Config{}.Connection().View(func(tx *bbolt.Tx) error {
+		for _, name := range []string{"data-source", "vulnerability"} {
+			bucket := tx.Bucket([]byte(name))
+			if bucket == nil {
+				return fmt.Errorf("the database has no %q: it is none of trivy-db's", name)
+			}
+			if key, _ := bucket.Cursor().First(); key == nil {
+				return fmt.Errorf("the database's %q is empty: it holds no advisories", name)
+			}
+		}
+		return nil
+	})
+	s.opened = err == nil
+	return err
 }
