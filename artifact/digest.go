@@ -17,14 +17,26 @@ type Digest struct{ s string }
 // ParseDigest returns the digest that s spells, or an Invalid error.
 func ParseDigest(s string) (Digest, error) {
 	algorithm, hexed, ok := strings.Cut(s, ":")
-	size := map[string]int{"sha256": 64, "sha512": 128}[algorithm]
-	if !ok || size == 0 {
+	size := 64
+	if algorithm == "sha512" {
+		size = 128
+	}
+	if !ok || algorithm != "sha256" && algorithm != "sha512" {
 		return Digest{}, Coded(Invalid, "DIGEST_INVALID", "digest %.80q: want sha256:<64 hex digits> or sha512:<128 hex digits>", s)
 	}
-	if len(hexed) != size || strings.Trim(hexed, "0123456789abcdef") != "" {
+	if len(hexed) != size || !isHex(hexed) {
 		return Digest{}, Coded(Invalid, "DIGEST_INVALID", "digest %.80q: want %d lower-case hex digits after %s:", s, size, algorithm)
 	}
 	return Digest{s}, nil
+}
+
+func isHex(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // MustDigest is ParseDigest for constants and tests; it panics on a malformed one.

@@ -3,12 +3,12 @@ package artifact
 import (
 	"database/sql/driver"
 	"regexp"
+	"strings"
 )
 
 // The patterns of distribution-spec 1.1, section "Pulling manifests"; lengths as the spec and DNS bound them.
+// Each request names one or two, so that those two are checked by hand.
 var (
-	repositoryPattern  = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern         = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 	environmentPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 )
 
@@ -24,16 +24,57 @@ type Environment struct{ s string }
 
 // ParseRepository returns the repository that s names, or an Invalid error.
 func ParseRepository(s string) (Repository, error) {
-	if len(s) > 255 || !repositoryPattern.MatchString(s) {
+	if len(s) > 255 || !isRepository(s) {
 		return Repository{}, Coded(Invalid, "NAME_INVALID",
 			"repository name %.80q: want lower-case path components such as shop/returns, at most 255 bytes", s)
 	}
 	return Repository{s}, nil
 }
 
+// isRepository: [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)* between slashes.
+func isRepository(s string) bool {
+	separator := 0 // where what stands before s[i] and is no letter or digit begins
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+			if !isSeparator(s[separator:i]) {
+				return false
+			}
+			separator = i + 1
+		case c == '/' || c == '.' || c == '_' || c == '-':
+			if i == 0 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return s != "" && separator == len(s)
+}
+
+// isSeparator: what may stand between two runs of letters and digits; nothing may, in the middle of one.
+func isSeparator(s string) bool {
+	switch s {
+	case "", "/", ".", "_", "__":
+		return true
+	}
+	return strings.Trim(s, "-") == ""
+}
+
+// isTag: [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}.
+func isTag(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || i > 0 && (c == '.' || c == '-')) {
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= 128
+}
+
 // ParseTag returns the tag that s spells, or an Invalid error.
 func ParseTag(s string) (Tag, error) {
-	if !tagPattern.MatchString(s) {
+	if !isTag(s) {
 		return Tag{}, Coded(Invalid, "TAG_INVALID", "tag %.150q: want at most 128 letters, digits, '_', '.' or '-', not starting with '.' or '-'", s)
 	}
 	return Tag{s}, nil

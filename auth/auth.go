@@ -68,6 +68,9 @@ type Service struct {
 	cfg   Config
 	mu    sync.Mutex
 	cache map[string]cached // by token id
+	seen  map[[sha256.Size]byte]seen
+	// revocations counts those of this process: what was being checked meanwhile is not kept.
+	revocations int
 }
 
 // cached is a token as it was at most cacheLife ago: so long may a revoked one live.
@@ -84,7 +87,9 @@ const (
 )
 
 // NewService returns a service.
-func NewService(cfg Config) *Service { return &Service{cfg: cfg, cache: map[string]cached{}} }
+func NewService(cfg Config) *Service {
+	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}}
+}
 
 // A token reads wbt_<id>_<secret><checksum>: a prefix for secret scanners, a public id, 32 random bytes, and the
 // CRC-32 of all before it, so that a typing error is told from a wrong token without a look-up.
@@ -188,6 +193,8 @@ func (s *Service) Revoke(ctx context.Context, actor artifact.Principal, id strin
 	err := s.cfg.Store.RevokeToken(ctx, id, actor.Name)
 	s.mu.Lock()
 	delete(s.cache, id)
+	clear(s.seen)
+	s.revocations++
 	s.mu.Unlock()
 	return err
 }

@@ -2,10 +2,12 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"slices"
 	"strings"
+	"time"
 
 	"waybill/artifact"
 )
@@ -27,9 +29,16 @@ func (s *Service) FromRequest(ctx context.Context, authorization string) (Identi
 	if authorization == "" {
 		return Identity{}, nil
 	}
+	if len(authorization) > maxAuthorization {
+		return Identity{}, errUnauthentic()
+	}
+	return s.known(sha256.Sum256([]byte(authorization)), func() (Identity, error) { return s.fromHeader(ctx, authorization) })
+}
+
+func (s *Service) fromHeader(ctx context.Context, authorization string) (Identity, error) {
 	scheme, value, ok := strings.Cut(authorization, " ")
 	value = strings.TrimSpace(value)
-	if !ok || len(authorization) > maxAuthorization {
+	if !ok {
 		return Identity{}, errUnauthentic()
 	}
 	switch strings.ToLower(scheme) {
@@ -66,6 +75,43 @@ func (s *Service) byAccessToken(ctx context.Context, access string) (Identity, e
 	}
 	p, err := s.valid(ctx, c)
 	return Identity{Principal: p, TokenID: claims.TokenID, Scopes: append([]Scope{}, claims.Access...)}, err
+}
+
+// seen is an identity that a header stood for a moment ago, by the header's hash: checking a signature for each of
+// thousands of requests a second would be most of the work of answering them.
+type seen struct {
+	identity Identity
+	until    time.Time
+}
+
+// known returns what a header stood for less than cacheLife ago, or checks it. An access token lasts as much longer at
+// most, and so does one that was revoked elsewhere; one that was revoked here is forgotten at once.
+func (s *Service) known(header [sha256.Size]byte, check func() (Identity, error)) (Identity, error) {
+	now := s.cfg.Now()
+	s.mu.Lock()
+	v, ok := s.seen[header]
+	revoked := s.revocations
+	s.mu.Unlock()
+	if ok && now.Before(v.until) {
+		return v.identity, nil
+	}
+	identity, err := check()
+	if err != nil {
+		return identity, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.revocations != revoked {
+		return identity, nil
+	}
+	if len(s.seen) >= cacheSize {
+		clear(s.seen)
+	}
+	// The token's row may have been read up to cacheLife ago.
+	if until := s.cache[identity.TokenID].read.Add(cacheLife); until.After(now) {
+		s.seen[header] = seen{identity, until}
+	}
+	return identity, nil
 }
 
 // Allows reports whether the identity's scopes, if it has any, let it do an action of Docker's (pull, push, delete) in

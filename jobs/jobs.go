@@ -124,10 +124,7 @@ func (c *Client) Stop(ctx context.Context) error {
 // Accepted inserts, in the push's own transaction, what an accepted image or index sets off: a scan (of an index
 // there is nothing to scan) and a signature.
 func (c *Client) Accepted(ctx context.Context, tx pgx.Tx, e artifact.Event) error {
-	if _, err := c.river.InsertTx(ctx, tx, scanArgs{e.Repository, e.Digest}, nil); err != nil {
-		return err
-	}
-	_, err := c.river.InsertTx(ctx, tx, signArgs{e.Repository, e.Digest}, nil)
+	_, err := c.river.InsertManyTx(ctx, tx, []river.InsertManyParams{{Args: scanArgs{e.Repository, e.Digest}}, {Args: signArgs{e.Repository, e.Digest}}})
 	return err
 }
 

@@ -10,34 +10,23 @@ import (
 
 // Blob returns the size of a blob that a repository has, or NotFound.
 func (db *DB) Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (size int64, err error) {
+	return recallOr(db.hot, repository, func(s *shelf) map[artifact.Digest]int64 { return s.blobs }, digest, nothing,
+		func() (int64, error) { return db.readBlob(ctx, repository, digest) })
+}
+
+func (db *DB) readBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (size int64, err error) {
 	err = db.Pool.QueryRow(ctx, `select size from repository_blobs join blobs using (digest) where repository = $1 and digest = $2`, repository, digest).Scan(&size)
 	return size, orNotFound(err, artifact.Coded(artifact.NotFound, "BLOB_UNKNOWN", "%s has no blob %s", repository, digest))
 }
 
 // SaveBlob records a durable blob, gives it to the repository, and ends the upload, if there was one.
 func (db *DB) SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string) error {
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if err := ensureRepository(ctx, tx, repository); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `insert into blobs (digest, size) values ($1, $2) on conflict do nothing`, digest, size); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `insert into repository_blobs (repository, digest) values ($1, $2) on conflict do nothing`, repository, digest); err != nil {
-			return err
-		}
-		if upload == "" {
-			return nil
-		}
-		_, err := tx.Exec(ctx, `delete from uploads where id = $1`, upload)
-		return err
-	})
-}
-
-// ensureRepository: a repository comes to be with its first upload.
-func ensureRepository(ctx context.Context, tx pgx.Tx, repository artifact.Repository) error {
-	_, err := tx.Exec(ctx, `insert into repositories (name) values ($1) on conflict do nothing`, repository)
-	return err
+	// The foreign keys are checked when the statement ends.
+	_, err := db.Pool.Exec(ctx, `with repository as (insert into repositories (name) values ($1) on conflict do nothing),
+		blob as (insert into blobs (digest, size) values ($2, $3) on conflict do nothing),
+		upload as (delete from uploads where id = $4)
+		insert into repository_blobs (repository, digest) values ($1, $2) on conflict do nothing`, repository, digest, size, orNil(upload))
+	return translate(err)
 }
 
 // BlobRepositories returns which repositories have a blob.
@@ -52,6 +41,7 @@ func (db *DB) BlobRepositories(ctx context.Context, digest artifact.Digest) ([]a
 
 // UnlinkBlob takes a blob from a repository; Unsupported while one of its manifests needs it.
 func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
+	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		var needed bool
 		if err := tx.QueryRow(ctx, `select exists (select from manifest_references where repository = $1 and digest = $2)`, repository, digest).Scan(&needed); err != nil {
@@ -66,4 +56,11 @@ func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, di
 		}
 		return err
 	})
+}
+
+func orNil(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }

@@ -29,6 +29,7 @@ type DocumentRow struct {
 // ApplyDocument puts a document in force as the next version of its name, and records who did. A hash that is in
 // force already changes nothing.
 func (db *DB) ApplyDocument(ctx context.Context, kind, name string, hash artifact.Digest, body, actor string) (version int, changed bool, err error) {
+	defer db.hot.forget(artifact.Repository{})
 	err = db.Transact(ctx, func(tx pgx.Tx) error {
 		// One version after another: the lock is of this kind and name.
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended($1, 0))`, kind+"/"+name); err != nil {
@@ -66,6 +67,19 @@ func (db *DB) CurrentDocuments(ctx context.Context, kind string) ([]DocumentRow,
 // Policies returns the policies in force. They were checked when they were applied: one that no longer parses is an
 // error, and so denies.
 func (db *DB) Policies(ctx context.Context) ([]policy.Versioned, error) {
+	return inForce(db, "Policy", func() ([]policy.Versioned, error) { return db.readPolicies(ctx) })
+}
+
+// inForce answers with documents of a kind, parsed; they are the same until one is applied.
+func inForce[V any](db *DB, kind string, read func() ([]V, error)) ([]V, error) {
+	all, err := recallOr(db.hot, artifact.Repository{}, func(s *shelf) map[string]any { return s.documents }, kind, nothing, func() (any, error) { return read() })
+	if err != nil {
+		return nil, err
+	}
+	return all.([]V), nil
+}
+
+func (db *DB) readPolicies(ctx context.Context) ([]policy.Versioned, error) {
 	rows, err := db.CurrentDocuments(ctx, "Policy")
 	if err != nil {
 		return nil, err

@@ -248,7 +248,7 @@ func (e *Embedded) start(ctx context.Context, bin string) error {
 	}
 	e.command = exec.Command(filepath.Join(bin, "postgres"), "-D", filepath.Join(e.dir, "data"), "-k", config.Host,
 		"-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=on", "-c", "max_connections=64",
-		"-c", "shared_buffers=64MB", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
+		"-c", "shared_buffers=64MB", "-c", "jit=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
 	e.dress(e.command)
 	e.command.Stderr = e.output
 	started := make(chan error)

@@ -46,16 +46,11 @@ func (db *DB) SaveLayer(ctx context.Context, facts artifact.LayerFacts, analyser
 	if analysis, err = compress(analysis); err != nil {
 		return err
 	}
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `insert into layer_facts (digest, format, diff_id, facts) values ($1, $2, $3, $4)
-			on conflict (digest) do update set format = excluded.format, diff_id = excluded.diff_id, facts = excluded.facts,
-			failure = '', inspected_at = now()`, facts.Digest, facts.Format, facts.DiffID, packed); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `insert into layer_analyses (digest, analyser, analysis) values ($1, $2, $3)
-			on conflict (digest, analyser) do update set analysis = excluded.analysis`, facts.Digest, analyser, analysis)
-		return err
-	})
+	_, err = db.loose.Exec(ctx, `with facts as (insert into layer_facts (digest, format, diff_id, facts) values ($1, $2, $3, $4)
+			on conflict (digest) do update set format = excluded.format, diff_id = excluded.diff_id, facts = excluded.facts, failure = '', inspected_at = now())
+		insert into layer_analyses (digest, analyser, analysis) values ($1, $5, $6) on conflict (digest, analyser) do update set analysis = excluded.analysis`,
+		facts.Digest, facts.Format, facts.DiffID, packed, analyser, analysis)
+	return translate(err)
 }
 
 // SaveLayerFailure keeps why a layer cannot be inspected.

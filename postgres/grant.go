@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -38,12 +39,6 @@ with recursive tree (digest, promoted) as (
 // lockGrants: a promotion and the arrival of a referrer must see each other, or the referrer is left out.
 func lockGrants(ctx context.Context, tx pgx.Tx, repository artifact.Repository) error {
 	_, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtextextended('grants/' || $1, 0))`, repository)
-	return err
-}
-
-// notifyGrants tells listeners, once the transaction commits, that what may be pulled from a repository has changed.
-func notifyGrants(ctx context.Context, tx pgx.Tx, repository artifact.Repository) error {
-	_, err := tx.Exec(ctx, `select pg_notify('grants', $1)`, repository)
 	return err
 }
 
@@ -97,7 +92,7 @@ func extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 			return err
 		}
 	}
-	return notifyGrants(ctx, tx, p.Repository)
+	return nil
 }
 
 // withdraw takes a recalled digest, and what came only with it, from every environment, and returns which had it. What
@@ -122,14 +117,25 @@ func withdraw(ctx context.Context, tx pgx.Tx, repository artifact.Repository, di
 		}
 	}
 	slices.SortFunc(environments, func(a, b artifact.Environment) int { return strings.Compare(a.String(), b.String()) })
-	return environments, notifyGrants(ctx, tx, repository)
+	return environments, nil
 }
 
 // Granted is the gate's one indexed read: whether one of the environments may pull a manifest or blob.
-func (db *DB) Granted(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) (granted bool, err error) {
-	err = db.Pool.QueryRow(ctx, `select exists (select from grants where environment = any($1) and repository = $2 and digest = $3)`,
-		names(environments), repository, digest).Scan(&granted)
-	return granted, translate(err)
+func (db *DB) Granted(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) (bool, error) {
+	asked := granted{strings.Join(names(environments), " "), digest}
+	_, err := recallOr(db.hot, repository, func(s *shelf) map[granted]bool { return s.grants }, asked, nothing, func() (bool, error) {
+		return true, db.readGrant(ctx, environments, repository, digest)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, translate(err)
+}
+
+// readGrant returns pgx.ErrNoRows when there is no grant.
+func (db *DB) readGrant(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) error {
+	var one int
+	return db.Pool.QueryRow(ctx, `select 1 from grants where environment = any($1) and repository = $2 and digest = $3 limit 1`, names(environments), repository, digest).Scan(&one)
 }
 
 // GrantedOf returns which of the digests one of the environments may pull.

@@ -15,7 +15,11 @@ import (
 // appendLedger records e in the transaction of the change that it is about, and returns its index. The lock is held
 // to the transaction's end, so callers append last.
 func appendLedger(ctx context.Context, tx pgx.Tx, e ledger.Entry) (int64, error) {
-	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockLedger)); err != nil {
+	var n int64
+	taking := &pgx.Batch{}
+	taking.Queue(`select pg_advisory_xact_lock($1)`, int64(lockLedger))
+	taking.Queue(`select coalesce(max(index) + 1, 0) from ledger_entries`).QueryRow(func(row pgx.Row) error { return row.Scan(&n) }) // sees what the lock waited for
+	if err := tx.SendBatch(ctx, taking).Close(); err != nil {
 		return 0, err
 	}
 	if e.At.IsZero() {
@@ -24,10 +28,6 @@ func appendLedger(ctx context.Context, tx pgx.Tx, e ledger.Entry) (int64, error)
 	e.At = ledger.Instant(e.At)
 	body, err := e.Canonical()
 	if err != nil {
-		return 0, err
-	}
-	var n int64
-	if err := tx.QueryRow(ctx, `select coalesce(max(index) + 1, 0) from ledger_entries`).Scan(&n); err != nil {
 		return 0, err
 	}
 	first, hashes, err := ledger.Append(n, body, func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, tx, indexes) })

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"waybill/artifact"
 	"waybill/ledger"
@@ -13,6 +15,12 @@ import (
 
 // Manifest returns a manifest of a repository, or NotFound.
 func (db *DB) Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error) {
+	return recallOr(db.hot, repository, func(s *shelf) map[artifact.Digest]artifact.StoredManifest { return s.manifests }, digest,
+		func(m artifact.StoredManifest) int { return 2 * len(m.Body) }, // and as much again, parsed
+		func() (artifact.StoredManifest, error) { return db.readManifest(ctx, repository, digest) })
+}
+
+func (db *DB) readManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error) {
 	s := artifact.StoredManifest{Repository: repository, Digest: digest}
 	var mediaType string
 	err := db.Pool.QueryRow(ctx, `select media_type, body, is_image, platform, pushed_by, pushed_at from manifests where repository = $1 and digest = $2`,
@@ -61,6 +69,7 @@ func (db *DB) missing(ctx context.Context, sql string, repository artifact.Repos
 // PutManifest stores a judged manifest: rows, tags and their history, verdict, grants, ledger entry and jobs, in one
 // transaction. A crash leaves all of it or nothing. Pushing again what is there sets its tags.
 func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(artifact.Tag) bool) error {
+	defer db.hot.forgetTags(p.Repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		created, err := insertManifest(ctx, tx, p)
 		if err != nil {
@@ -73,9 +82,6 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 				return err
 			}
 			moved = moved || changed
-		}
-		if err := saveVerdict(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
-			return err
 		}
 		if !created && !moved {
 			return nil
@@ -103,10 +109,8 @@ func (db *DB) announce(ctx context.Context, tx pgx.Tx, p artifact.Push, created 
 	return err
 }
 
+// insertManifest stores the rows of a manifest and its verdict, in one exchange with the database.
 func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bool, err error) {
-	if err := ensureRepository(ctx, tx, p.Repository); err != nil {
-		return false, err
-	}
 	var config, subject artifact.Digest
 	if p.Manifest.Config != nil {
 		config = p.Manifest.Config.Digest
@@ -118,16 +122,10 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	tag, err := tx.Exec(ctx, `insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing`,
-		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy)
-	if err != nil || tag.RowsAffected() == 0 {
-		return false, err
-	}
-	var references [][]any
+	var digests, kinds []string
 	add := func(kind string, all ...artifact.Descriptor) {
 		for _, d := range all {
-			references = append(references, []any{p.Repository.String(), p.Digest.String(), len(references), d.Digest.String(), kind})
+			digests, kinds = append(digests, d.Digest.String()), append(kinds, kind)
 		}
 	}
 	if p.Manifest.Config != nil {
@@ -135,28 +133,38 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	}
 	add("layer", p.Manifest.Layers...)
 	add("manifest", p.Manifest.Manifests...)
+	blobs := unique(p.Manifest.Blobs())
+	locked := 0
+	batch := &pgx.Batch{}
+	batch.Queue(`insert into repositories (name) values ($1) on conflict do nothing`, p.Repository)
+	batch.Queue(`insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing`,
+		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy).
+		Exec(func(tag pgconn.CommandTag) error { created = tag.RowsAffected() == 1; return nil })
 	// Between the check and here a blob may have been unlinked: then the push must not be.
-	if err := lockBlobs(ctx, tx, p.Repository, p.Manifest.Blobs()); err != nil {
+	batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).
+		Exec(func(tag pgconn.CommandTag) error { locked = int(tag.RowsAffected()); return nil })
+	batch.Queue(`insert into manifest_references (repository, manifest, position, digest, kind)
+		select $1, $2, n - 1, digest, kind from unnest($3::text[], $4::text[]) with ordinality as r (digest, kind, n) on conflict do nothing`, p.Repository, p.Digest, digests, kinds)
+	queueVerdict(batch, p.Verdict, p.Reference, p.PushedBy)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return false, err
 	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{"manifest_references"}, []string{"repository", "manifest", "position", "digest", "kind"}, pgx.CopyFromRows(references))
-	return true, err
+	if created && locked != len(blobs) {
+		return false, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "a blob of the manifest was deleted from %s meanwhile; push it again", p.Repository)
+	}
+	return created, nil
 }
 
-func lockBlobs(ctx context.Context, tx pgx.Tx, repository artifact.Repository, blobs []artifact.Descriptor) error {
-	unique := map[string]bool{}
+// unique returns the digests that descriptors name, each once.
+func unique(all []artifact.Descriptor) []string {
 	var digests []string
-	for _, d := range blobs {
-		if s := d.Digest.String(); !unique[s] {
-			unique[s] = true
+	for _, d := range all {
+		if s := d.Digest.String(); !slices.Contains(digests, s) {
 			digests = append(digests, s)
 		}
 	}
-	tag, err := tx.Exec(ctx, `select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, repository, digests)
-	if err == nil && int(tag.RowsAffected()) != len(digests) {
-		err = artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "a blob of the manifest was deleted from %s meanwhile; push it again", repository)
-	}
-	return err
+	return digests
 }
 
 // SaveDenied records that a push was refused.
@@ -177,6 +185,7 @@ func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
 
 // DeleteManifest removes a manifest and its tags; Denied while it is promoted somewhere or part of an index.
 func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
+	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		var granted, child bool
 		if err := tx.QueryRow(ctx, `select exists (select from grants where repository = $1 and digest = $2),

@@ -25,6 +25,13 @@ type DB struct {
 	// OnAccepted is told of each accepted image and index in the transaction that stores it; the wiring sets it once,
 	// before the first push, to insert the jobs that follow. Nil tells nobody.
 	OnAccepted func(ctx context.Context, tx pgx.Tx, e artifact.Event) error
+
+	// loose is for what may be lost with the last half second before a power cut, and is then done again: how far an
+	// upload is, what was learned of a layer. Its commits do not wait for the disk.
+	loose   *pgxpool.Pool
+	hot     *hot
+	unwatch context.CancelFunc
+	watched chan struct{}
 }
 
 // Config says where the database is and how many connections to hold.
@@ -47,16 +54,33 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{Pool: pool}
+	looseConfig := poolConfig.Copy()
+	looseConfig.MaxConns = max(2, poolConfig.MaxConns/4)
+	looseConfig.ConnConfig.RuntimeParams["synchronous_commit"] = "off"
+	loose, err := pgxpool.NewWithConfig(ctx, looseConfig)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db := &DB{Pool: pool, loose: loose, hot: newHot(), watched: make(chan struct{})}
 	if err := db.migrate(ctx); err != nil {
 		pool.Close()
+		loose.Close()
 		return nil, fmt.Errorf("migrate database: %w", err)
 	}
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	db.unwatch = unwatch
+	go db.watch(watching, poolConfig.ConnConfig)
 	return db, nil
 }
 
 // Close waits for connections in use and ends them.
-func (db *DB) Close() { db.Pool.Close() }
+func (db *DB) Close() {
+	db.unwatch()
+	<-db.watched
+	db.loose.Close()
+	db.Pool.Close()
+}
 
 // Ping reports whether the database answers.
 func (db *DB) Ping(ctx context.Context) error { return db.Pool.Ping(ctx) }

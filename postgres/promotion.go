@@ -17,6 +17,10 @@ import (
 
 // Pipelines returns the pipelines in force, by name.
 func (db *DB) Pipelines(ctx context.Context) ([]promotion.Versioned, error) {
+	return inForce(db, "Pipeline", func() ([]promotion.Versioned, error) { return db.readPipelines(ctx) })
+}
+
+func (db *DB) readPipelines(ctx context.Context) ([]promotion.Versioned, error) {
 	rows, err := db.CurrentDocuments(ctx, "Pipeline")
 	if err != nil {
 		return nil, err
@@ -127,6 +131,7 @@ func (db *DB) Trail(ctx context.Context, repository artifact.Repository, environ
 // that is current already stays so: nothing is recorded, and the promotion returned has no ID. evidence goes into the
 // ledger entry.
 func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error) {
+	defer db.hot.forget(p.Repository)
 	if !pass.Valid() || pass.Digest() != p.Digest || pass.Repository() != p.Repository || pass.PolicyHash() != p.PolicyHash {
 		return p, artifact.Errorf(artifact.Denied, "no verdict allows %s@%s", p.Repository, p.Digest)
 	}
@@ -160,9 +165,6 @@ func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pas
 
 func move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, evidence []artifact.Digest) error {
 	if err := grant(ctx, tx, p.Repository, p.Digest, p.Environment); err != nil {
-		return err
-	}
-	if err := notifyGrants(ctx, tx, p.Repository); err != nil {
 		return err
 	}
 	kind := ledger.KindPromotion
@@ -202,6 +204,7 @@ func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) erro
 // back. An environment whose current one it was has none until the next promotion or rollback. What other promotions
 // share with it stays. Recalling it again changes nothing.
 func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
+	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		if err := lockGrants(ctx, tx, repository); err != nil {
 			return err

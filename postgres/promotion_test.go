@@ -277,7 +277,7 @@ func TestRecall(t *testing.T) {
 	s := newShop(t)
 	v1, v2 := s.release("v1"), s.release("v2")
 	s.tells(func() { s.mustPromote("v1", "dev") })
-	s.tells(func() { s.put("SBOM of v1", attached(v1)) })
+	s.put("SBOM of v1", attached(v1))
 	s.mustPromote("v1", "staging", "production")
 	s.mustPromote("v2", "dev")
 	recall := func(p artifact.Principal, d artifact.Digest, reason string) error {

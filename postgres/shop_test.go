@@ -215,7 +215,7 @@ func (s *shop) tells(do func()) {
 	listener, err := s.db.Pool.Acquire(s.ctx)
 	require.NoError(s.t, err)
 	defer listener.Release()
-	_, err = listener.Exec(s.ctx, "listen grants")
+	_, err = listener.Exec(s.ctx, "listen changed")
 	require.NoError(s.t, err)
 	do()
 	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
@@ -223,6 +223,6 @@ func (s *shop) tells(do func()) {
 	told, err := listener.Conn().WaitForNotification(ctx)
 	require.NoError(s.t, err)
 	require.Equal(s.t, s.repository.String(), told.Payload)
-	_, err = listener.Exec(s.ctx, "unlisten grants")
+	_, err = listener.Exec(s.ctx, "unlisten changed")
 	require.NoError(s.t, err)
 }

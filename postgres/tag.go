@@ -27,18 +27,17 @@ func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, m
 			return false, err
 		}
 	}
-	sql := `insert into tags (repository, name, digest, updated_by) values ($1, $2, $3, $4)`
+	set := `insert into tags (repository, name, digest, updated_by) values ($1, $2, $3, $4)`
 	if !old.IsZero() {
-		sql = `update tags set digest = $3, updated_by = $4, updated_at = now() where repository = $1 and name = $2`
+		set = `update tags set digest = $3, updated_by = $4, updated_at = now() where repository = $1 and name = $2`
 	}
-	if _, err := tx.Exec(ctx, sql, p.Repository, tag, p.Digest, p.PushedBy); err != nil {
+	if _, err := tx.Exec(ctx, `with set as (`+set+`) insert into tag_history (repository, name, digest, actor) values ($1, $2, $3, $4)`, p.Repository, tag, p.Digest, p.PushedBy); err != nil {
 		if isUniqueViolation(err) { // another push set it first
 			return false, artifact.Coded(artifact.Conflict, "DENIED", "tag %s of %s was set by another push at this moment; push again", tag, p.Repository)
 		}
 		return false, err
 	}
-	_, err = tx.Exec(ctx, `insert into tag_history (repository, name, digest, actor) values ($1, $2, $3, $4)`, p.Repository, tag, p.Digest, p.PushedBy)
-	return true, err
+	return true, nil
 }
 
 func isCosignTag(tag artifact.Tag) bool {
@@ -61,6 +60,11 @@ func keepsLayers(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.T
 
 // ResolveTag returns the digest of a tag, or of an environment of that name.
 func (db *DB) ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error) {
+	return recallOr(db.hot, repository, func(s *shelf) map[artifact.Tag]artifact.Digest { return s.tags }, tag, nothing,
+		func() (artifact.Digest, error) { return db.readTag(ctx, repository, tag) })
+}
+
+func (db *DB) readTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error) {
 	var digest artifact.Digest
 	err := db.Pool.QueryRow(ctx, `select digest from (
 		select 0 as rank, digest from deployments where repository = $1 and environment = $2
@@ -104,6 +108,7 @@ func (db *DB) TagsOf(ctx context.Context, repository artifact.Repository, digest
 
 // DeleteTag deletes a tag; what it stood at stays.
 func (db *DB) DeleteTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, actor string) error {
+	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		done, err := tx.Exec(ctx, `delete from tags where repository = $1 and name = $2`, repository, tag)
 		if err != nil {

@@ -11,13 +11,9 @@ import (
 
 // CreateUpload records a new upload.
 func (db *DB) CreateUpload(ctx context.Context, u artifact.Upload) error {
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if err := ensureRepository(ctx, tx, u.Repository); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `insert into uploads (id, repository, created_by) values ($1, $2, $3)`, u.ID, u.Repository, u.CreatedBy)
-		return err
-	})
+	_, err := db.loose.Exec(ctx, `with repository as (insert into repositories (name) values ($2) on conflict do nothing)
+		insert into uploads (id, repository, created_by) values ($1, $2, $3)`, u.ID, u.Repository, u.CreatedBy)
+	return translate(err)
 }
 
 // Upload returns an upload, or NotFound. The id is a client's, so it is compared as text: a malformed one is unknown.
@@ -30,7 +26,7 @@ func (db *DB) Upload(ctx context.Context, repository artifact.Repository, id str
 
 // AdvanceUpload moves an upload on from an offset; Conflict when another request moved it meanwhile.
 func (db *DB) AdvanceUpload(ctx context.Context, id string, from, to int64, state []byte) error {
-	tag, err := db.Pool.Exec(ctx, `update uploads set offset_ = $3, hash_state = $4, updated_at = now() where id = $1 and offset_ = $2`, id, from, to, state)
+	tag, err := db.loose.Exec(ctx, `update uploads set offset_ = $3, hash_state = $4, updated_at = now() where id = $1 and offset_ = $2`, id, from, to, state)
 	if err == nil && tag.RowsAffected() == 0 {
 		return artifact.Coded(artifact.Conflict, "BLOB_UPLOAD_INVALID", "another request moved this upload; ask for its status and go on from there")
 	}
@@ -39,7 +35,7 @@ func (db *DB) AdvanceUpload(ctx context.Context, id string, from, to int64, stat
 
 // DeleteUpload forgets an upload.
 func (db *DB) DeleteUpload(ctx context.Context, id string) error {
-	_, err := db.Pool.Exec(ctx, `delete from uploads where id = $1`, id)
+	_, err := db.loose.Exec(ctx, `delete from uploads where id = $1`, id)
 	return translate(err)
 }
 

@@ -10,11 +10,16 @@ import (
 
 // saveVerdict makes v the newest verdict of its digest in its repository.
 func saveVerdict(ctx context.Context, tx pgx.Tx, v artifact.VerdictRecord, reference, actor string) error {
-	_, err := tx.Exec(ctx, `insert into verdicts (repository, digest, outcome, reasons, policy_hash, policies, reference, actor) values ($1, $2, $3, $4, $5, $6, $7, $8)
+	batch := &pgx.Batch{}
+	queueVerdict(batch, v, reference, actor)
+	return tx.SendBatch(ctx, batch).Close()
+}
+
+func queueVerdict(batch *pgx.Batch, v artifact.VerdictRecord, reference, actor string) {
+	batch.Queue(`insert into verdicts (repository, digest, outcome, reasons, policy_hash, policies, reference, actor) values ($1, $2, $3, $4, $5, $6, $7, $8)
 		on conflict (repository, digest) do update set outcome = excluded.outcome, reasons = excluded.reasons, policy_hash = excluded.policy_hash,
 		policies = excluded.policies, reference = excluded.reference, actor = excluded.actor, decided_at = now()`,
 		v.Repository, v.Digest, v.Outcome, v.Reasons, v.PolicyHash, v.Policies, reference, actor)
-	return err
 }
 
 // RefusedVerdict returns the newest stored verdict that a reference, a tag or digest as the pusher spelled it, got in a

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -18,10 +20,21 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	found    sync.Map // labels: observed
 }
 
-func newMetrics(r *prometheus.Registry) metrics {
-	m := metrics{
+type labels struct {
+	area, method string
+	status       int
+}
+
+type observed struct {
+	requests prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+func newMetrics(r *prometheus.Registry) *metrics {
+	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "waybill_http_requests_total", Help: "Requests by area, method and status."}, []string{"area", "method", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "waybill_http_request_seconds", Help: "Time to answer, by area and method.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)}, []string{"area", "method"}),
@@ -42,21 +55,37 @@ func (s *Server) observe(c *gin.Context) {
 	c.Next()
 	took, status := s.cfg.Now().Sub(begun), c.Writer.Status()
 	area, method := area(c.Request.URL.Path), known(c.Request.Method)
-	s.metrics.requests.WithLabelValues(area, method, strconv.Itoa(status)).Inc()
-	s.metrics.seconds.WithLabelValues(area, method).Observe(took.Seconds())
-	if area == "health" {
+	s.metrics.count(area, method, status, took)
+	if area == "health" || !s.cfg.Logger.Enabled(c.Request.Context(), slog.LevelDebug) {
 		return
 	}
 	s.cfg.Logger.DebugContext(c.Request.Context(), "request", "method", method, "path", c.Request.URL.Path, "status", status,
 		"ms", took.Milliseconds(), "from", c.ClientIP(), "request", c.Writer.Header().Get(apiRequestID))
 }
 
+// count looks a metric up by its labels once: prometheus hashes them each time.
+func (m *metrics) count(area, method string, status int, took time.Duration) {
+	key := labels{area, method, status}
+	found, ok := m.found.Load(key)
+	if !ok {
+		found, _ = m.found.LoadOrStore(key, observed{m.requests.WithLabelValues(area, method, strconv.Itoa(status)), m.seconds.WithLabelValues(area, method)})
+	}
+	o := found.(observed)
+	o.requests.Inc()
+	o.seconds.Observe(took.Seconds())
+}
+
 // area is a label of few values, whatever paths are asked for.
 func area(path string) string {
-	for prefix, area := range map[string]string{"/v2": "registry", "/api/": "api", "/token": "token", "/healthz": "health", "/readyz": "health", "/metrics": "health"} {
-		if strings.HasPrefix(path, prefix) {
-			return area
-		}
+	switch {
+	case strings.HasPrefix(path, "/v2"):
+		return "registry"
+	case strings.HasPrefix(path, "/api/"):
+		return "api"
+	case strings.HasPrefix(path, "/token"):
+		return "token"
+	case strings.HasPrefix(path, "/healthz"), strings.HasPrefix(path, "/readyz"), strings.HasPrefix(path, "/metrics"):
+		return "health"
 	}
 	return "page"
 }

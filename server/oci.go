@@ -23,36 +23,34 @@ type request struct {
 
 func (r *request) principal() artifact.Principal { return r.identity.Principal }
 
-// endpoints is the table of the OCI API: what is asked of a scope, and who answers.
-func (s *Server) endpoint(res resource, method string) (handle func(*request) error, action string) {
-	type at struct {
-		resource
-		method string
-	}
-	if method == http.MethodHead {
-		method = http.MethodGet // net/http sends no body
-	}
-	table := map[at]struct {
-		handle func(*request) error
-		action string
-	}{
-		{resourceBase, http.MethodGet}:        {s.base, ""},
-		{resourceCatalog, http.MethodGet}:     {s.catalog, ""},
-		{resourceTags, http.MethodGet}:        {s.tags, "pull"},
-		{resourceReferrers, http.MethodGet}:   {s.referrers, "pull"},
-		{resourceManifest, http.MethodGet}:    {s.getManifest, "pull"},
-		{resourceManifest, http.MethodPut}:    {s.putManifest, "push"},
-		{resourceManifest, http.MethodDelete}: {s.deleteManifest, "delete"},
-		{resourceBlob, http.MethodGet}:        {s.getBlob, "pull"},
-		{resourceBlob, http.MethodDelete}:     {s.deleteBlob, "delete"},
-		{resourceUploads, http.MethodPost}:    {s.startUpload, "push"},
-		{resourceUpload, http.MethodGet}:      {s.uploadStatus, "push"},
-		{resourceUpload, http.MethodPatch}:    {s.appendUpload, "push"},
-		{resourceUpload, http.MethodPut}:      {s.finishUpload, "push"},
-		{resourceUpload, http.MethodDelete}:   {s.cancelUpload, "push"},
-	}
-	found := table[at{res, method}]
-	return found.handle, found.action
+// at is a key of the table of endpoints.
+type at struct {
+	resource resource
+	method   string
+}
+
+// endpoint is who answers, and what of a scope it takes.
+type endpoint struct {
+	handle func(*Server, *request) error
+	action string
+}
+
+// endpoints is the table of the OCI API.
+var endpoints = map[at]endpoint{
+	{resourceBase, http.MethodGet}:        {(*Server).base, ""},
+	{resourceCatalog, http.MethodGet}:     {(*Server).catalog, ""},
+	{resourceTags, http.MethodGet}:        {(*Server).tags, "pull"},
+	{resourceReferrers, http.MethodGet}:   {(*Server).referrers, "pull"},
+	{resourceManifest, http.MethodGet}:    {(*Server).getManifest, "pull"},
+	{resourceManifest, http.MethodPut}:    {(*Server).putManifest, "push"},
+	{resourceManifest, http.MethodDelete}: {(*Server).deleteManifest, "delete"},
+	{resourceBlob, http.MethodGet}:        {(*Server).getBlob, "pull"},
+	{resourceBlob, http.MethodDelete}:     {(*Server).deleteBlob, "delete"},
+	{resourceUploads, http.MethodPost}:    {(*Server).startUpload, "push"},
+	{resourceUpload, http.MethodGet}:      {(*Server).uploadStatus, "push"},
+	{resourceUpload, http.MethodPatch}:    {(*Server).appendUpload, "push"},
+	{resourceUpload, http.MethodPut}:      {(*Server).finishUpload, "push"},
+	{resourceUpload, http.MethodDelete}:   {(*Server).cancelUpload, "push"},
 }
 
 // v2 authenticates, checks the access token's scopes, and hands over.
@@ -63,24 +61,28 @@ func (s *Server) v2(c *gin.Context) error {
 	if err == nil && identity.Principal.Anonymous() {
 		err = artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "sign in first: `docker login` with any user name and a Waybill token as the password")
 	}
-	handle, action := s.endpoint(path.resource, c.Request.Method)
+	method := c.Request.Method
+	if method == http.MethodHead {
+		method = http.MethodGet // net/http sends no body
+	}
+	end := endpoints[at{path.resource, method}]
 	if artifact.KindOf(err) == artifact.Unauthentic {
-		s.challenge(c, path.repository, action)
+		s.challenge(c, path.repository, end.action)
 	}
 	switch {
 	case err != nil:
 		return err
 	case pathErr != nil:
 		return pathErr
-	case handle == nil:
+	case end.handle == nil:
 		return artifact.Coded(artifact.Unsupported, "UNSUPPORTED", "%s is not offered here", known(c.Request.Method))
 	}
-	if action != "" && !identity.Allows(path.repository, action) {
+	if end.action != "" && !identity.Allows(path.repository, end.action) {
 		// The access token is for something else: the client asks for another by this challenge.
-		s.challenge(c, path.repository, action)
-		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "the access token is not for %s in %s", action, path.repository)
+		s.challenge(c, path.repository, end.action)
+		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "the access token is not for %s in %s", end.action, path.repository)
 	}
-	return handle(&request{c, path, identity})
+	return end.handle(s, &request{c, path, identity})
 }
 
 // challenge tells a client where to get an access token (distribution "Token Authentication Specification").

@@ -47,7 +47,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	engine  *gin.Engine
-	metrics metrics
+	metrics *metrics
 }
 
 // New returns a server; Run or Handler puts it to work.

@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 		"scanner", "server", "signer", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
+	"bench":            {},
 	"examples/returns": {},
 	"internal/e2e":     {},
 	"internal/demo":    {},

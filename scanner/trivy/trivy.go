@@ -6,6 +6,7 @@
 package trivy
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -83,7 +84,12 @@ func (s *Scanner) Analyse(ctx context.Context, blob io.Reader) (scanner.Analysis
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		facts, err := layer.Read(blob, layer.Options{Tee: w})
+		// One hand-over for many of the archive's small pieces: the two sides take turns.
+		tee := bufio.NewWriterSize(w, 256<<10)
+		facts, err := layer.Read(blob, layer.Options{Tee: tee})
+		if err == nil {
+			_ = tee.Flush() // that the analysers stopped reading is theirs to say
+		}
 		// The analysers must not take a refused layer's beginning for all of it.
 		_ = w.CloseWithError(err)
 		done <- outcome{facts, err}

@@ -1,0 +1,135 @@
+package postgres
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"waybill/artifact"
+)
+
+// hot remembers what pulls and pushes ask for all the time, until the database says that it changed (watch.go) or this
+// process changed it. Only what is there is remembered, never that something is not. While the database is not heard,
+// nothing remembered is used: a recall holds on every replica within a second, whatever happens to the line.
+type hot struct {
+	heard atomic.Int64 // when the database was last heard for certain, in Unix nanoseconds
+
+	mu      sync.RWMutex
+	shelves map[artifact.Repository]*shelf // the zero repository's holds policies and pipelines
+	size    int
+}
+
+// shelf is what is remembered of one repository. To forget is to take the shelf away: an answer that was asked for
+// before finds its shelf gone and is not kept.
+type shelf struct {
+	manifests map[artifact.Digest]artifact.StoredManifest
+	tags      map[artifact.Tag]artifact.Digest
+	blobs     map[artifact.Digest]int64
+	grants    map[granted]bool
+	documents map[string]any
+	size      int
+}
+
+// granted is a question of the pull gate whose answer was yes.
+type granted struct {
+	environments string
+	digest       artifact.Digest
+}
+
+const (
+	hotBytes = 16 << 20               // of all that is remembered, roughly
+	hotEntry = 200                    // of one entry beside what it holds
+	hotFor   = 900 * time.Millisecond // since the database was last heard
+)
+
+func newHot() *hot { return &hot{shelves: map[artifact.Repository]*shelf{}} }
+
+// fresh reports whether what is remembered may be used.
+func (h *hot) fresh() bool { return time.Now().UnixNano()-h.heard.Load() < int64(hotFor) }
+
+// forget drops what is remembered of a repository.
+func (h *hot) forget(repository artifact.Repository) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.shelves[repository]; s != nil {
+		h.size -= s.size
+		delete(h.shelves, repository)
+	}
+}
+
+// forgetTags drops where a repository's tags stand, and keeps the rest.
+func (h *hot) forgetTags(repository artifact.Repository) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.shelves[repository]; s != nil {
+		other := *s
+		h.size -= hotEntry * len(s.tags)
+		other.size -= hotEntry * len(s.tags)
+		other.tags = map[artifact.Tag]artifact.Digest{}
+		h.shelves[repository] = &other
+	}
+}
+
+func (h *hot) forgetAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.shelves)
+	h.size = 0
+}
+
+// shelf returns a repository's shelf, and makes it.
+func (h *hot) shelf(repository artifact.Repository) *shelf {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.shelves[repository]
+	if s == nil {
+		s = &shelf{manifests: map[artifact.Digest]artifact.StoredManifest{}, tags: map[artifact.Tag]artifact.Digest{}, blobs: map[artifact.Digest]int64{},
+			grants: map[granted]bool{}, documents: map[string]any{}, size: hotEntry}
+		h.shelves[repository] = s
+		h.size += s.size
+	}
+	return s
+}
+
+// recallOr answers from memory, or asks load and remembers its answer unless the repository changed meanwhile. on
+// returns the map that holds such answers; size is roughly what one takes in memory, in bytes.
+func recallOr[K comparable, V any](h *hot, repository artifact.Repository, on func(*shelf) map[K]V, key K, size func(V) int, load func() (V, error)) (V, error) {
+	if !h.fresh() {
+		return load()
+	}
+	h.mu.RLock()
+	if s := h.shelves[repository]; s != nil {
+		if v, ok := on(s)[key]; ok {
+			h.mu.RUnlock()
+			return v, nil
+		}
+	}
+	h.mu.RUnlock()
+	s := h.shelf(repository)
+	v, err := load()
+	if err == nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.shelves[repository] == s {
+			on(s)[key] = v
+			n := hotEntry + size(v)
+			s.size += n
+			h.size += n
+			h.makeRoom()
+		}
+	}
+	return v, err
+}
+
+// makeRoom takes away shelves, in no order, until what is left is small enough. Its caller holds the lock.
+func (h *hot) makeRoom() {
+	for repository, s := range h.shelves {
+		if h.size <= hotBytes {
+			return
+		}
+		h.size -= s.size
+		delete(h.shelves, repository)
+	}
+}
+
+func nothing[V any](V) int { return 0 }
