@@ -92,8 +92,11 @@ func TestIsImage(t *testing.T) {
 	require.True(t, manifest("application/vnd.harmless", artifact.MediaTypeLayerGzip).IsImage(config), "a config by another name")
 	require.True(t, manifest("application/vnd.harmless", "application/vnd.harmless").IsImage(config), "layers by another name")
 	require.False(t, manifest("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip").IsImage([]byte(`{"name":"x"}`)))
-	require.False(t, manifest(artifact.MediaTypeConfig, "application/vnd.dev.cosign.simplesigning.v1+json").IsImage(config), "a signature")
-	require.True(t, manifest(artifact.MediaTypeConfig, "application/vnd.dev.cosign.simplesigning.v1+json", artifact.MediaTypeLayerGzip).IsImage(config),
+	signature := manifest(artifact.MediaTypeConfig, "application/vnd.dev.cosign.simplesigning.v1+json")
+	require.True(t, signature.IsImage(config), "runtimes unpack layers of any type")
+	require.True(t, signature.ClaimsStatements())
+	require.False(t, manifest(artifact.MediaTypeConfig).ClaimsStatements())
+	require.False(t, manifest(artifact.MediaTypeConfig, "application/vnd.dev.cosign.simplesigning.v1+json", artifact.MediaTypeLayerGzip).ClaimsStatements(),
 		"a signature with a layer that unpacks")
 }
 

@@ -1,156 +1,257 @@
 package artifact
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
 
-// Fold stacks layers, lowest first, as a runtime would (OCI image-spec 1.1, layer.md, "Applying Changesets"): a later
-// entry replaces an earlier one of its path, a whiteout removes a path and all below it, an opaque directory all that
-// lower layers have below it, and a file in place of a directory that directory's content. config gives each layer the step
-// that made it.
-func Fold(layers []LayerFacts, config ImageConfig) ImageFacts {
-	f := folding{
-		facts: ImageFacts{Files: map[string]VisibleFile{}, Contents: map[string]string{}},
-		below: map[string]map[string]struct{}{},
-	}
-	created := createdBy(config)
-	for i, l := range layers {
-		summary := LayerSummary{Digest: l.Digest, DiffID: l.DiffID, Compressed: l.Compressed, Uncompressed: l.Uncompressed, Entries: len(l.Files)}
-		if i < len(created) {
-			summary.CreatedBy = created[i]
+// Bounds of an image: what a runtime takes, and what stacking may cost.
+const (
+	MaxLayers  = 127       // docker's and containerd's; the kernel's overlay stops soon after
+	maxNodes   = 1_000_000 // files and directories that a container would see
+	maxEntries = 2_000_000 // of all layers together
+)
+
+// Fold stacks layers, lowest first, and returns what a container would see; see Folding.
+func Fold(layers []LayerFacts, config ImageConfig) (ImageFacts, error) {
+	f := NewFolding(config)
+	for _, l := range layers {
+		if err := f.Add(l); err != nil {
+			return ImageFacts{}, err
 		}
-		f.facts.Layers = append(f.facts.Layers, summary)
-		f.apply(i, l)
 	}
+	return f.Facts(), nil
+}
+
+// Folding stacks layers one after another, lowest first, as runtimes do (OCI image-spec 1.1, layer.md, "Applying
+// Changesets"): a later entry replaces an earlier one of its path, a whiteout removes a path and all below it, an opaque
+// directory all that lower layers have below it, and a file in place of a directory that directory's content. What
+// runtimes would unpack differently from each other is an error, since what they unpack could not be told.
+type Folding struct {
+	facts   ImageFacts
+	below   map[string][]string // of each directory, its children; some may be gone
+	nodes   int                 // files and directories
+	entries int
+	created []string // the config's step of each layer
+
+	layer    int
+	linked   map[string]bool // names in this layer of bytes that have another name in it
+	dirs     map[string]bool // directories that this layer's archive names
+	packages []layerPackage
+}
+
+type layerPackage struct {
+	Package
+	layer int
+}
+
+// NewFolding begins with nothing. config gives each layer the step that made it.
+func NewFolding(config ImageConfig) *Folding {
+	return &Folding{facts: ImageFacts{Files: map[string]VisibleFile{}, Contents: map[string]string{}}, below: map[string][]string{}, created: createdBy(config), layer: -1}
+}
+
+// Facts ends the folding.
+func (f *Folding) Facts() ImageFacts {
 	for _, hidden := range f.facts.Hidden {
 		f.facts.Layers[hidden.Layer].Wasted += hidden.Size
 	}
-	f.packages(layers)
+	f.takePackages()
 	return f.facts
 }
 
-// folding is a fold under way. below holds, of each directory, its children, so that removing a tree costs the tree.
-type folding struct {
-	facts ImageFacts
-	below map[string]map[string]struct{}
-}
-
-func (f *folding) apply(layer int, l LayerFacts) {
-	// Whiteouts hide what lower layers have, wherever in the archive they stand.
-	for _, e := range l.Files {
-		switch e.Type {
-		case Whiteout:
-			f.remove(e.Path, layer)
-		case Opaque:
-			f.removeBelow(e.Path, layer)
-		}
+// Add stacks a layer on those before it. Its error is the layer's fault.
+func (f *Folding) Add(l LayerFacts) error {
+	if f.layer++; f.layer >= MaxLayers {
+		return fmt.Errorf("the image has more than %d layers, and no runtime stacks so many", MaxLayers)
+	}
+	if f.entries += len(l.Files); f.entries > maxEntries {
+		return fmt.Errorf("the layers have more than %d entries together", maxEntries)
+	}
+	summary := LayerSummary{Digest: l.Digest, DiffID: l.DiffID, Compressed: l.Compressed, Uncompressed: l.Uncompressed, Entries: len(l.Files)}
+	if f.layer < len(f.created) {
+		summary.CreatedBy = f.created[f.layer]
+	}
+	f.facts.Layers = append(f.facts.Layers, summary)
+	for _, p := range l.Packages {
+		f.packages = append(f.packages, layerPackage{p, f.layer})
+	}
+	f.linked, f.dirs = map[string]bool{}, nil
+	if err := f.whiteouts(l.Files); err != nil {
+		return err
 	}
 	for _, e := range l.Files {
 		if e.Type == Whiteout || e.Type == Opaque {
 			continue
 		}
-		if e.Type != Dir {
-			f.removeBelow(e.Path, layer) // a file in place of a directory, which the archive may never have named
-		}
-		if old, exists := f.facts.Files[e.Path]; exists && old.Type != Dir {
-			f.hide(e.Path, old, layer)
-		}
-		// A path below what is no directory: the runtime replaces the obstacle.
-		for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
-			if parent, ok := f.facts.Files[dir]; ok && parent.Type == Regular {
-				f.hide(dir, parent, layer)
-			}
-		}
-		f.put(e, layer)
-		if content, ok := l.Contents[e.Path]; ok && e.Type == Regular {
-			f.facts.Contents[e.Path] = content
-		} else {
-			delete(f.facts.Contents, e.Path)
+		if err := f.add(e, l.Contents); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-func (f *folding) put(e File, layer int) {
-	if e.Type == Hardlink {
-		if target, ok := f.facts.Files[e.Target]; ok && target.Type == Regular {
-			// A second name for the same bytes: it has their marks, and no size of its own.
-			e.Marks, e.Mode, e.UID, e.GID = target.Marks, target.Mode, target.UID, target.GID
+// whiteouts hide what lower layers have, wherever in the archive they stand.
+func (f *Folding) whiteouts(files []File) error {
+	for _, e := range files {
+		if e.Type != Whiteout && e.Type != Opaque {
+			continue
+		}
+		obstacle, what := f.obstacle(e.Path)
+		if here, ok := f.facts.Files[e.Path]; e.Type == Opaque && ok && here.Type != Dir {
+			obstacle, what = e.Path, here.Type
+		}
+		switch {
+		case obstacle != "" && f.replaces(obstacle, files):
+			// The layer puts a directory there, which hides all that the obstacle led to.
+		case obstacle != "":
+			return passesThrough(e.Path, obstacle, what)
+		case e.Type == Opaque:
+			f.removeBelow(e.Path)
+		default:
+			f.remove(e.Path)
 		}
 	}
-	f.facts.Files[e.Path] = VisibleFile{File: e, Layer: layer}
-	for child := e.Path; child != "."; {
+	return nil
+}
+
+// replaces reports whether the layer's archive names a directory.
+func (f *Folding) replaces(dir string, files []File) bool {
+	if f.dirs == nil {
+		f.dirs = map[string]bool{}
+		for _, e := range files {
+			if e.Type == Dir {
+				f.dirs[e.Path] = true
+			}
+		}
+	}
+	return f.dirs[dir]
+}
+
+func passesThrough(p, obstacle string, what FileType) error {
+	return fmt.Errorf("%.200q lies below %.200q, which is a %s there: runtimes differ in where they unpack that; write it where it really lies", p, obstacle, what)
+}
+
+// obstacle returns what stands in the way to a path and is no directory; "" when nothing does. A directory that is there
+// has none above it, or it would not be there.
+func (f *Folding) obstacle(p string) (string, FileType) {
+	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+		if parent, ok := f.facts.Files[dir]; ok && parent.Type == Dir {
+			return "", ""
+		} else if ok {
+			return dir, parent.Type
+		}
+	}
+	return "", ""
+}
+
+func (f *Folding) add(e File, contents map[string]string) error {
+	if obstacle, what := f.obstacle(e.Path); obstacle != "" {
+		return passesThrough(e.Path, obstacle, what)
+	}
+	content, kept := "", false
+	switch e.Type {
+	case Hardlink:
+		target, ok := f.facts.Files[e.Target]
+		if !ok || target.Layer != f.layer || target.Type == Dir {
+			return fmt.Errorf("%.200q is a hard link to %.200q, which no earlier entry of its layer is: runtimes cannot unpack that", e.Path, e.Target)
+		}
+		f.linked[e.Path], f.linked[e.Target] = true, true
+		content, kept = f.facts.Contents[e.Target]
+		// A second name for the same bytes: it has their marks, and no size of its own.
+		e.Marks, e.Mode, e.UID, e.GID = target.Marks, target.Mode, target.UID, target.GID
+		if target.Type != Regular {
+			e.Type, e.Target = target.Type, target.Target
+		}
+	case Regular:
+		content, kept = contents[e.Path]
+	}
+	if old, exists := f.facts.Files[e.Path]; exists && old.Type != Dir {
+		if f.linked[e.Path] && old.Layer == f.layer && e.Type != Hardlink {
+			return fmt.Errorf("%.200q is written twice in one layer and has another name there: runtimes differ in what that holds", e.Path)
+		}
+		f.hide(e.Path, old)
+	}
+	if e.Type != Dir {
+		f.removeBelow(e.Path) // a file in place of a directory, which the archive may never have named
+	}
+	f.facts.Files[e.Path] = VisibleFile{File: e, Layer: f.layer}
+	if delete(f.facts.Contents, e.Path); kept {
+		f.facts.Contents[e.Path] = content
+	}
+	return f.grow(e.Path)
+}
+
+// grow puts a path into the tree, with the directories that lead to it.
+func (f *Folding) grow(p string) error {
+	for child := p; ; child = path.Dir(child) {
+		if _, known := f.below[child]; known {
+			return nil
+		}
+		f.below[child] = []string{}
+		if child == "." {
+			return nil
+		}
+		if f.nodes++; f.nodes > maxNodes {
+			return fmt.Errorf("the image has more than %d files and directories", maxNodes)
+		}
 		dir := path.Dir(child)
-		children := f.below[dir]
-		if children == nil {
-			children = map[string]struct{}{}
-			f.below[dir] = children
-		}
-		if _, known := children[child]; known {
-			break
-		}
-		children[child] = struct{}{}
-		child = dir
+		defer func() { f.below[dir] = append(f.below[dir], child) }()
 	}
 }
 
 // hide takes one file out of sight. Content replaced within one layer never travels twice, so it is not "hidden".
-func (f *folding) hide(p string, old VisibleFile, by int) {
+func (f *Folding) hide(p string, old VisibleFile) {
 	delete(f.facts.Files, p)
 	delete(f.facts.Contents, p)
-	if old.Layer < by && old.Type != Dir {
-		f.facts.Hidden = append(f.facts.Hidden, HiddenFile{File: old.File, Layer: old.Layer, HiddenBy: by})
+	if old.Layer < f.layer && old.Type != Dir {
+		f.facts.Hidden = append(f.facts.Hidden, HiddenFile{File: old.File, Layer: old.Layer, HiddenBy: f.layer})
 	}
 }
 
 // remove takes a path and all below it out of sight.
-func (f *folding) remove(p string, by int) {
-	f.removeBelow(p, by)
+func (f *Folding) remove(p string) {
+	f.removeBelow(p)
 	if old, ok := f.facts.Files[p]; ok {
-		f.hide(p, old, by)
-	}
-	if siblings := f.below[path.Dir(p)]; siblings != nil {
-		delete(siblings, p)
+		f.hide(p, old)
 	}
 }
 
-func (f *folding) removeBelow(p string, by int) {
+func (f *Folding) removeBelow(p string) {
 	stack := []string{p}
 	for len(stack) > 0 {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		for child := range f.below[dir] {
+		for _, child := range f.below[dir] {
 			if old, ok := f.facts.Files[child]; ok {
-				f.hide(child, old, by)
+				f.hide(child, old)
 			}
 			stack = append(stack, child)
 		}
-		delete(f.below, dir)
+		if dir != p {
+			delete(f.below, dir)
+			f.nodes--
+		} else if _, known := f.below[dir]; known {
+			f.below[dir] = nil
+		}
 	}
 }
 
-// packages takes, of each package database, what the topmost layer that has it says, if it is still there.
-func (f *folding) packages(layers []LayerFacts) {
+// takePackages takes, of each package database, what the topmost layer that has it says, if it is still there.
+func (f *Folding) takePackages() {
 	top := map[string]int{}
-	for i, l := range layers {
-		for _, p := range l.Packages {
-			top[p.File] = i
-		}
+	for _, p := range f.packages {
+		top[p.File] = p.layer
 	}
-	for i, l := range layers {
-		for _, p := range l.Packages {
-			if top[p.File] != i {
-				continue
-			}
-			if _, visible := f.facts.Files[f.resolveDir(p.File)]; visible || p.File == "" {
-				f.facts.Packages = append(f.facts.Packages, p)
-			}
+	for _, p := range f.packages {
+		if top[p.File] != p.layer {
+			continue
+		}
+		if _, visible := f.facts.Files[strings.TrimPrefix(path.Clean("/"+p.File), "/")]; visible || p.File == "" {
+			f.facts.Packages = append(f.facts.Packages, p.Package)
 		}
 	}
 }
-
-// resolveDir cleans a path as facts write them.
-func (f *folding) resolveDir(p string) string { return strings.TrimPrefix(path.Clean("/"+p), "/") }
 
 // createdBy returns the history's step of each layer.
 func createdBy(config ImageConfig) []string {
@@ -193,11 +294,6 @@ func (f ImageFacts) Resolve(p string) (file VisibleFile, ok bool) {
 		parts = append(split(here.Target), parts...)
 	}
 	file, ok = f.Files[done]
-	if ok && file.Type == Hardlink {
-		if target, exists := f.Files[file.Target]; exists {
-			return target, true
-		}
-	}
 	return file, ok
 }
 

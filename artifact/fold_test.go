@@ -1,6 +1,7 @@
 package artifact_test
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -17,19 +18,25 @@ import (
 func TestFold(t *testing.T) {
 	t.Parallel()
 	name := rapid.SampledFrom([]string{"a", "a/b", "a/b/c", "a/d", "e", "e/f"})
-	kind := rapid.SampledFrom([]artifact.FileType{artifact.Regular, artifact.Dir, artifact.Whiteout, artifact.Opaque})
+	kind := rapid.SampledFrom([]artifact.FileType{artifact.Regular, artifact.Dir, artifact.Dir, artifact.Symlink, artifact.Whiteout, artifact.Opaque})
 	rapid.Check(t, func(t *rapid.T) {
 		var layers []artifact.LayerFacts
-		model := map[string]artifact.FileType{}
+		model, refused := map[string]artifact.FileType{}, false
 		for range rapid.IntRange(1, 5).Draw(t, "layers") {
 			files := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) artifact.File {
 				return artifact.File{Path: name.Draw(t, "path"), Type: kind.Draw(t, "type"), Size: 1}
 			}), 0, 6).Draw(t, "files")
 			layers = append(layers, artifact.LayerFacts{Files: files})
-			stack(model, files)
+			refused = refused || !stack(model, files)
+		}
+		folded, err := artifact.Fold(layers, artifact.ImageConfig{})
+		if refused != (err != nil) {
+			t.Fatalf("want refused %v, got %v", refused, err)
+		}
+		if err != nil {
+			return
 		}
 		got := map[string]artifact.FileType{}
-		folded := artifact.Fold(layers, artifact.ImageConfig{})
 		for p, f := range folded.Files {
 			got[p] = f.Type
 		}
@@ -52,7 +59,8 @@ func TestFold(t *testing.T) {
 	})
 }
 
-func stack(model map[string]artifact.FileType, files []artifact.File) {
+// stack reports whether every runtime would unpack the layer alike.
+func stack(model map[string]artifact.FileType, files []artifact.File) bool {
 	below := func(dir string) {
 		for _, p := range slices.Collect(maps.Keys(model)) {
 			if strings.HasPrefix(p, dir+"/") {
@@ -60,34 +68,109 @@ func stack(model map[string]artifact.FileType, files []artifact.File) {
 			}
 		}
 	}
-	for _, f := range files {
-		switch f.Type {
-		case artifact.Whiteout:
-			delete(model, f.Path)
-			below(f.Path)
-		case artifact.Opaque:
-			below(f.Path)
+	obstacle := func(p string) string {
+		for i := range p {
+			if kind := model[p[:i]]; p[i] == '/' && kind != "" && kind != artifact.Dir {
+				return p[:i]
+			}
 		}
+		return ""
+	}
+	for _, f := range files {
+		if f.Type != artifact.Whiteout && f.Type != artifact.Opaque {
+			continue
+		}
+		in := obstacle(f.Path)
+		if kind := model[f.Path]; f.Type == artifact.Opaque && kind != "" && kind != artifact.Dir {
+			in = f.Path
+		}
+		if in != "" {
+			if !slices.ContainsFunc(files, func(d artifact.File) bool { return d.Path == in && d.Type == artifact.Dir }) {
+				return false
+			}
+			continue
+		}
+		if f.Type == artifact.Whiteout {
+			delete(model, f.Path)
+		}
+		below(f.Path)
 	}
 	for _, f := range files {
 		if f.Type == artifact.Whiteout || f.Type == artifact.Opaque {
 			continue
 		}
+		if obstacle(f.Path) != "" {
+			return false
+		}
 		if f.Type != artifact.Dir {
 			below(f.Path)
 		}
-		for i := range f.Path {
-			if f.Path[i] == '/' && model[f.Path[:i]] == artifact.Regular {
-				delete(model, f.Path[:i])
-			}
-		}
 		model[f.Path] = f.Type
 	}
+	return true
+}
+
+// TestFoldAdversaries: images made so that what is looked at is not what a runtime unpacks.
+func TestFoldAdversaries(t *testing.T) {
+	t.Parallel()
+	dir := func(p string) artifact.File { return artifact.File{Path: p, Type: artifact.Dir} }
+	file := func(p string, marks ...artifact.Mark) artifact.File {
+		return artifact.File{Path: p, Type: artifact.Regular, Size: 1, Marks: marks}
+	}
+	link := func(p, target string) artifact.File {
+		return artifact.File{Path: p, Type: artifact.Hardlink, Target: target}
+	}
+	symlink := func(p, target string) artifact.File {
+		return artifact.File{Path: p, Type: artifact.Symlink, Target: target}
+	}
+	gone := func(p string) artifact.File { return artifact.File{Path: p, Type: artifact.Whiteout} }
+	layer := func(files ...artifact.File) artifact.LayerFacts { return artifact.LayerFacts{Files: files} }
+	for what, c := range map[string]struct {
+		layers []artifact.LayerFacts
+		want   string // of the error
+	}{
+		"a daemon written through a link":        {[]artifact.LayerFacts{layer(dir("usr/sbin"), symlink("y", "usr/sbin"), file("y/sshd", artifact.MarkSSHD), file("y"))}, "symlink"},
+		"the link removed by the next layer":     {[]artifact.LayerFacts{layer(dir("usr/sbin"), symlink("y", "usr/sbin"), file("y/sshd")), layer(gone("y"))}, "symlink"},
+		"through the link of a lower layer":      {[]artifact.LayerFacts{layer(symlink("bin", "usr/bin")), layer(file("bin/x"))}, "symlink"},
+		"a whiteout through a link":              {[]artifact.LayerFacts{layer(symlink("bin", "usr/bin"), file("usr/bin/x")), layer(gone("bin/x"))}, "symlink"},
+		"below a file":                           {[]artifact.LayerFacts{layer(file("a")), layer(file("a/b"))}, "a file there"},
+		"a link to nothing":                      {[]artifact.LayerFacts{layer(link("a", "b"))}, "hard link"},
+		"a link to a lower layer's file":         {[]artifact.LayerFacts{layer(file("a", artifact.MarkSSHD)), layer(link("b", "a"), gone("a"))}, "hard link"},
+		"a link to what comes later":             {[]artifact.LayerFacts{layer(link("b", "a"), file("a"))}, "hard link"},
+		"a linked file written again":            {[]artifact.LayerFacts{layer(file("a"), link("b", "a"), file("a"))}, "written twice"},
+		"a link written again":                   {[]artifact.LayerFacts{layer(file("a"), link("b", "a"), file("b"))}, "written twice"},
+		"more layers than a runtime stacks":      {make([]artifact.LayerFacts, artifact.MaxLayers+1), "no runtime"},
+		"a directory in place of a link is fine": {[]artifact.LayerFacts{layer(symlink("bin", "usr/bin")), layer(dir("bin"), file("bin/x"), gone("bin/y"))}, ""},
+		"a link to a link is fine":               {[]artifact.LayerFacts{layer(symlink("a", "/x"), link("b", "a"))}, ""},
+	} {
+		_, err := artifact.Fold(c.layers, artifact.ImageConfig{})
+		if c.want == "" {
+			require.NoError(t, err, what)
+		} else {
+			require.ErrorContains(t, err, c.want, what)
+		}
+	}
+
+	facts, err := artifact.Fold([]artifact.LayerFacts{
+		{Files: []artifact.File{file("foo", artifact.MarkSSHD), link("svc", "foo"), file("users"), link("etc/passwd", "users")}, Contents: map[string]string{"users": "app:x:0:0"}},
+		{Files: []artifact.File{file("foo"), gone("users")}},
+	}, artifact.ImageConfig{})
+	require.NoError(t, err)
+	require.Equal(t, []artifact.Mark{artifact.MarkSSHD}, facts.Files["svc"].Marks, "a link keeps the bytes that its first name had")
+	require.Equal(t, "app:x:0:0", facts.Contents["etc/passwd"])
+	require.NotContains(t, facts.Contents, "users")
+
+	var deep []artifact.File
+	for i := range 10_000 {
+		deep = append(deep, file(fmt.Sprintf("%d%s/f", i, strings.Repeat("/a", 120))))
+	}
+	_, err = artifact.Fold([]artifact.LayerFacts{{Files: deep}}, artifact.ImageConfig{})
+	require.ErrorContains(t, err, "files and directories")
 }
 
 func TestResolve(t *testing.T) {
 	t.Parallel()
-	facts := artifact.Fold([]artifact.LayerFacts{{Files: []artifact.File{
+	facts, err := artifact.Fold([]artifact.LayerFacts{{Files: []artifact.File{
 		{Path: "etc/passwd", Type: artifact.Symlink, Target: "../usr/share/passwd"},
 		{Path: "usr/share/passwd", Type: artifact.Regular},
 		{Path: "lib", Type: artifact.Symlink, Target: "/usr/share"},
@@ -95,8 +178,9 @@ func TestResolve(t *testing.T) {
 		{Path: "loop", Type: artifact.Symlink, Target: "loop"},
 		{Path: "hard", Type: artifact.Hardlink, Target: "usr/share/passwd"},
 	}}}, artifact.ImageConfig{})
+	require.NoError(t, err)
 	for p, want := range map[string]string{"etc/passwd": "usr/share/passwd", "/etc/../etc/passwd": "usr/share/passwd", "lib/passwd": "usr/share/passwd",
-		"out": "usr/share/passwd", "hard": "usr/share/passwd"} {
+		"out": "usr/share/passwd", "hard": "hard"} {
 		got, ok := facts.Resolve(p)
 		require.True(t, ok, p)
 		require.Equal(t, want, got.Path, p)

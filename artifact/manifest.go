@@ -52,17 +52,19 @@ var statementLayers = []string{
 	"application/spdx+json", "text/spdx",
 }
 
-// IsImage reports whether a runtime could run m, given its config's bytes. It errs towards "image", since only
-// images meet the rules about images: a config that could serve as an image config makes an image whatever
-// media type it claims, unless there are layers and every one is a statement's.
-func (m Manifest) IsImage(config []byte) bool {
-	if m.IsIndex() || m.Config == nil {
-		return false
-	}
-	statement := len(m.Layers) > 0 && !slices.ContainsFunc(m.Layers, func(d Descriptor) bool {
+// ClaimsStatements reports whether there are layers and every one claims to be a signature's or an attestation's. It is
+// a claim: runtimes unpack layers whatever type they bear, so who believes it looks at the bytes first.
+func (m Manifest) ClaimsStatements() bool {
+	return len(m.Layers) > 0 && !slices.ContainsFunc(m.Layers, func(d Descriptor) bool {
 		return !slices.ContainsFunc(statementLayers, func(p string) bool { return strings.HasPrefix(d.MediaType, p) })
 	})
-	if statement {
+}
+
+// IsImage reports whether a runtime could run m, given its config's bytes. It errs towards "image", since only
+// images meet the rules about images: a config that could serve as an image config makes an image whatever
+// media type it or its layers claim. Signatures borrow that config; see ClaimsStatements.
+func (m Manifest) IsImage(config []byte) bool {
+	if m.IsIndex() || m.Config == nil {
 		return false
 	}
 	if m.Config.MediaType == MediaTypeConfig || m.Config.MediaType == MediaTypeDockerConfig {

@@ -8,6 +8,7 @@ type Subject struct {
 	Digest     Digest
 	Manifest   Manifest
 	Config     []byte // the config blob; nil of an index, or of an artifact whose config is too large to be an image's
+	IsImage    bool   // as its bytes say, not only its types
 	Reference  string // what the pusher called it: a tag or a digest, for the reasons
 }
 

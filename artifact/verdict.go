@@ -1,5 +1,10 @@
 package artifact
 
+import (
+	"strings"
+	"unicode"
+)
+
 // Outcome is what a verdict comes to.
 type Outcome string
 
@@ -22,6 +27,36 @@ type Reason struct {
 
 // String is the reason on one line.
 func (r Reason) String() string { return r.Rule + ": " + r.Message }
+
+// Bounds of a reason's texts, in bytes.
+const (
+	maxMessage  = 1000
+	maxEvidence = 20 // texts
+)
+
+// Bounded returns the reason as it may be stored and shown: its texts come from images, and are shortened, and rid of
+// control characters, which terminals obey and PostgreSQL refuses.
+func (r Reason) Bounded() Reason {
+	r.Message, r.Platform = printable(r.Message), printable(r.Platform)
+	evidence := r.Evidence[:min(len(r.Evidence), maxEvidence)]
+	r.Evidence = nil
+	for _, e := range evidence {
+		r.Evidence = append(r.Evidence, printable(e))
+	}
+	return r
+}
+
+func printable(s string) string {
+	if len(s) > maxMessage {
+		s = s[:maxMessage] + "…"
+	}
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || c == unicode.ReplacementChar || unicode.Is(unicode.Bidi_Control, c) {
+			return '?'
+		}
+		return c
+	}, s)
+}
 
 // VerdictRecord is a verdict as it is stored and shown. It cannot make a pass: only an evaluation can
 // (policy.Verdict).

@@ -41,8 +41,9 @@ func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg} }
 
 // Bounds of an index: no real one comes near.
 const (
-	maxDepth    = 4
-	maxChildren = 200
+	maxDepth     = 4
+	maxChildren  = 200
+	maxManifests = 500 // in all
 )
 
 // Judge judges a manifest that is here, or on its way in with all that it names. An error is no verdict: the caller
@@ -52,7 +53,7 @@ func (j *Judge) Judge(ctx context.Context, s artifact.Subject) (Verdict, error) 
 	if err != nil {
 		return Verdict{}, err
 	}
-	return j.judge(ctx, NewSet(policies), s, 0)
+	return (&judging{Judge: j, set: NewSet(policies), known: map[artifact.Digest]Verdict{}}).judge(ctx, s, 0)
 }
 
 // JudgeStored judges a manifest by its digest; NotFound when the repository does not have it.
@@ -69,39 +70,63 @@ func (j *Judge) subject(ctx context.Context, repository artifact.Repository, dig
 	if err != nil {
 		return artifact.Subject{}, err
 	}
-	s := artifact.Subject{Repository: repository, Digest: digest, Manifest: stored.Manifest, Reference: digest.String()}
+	s := artifact.Subject{Repository: repository, Digest: digest, Manifest: stored.Manifest, IsImage: stored.IsImage, Reference: digest.String()}
 	if stored.Manifest.Config != nil && stored.Manifest.Config.Size <= artifact.MaxManifest {
 		s.Config, err = j.cfg.Contents.Blob(ctx, repository, stored.Manifest.Config.Digest)
 	}
 	return s, err
 }
 
-func (j *Judge) judge(ctx context.Context, set Set, s artifact.Subject, depth int) (Verdict, error) {
-	switch {
-	case s.Manifest.IsIndex():
-		return j.index(ctx, set, s, depth)
-	case s.Manifest.IsImage(s.Config):
-		return j.image(ctx, set, s)
-	}
-	return set.Artifact(s), nil
+// judging is one question under way: whatever an index names more than once is judged once.
+type judging struct {
+	*Judge
+	set   Set
+	known map[artifact.Digest]Verdict
 }
 
-func (j *Judge) index(ctx context.Context, set Set, s artifact.Subject, depth int) (Verdict, error) {
+func (j *judging) judge(ctx context.Context, s artifact.Subject, depth int) (Verdict, error) {
+	if v, ok := j.known[s.Digest]; ok {
+		return v, nil
+	}
+	if len(j.known) >= maxManifests {
+		return j.set.Uninspectable(s, fmt.Sprintf("the index leads to more than %d manifests", maxManifests)), nil
+	}
+	var (
+		v   Verdict
+		err error
+	)
+	switch {
+	case s.Manifest.IsIndex():
+		v, err = j.index(ctx, s, depth)
+	case s.IsImage:
+		v, err = j.image(ctx, s)
+	default:
+		v = j.set.Artifact(s)
+	}
+	if err == nil {
+		j.known[s.Digest] = v
+	}
+	return v, err
+}
+
+func (j *judging) index(ctx context.Context, s artifact.Subject, depth int) (Verdict, error) {
 	if depth >= maxDepth || len(s.Manifest.Manifests) > maxChildren {
-		return set.Uninspectable(s, fmt.Sprintf("the index is nested deeper than %d or names more than %d manifests", maxDepth, maxChildren)), nil
+		return j.set.Uninspectable(s, fmt.Sprintf("the index is nested deeper than %d or names more than %d manifests", maxDepth, maxChildren)), nil
 	}
 	var children []Child
 	for _, d := range s.Manifest.Manifests {
-		child, err := j.subject(ctx, s.Repository, d.Digest)
-		if artifact.KindOf(err) == artifact.NotFound {
-			return set.Uninspectable(s, fmt.Sprintf("the index names %s, which is not here", d.Digest)), nil
-		}
-		if err != nil {
-			return Verdict{}, err
-		}
-		v, err := j.judge(ctx, set, child, depth+1)
-		if err != nil {
-			return Verdict{}, err
+		v, known := j.known[d.Digest]
+		if !known {
+			child, err := j.subject(ctx, s.Repository, d.Digest)
+			if artifact.KindOf(err) == artifact.NotFound {
+				return j.set.Uninspectable(s, fmt.Sprintf("the index names %s, which is not here", d.Digest)), nil
+			}
+			if err != nil {
+				return Verdict{}, err
+			}
+			if v, err = j.judge(ctx, child, depth+1); err != nil {
+				return Verdict{}, err
+			}
 		}
 		platform := d.Digest.Short()
 		if d.Platform != nil {
@@ -109,18 +134,19 @@ func (j *Judge) index(ctx context.Context, set Set, s artifact.Subject, depth in
 		}
 		children = append(children, Child{platform, v})
 	}
-	return set.Index(s, children), nil
+	return j.set.Index(s, children), nil
 }
 
-func (j *Judge) image(ctx context.Context, set Set, s artifact.Subject) (Verdict, error) {
+func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error) {
+	if len(s.Manifest.Layers) > artifact.MaxLayers {
+		return j.set.Uninspectable(s, fmt.Sprintf("the image has %d layers; no runtime stacks more than %d", len(s.Manifest.Layers), artifact.MaxLayers)), nil
+	}
 	config, err := artifact.ParseImageConfig(s.Config, len(s.Manifest.Layers))
 	if err != nil {
-		return set.Uninspectable(s, err.Error()), nil
+		return j.set.Uninspectable(s, err.Error()), nil
 	}
-	var (
-		layers []artifact.LayerFacts
-		why    []string
-	)
+	folding := artifact.NewFolding(config)
+	var why []string
 	for i, d := range s.Manifest.Layers {
 		if len(d.URLs) > 0 || strings.Contains(d.MediaType, "foreign") || strings.Contains(d.MediaType, "nondistributable") {
 			why = append(why, fmt.Sprintf("layer %d (%s) lies elsewhere, and what is not here cannot be judged; push it with the image", i+1, d.MediaType))
@@ -137,10 +163,15 @@ func (j *Judge) image(ctx context.Context, set Set, s artifact.Subject) (Verdict
 		case facts.DiffID != config.RootFS.DiffIDs[i]:
 			why = append(why, fmt.Sprintf("layer %d (%s) holds %s, but the config's diff_ids say %s; rebuild the image", i+1, d.Digest, facts.DiffID, config.RootFS.DiffIDs[i]))
 		}
-		layers = append(layers, facts)
+		if len(why) > 0 {
+			continue
+		}
+		if err := folding.Add(facts); err != nil {
+			why = append(why, fmt.Sprintf("layer %d (%s) cannot be stacked: %s", i+1, d.Digest, err))
+		}
 	}
 	if len(why) > 0 {
-		return set.Uninspectable(s, why...), nil
+		return j.set.Uninspectable(s, why...), nil
 	}
-	return set.Evaluate(Image{Subject: s, Config: config, Facts: artifact.Fold(layers, config)}), nil
+	return j.set.Evaluate(Image{Subject: s, Config: config, Facts: folding.Facts()}), nil
 }

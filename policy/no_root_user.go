@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"waybill/artifact"
 )
@@ -39,6 +40,9 @@ func quoted(user string) string {
 // runningUser returns the uid that USER stands for, or why that cannot be told. What cannot be told is treated as
 // root, since runtimes differ: some refuse to start, some fall back to 0.
 func runningUser(user string, facts artifact.ImageFacts) (uid int64, why string) {
+	if strings.ContainsFunc(user, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) }) {
+		return 0, fmt.Sprintf("USER %q has spaces or control characters, and runtimes differ in who that is", user)
+	}
 	name, _, _ := strings.Cut(user, ":")
 	if name == "" {
 		return 0, ""
@@ -53,29 +57,49 @@ func runningUser(user string, facts artifact.ImageFacts) (uid int64, why string)
 	if !found {
 		return 0, fmt.Sprintf("USER %q is a name, and the image has no /etc/passwd that says who that is", user)
 	}
+	return lookUp(user, name, passwd)
+}
+
+// lookUp reads passwd(5) as runc does (moby/sys/user): each line trimmed, the first that begins with the name counts, a
+// field that is missing or no number is 0. Since others may take another line, every line of the name must say who it is.
+func lookUp(user, name, passwd string) (uid int64, why string) {
+	found := false
 	for _, line := range strings.Split(passwd, "\n") {
-		fields := strings.Split(strings.TrimSuffix(line, "\r"), ":")
-		if len(fields) < 3 || fields[0] != name {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if strings.TrimSpace(fields[0]) != name {
 			continue
+		}
+		if len(fields) < 3 {
+			return 0, fmt.Sprintf("USER %q has a line without a user id in /etc/passwd, which runtimes take for 0", user)
 		}
 		n, ok := numeric(fields[2])
 		if !ok || n < 0 || n > math.MaxUint32-1 {
-			return 0, fmt.Sprintf("USER %q has the user id %q in /etc/passwd, which is none", user, fields[2])
+			return 0, fmt.Sprintf("USER %q has the user id %q in /etc/passwd, which is none, and runtimes take it for 0", user, fields[2])
 		}
-		return n, ""
+		if n == 0 {
+			return 0, ""
+		}
+		if !found {
+			uid, found = n, true
+		}
 	}
-	return 0, fmt.Sprintf("USER %q is a name that the image's /etc/passwd does not have", user)
+	if !found {
+		return 0, fmt.Sprintf("USER %q is a name that the image's /etc/passwd does not have", user)
+	}
+	return uid, ""
 }
 
 // numeric parses what runtimes take as a number: strconv.Atoi's decimal with sign and leading zeros. What overflows
 // is a number too, and out of range.
 func numeric(s string) (int64, bool) {
-	trimmed := strings.TrimSpace(s)
-	digits := strings.TrimLeft(trimmed, "+-")
+	digits := strings.TrimPrefix(s, "+")
+	if digits == s {
+		digits = strings.TrimPrefix(s, "-")
+	}
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
 	}
-	n, err := strconv.ParseInt(trimmed, 10, 64)
+	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
 		return -1, true
 	}

@@ -80,12 +80,20 @@ func daemonPackages(facts artifact.ImageFacts) []finding {
 // would make of them.
 func startsDaemon(img Image) []finding {
 	words := slices.Concat(img.Config.Config.Entrypoint, img.Config.Config.Cmd)
+	search := searchPath(img.Config.Config)
+	looked := map[string]bool{}
 	for _, word := range words {
-		for _, command := range strings.FieldsFunc(word, func(r rune) bool { return strings.ContainsRune(" \t\n;&|()`\"'", r) }) {
+		for command := range strings.FieldsFuncSeq(word, func(r rune) bool { return strings.ContainsRune(" \t\n;&|()`\"'", r) }) {
+			if looked[command] {
+				continue
+			}
+			if looked[command] = true; len(looked) > maxCommands || len(search) > maxSearched {
+				return []finding{{message: fmt.Sprintf("ENTRYPOINT and CMD have more than %d different words, or PATH more than %d folders, so that what starts cannot be told", maxCommands, maxSearched)}}
+			}
 			if slices.Contains(sshDaemons, path.Base(command)) {
 				return []finding{{message: fmt.Sprintf("the entrypoint runs %s%s", command, howToDropSSHD), evidence: []string{command}}}
 			}
-			for _, candidate := range locate(command, img.Config.Config) {
+			for _, candidate := range locate(command, img.Config.Config.WorkingDir, search) {
 				f, ok := img.Facts.Resolve(candidate)
 				if ok && slices.Contains(f.Marks, artifact.MarkRunsSSHD) {
 					return []finding{{message: fmt.Sprintf("the entrypoint /%s starts an ssh daemon%s", f.Path, howToDropSSHD), evidence: []string{f.Path}}}
@@ -96,19 +104,30 @@ func startsDaemon(img Image) []finding {
 	return nil
 }
 
-// locate returns where a command word may lie: as it is, below the working directory, or on the image's PATH.
-func locate(command string, config artifact.RunConfig) []string {
-	if strings.Contains(command, "/") {
-		return []string{command, path.Join(config.WorkingDir, command)}
-	}
+// Bounds of what is looked up: no real image comes near.
+const (
+	maxCommands = 1000
+	maxSearched = 100
+)
+
+// searchPath returns the folders of the image's PATH.
+func searchPath(config artifact.RunConfig) []string {
 	search := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	for _, variable := range config.Env {
 		if value, ok := strings.CutPrefix(variable, "PATH="); ok {
 			search = value
 		}
 	}
-	candidates := []string{path.Join(config.WorkingDir, command)}
-	for _, dir := range strings.Split(search, ":") {
+	return strings.SplitN(search, ":", maxSearched+2)
+}
+
+// locate returns where a command word may lie: as it is, below the working directory, or on the image's PATH.
+func locate(command, workingDir string, search []string) []string {
+	if strings.Contains(command, "/") {
+		return []string{command, path.Join(workingDir, command)}
+	}
+	candidates := []string{path.Join(workingDir, command)}
+	for _, dir := range search {
 		candidates = append(candidates, path.Join(dir, command))
 	}
 	return candidates

@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -61,9 +62,9 @@ func (s Set) Evaluate(img Image) Verdict {
 	matched, v := s.begin(img.Subject)
 	for _, p := range matched {
 		for _, rule := range p.rules {
-			for _, finding := range rule.check(img) {
+			for _, finding := range few(rule.check(img)) {
 				v.Reasons = append(v.Reasons, artifact.Reason{Rule: rule.name, Policy: p.Name(), Message: finding.message,
-					Warning: finding.warning || rule.action == warn, Evidence: finding.evidence})
+					Warning: finding.warning || rule.action == warn, Evidence: finding.evidence}.Bounded())
 			}
 		}
 	}
@@ -80,8 +81,8 @@ func (s Set) Artifact(subject artifact.Subject) Verdict {
 // Uninspectable denies an image whose bytes could not be judged, with why.
 func (s Set) Uninspectable(subject artifact.Subject, why ...string) Verdict {
 	_, v := s.begin(subject)
-	for _, w := range why {
-		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: w})
+	for _, w := range why[:min(len(why), maxFindings)] {
+		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: w}.Bounded())
 	}
 	return v.seal()
 }
@@ -97,10 +98,13 @@ func (s Set) Pending(subject artifact.Subject, why string) Verdict {
 // Index judges an index by the verdicts of its children, in its order: it is allowed when each is.
 func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 	_, v := s.begin(subject)
+	denied := false
 	for _, c := range children {
 		for _, r := range c.Verdict.Reasons {
-			r.Platform = c.Platform
-			v.Reasons = append(v.Reasons, r)
+			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
+				v.Reasons = append(v.Reasons, r)
+			}
+			denied = denied || !r.Warning
 		}
 		if c.Verdict.Outcome == artifact.Pending {
 			v.Outcome = artifact.Pending
@@ -109,7 +113,35 @@ func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 	if v.Outcome == artifact.Pending {
 		return v
 	}
+	if denied && len(v.Denials()) == 0 {
+		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: "an image of the index is denied, and there are too many reasons to list; look at each image's verdict"})
+	}
 	return v.seal()
+}
+
+// Reasons are kept for ever, and shown whole: an image made to have a million of them has few.
+const (
+	maxFindings = 20  // of one rule
+	maxReasons  = 200 // of an index
+)
+
+// few keeps the first findings, denials before warnings, and counts the rest.
+func few(all []finding) []finding {
+	if len(all) <= maxFindings {
+		return all
+	}
+	kept := slices.Clone(all)
+	slices.SortStableFunc(kept, func(a, b finding) int {
+		switch {
+		case a.warning == b.warning:
+			return 0
+		case b.warning:
+			return -1
+		}
+		return 1
+	})
+	rest := finding{message: fmt.Sprintf("and %d more like these", len(all)-maxFindings), warning: kept[maxFindings].warning}
+	return append(kept[:maxFindings], rest)
 }
 
 // Child is one manifest of an index, judged.

@@ -2,7 +2,9 @@ package policy_test
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,6 +21,9 @@ type imageCase struct {
 	User       string
 	Passwd     []string // of each layer that has one
 	Layers     [][]artifact.File
+	Contents   map[string]string // of the first of Layers
+	Words      int               // that CMD has, each another
+	Daemons    int               // files of that name
 	Package    string
 	Entrypoint []string
 	Port       string
@@ -37,19 +42,29 @@ func (c imageCase) image(t *testing.T) policy.Image {
 	for _, passwd := range c.Passwd {
 		layers = append(layers, artifact.LayerFacts{Files: []artifact.File{{Path: "etc/passwd", Type: artifact.Regular}}, Contents: map[string]string{"etc/passwd": passwd}})
 	}
+	for i := range c.Words {
+		config.Config.Cmd = append(config.Config.Cmd, fmt.Sprint("w", i))
+	}
+	for i := range c.Daemons {
+		layers[0].Files = append(layers[0].Files, artifact.File{Path: fmt.Sprintf("%d/bin/sshd", i), Type: artifact.Regular, Mode: 0o755})
+	}
+	contents := c.Contents
 	for _, files := range c.Layers {
 		for i := range files {
 			if files[i].Type == "" {
 				files[i].Type = artifact.Regular
 			}
 		}
-		layers = append(layers, artifact.LayerFacts{Files: files})
+		layers = append(layers, artifact.LayerFacts{Files: files, Contents: contents})
+		contents = nil
 	}
 	if c.Package != "" {
 		layers = append(layers, artifact.LayerFacts{Files: []artifact.File{{Path: "var/lib/dpkg/status", Type: artifact.Regular}},
 			Packages: []artifact.Package{{Name: c.Package, Type: "deb", File: "var/lib/dpkg/status"}}})
 	}
-	return policy.Image{Subject: subject(t), Config: config, Facts: artifact.Fold(layers, config)}
+	facts, err := artifact.Fold(layers, config)
+	require.NoError(t, err)
+	return policy.Image{Subject: subject(t), Config: config, Facts: facts}
 }
 
 func subject(t testing.TB) artifact.Subject {
@@ -78,6 +93,10 @@ func TestBaseline(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			v := baseline(t).Evaluate(c.image(t))
+			if c.Daemons > 0 {
+				require.Len(t, v.Reasons, 21, "the ledger keeps them for ever")
+				v.Reasons = v.Reasons[20:]
+			}
 			require.Len(t, v.Reasons, len(c.Reasons), "%v", v.Reasons)
 			denials := 0
 			for i, want := range c.Reasons {
@@ -209,7 +228,7 @@ func (w *world) image(name, user string, diffID artifact.Digest) artifact.Descri
 	config := []byte(`{"config":{"User":"` + user + `"},"rootfs":{"type":"layers","diff_ids":["` + diffID.String() + `"]}}`)
 	d := artifact.Descriptor{MediaType: artifact.MediaTypeManifest, Digest: artifact.DigestOf([]byte(name)), Size: 1}
 	w.blobs[artifact.DigestOf(config)] = config
-	w.manifests[d.Digest] = artifact.StoredManifest{Digest: d.Digest, Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest,
+	w.manifests[d.Digest] = artifact.StoredManifest{Digest: d.Digest, IsImage: true, Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest,
 		Config: &artifact.Descriptor{MediaType: artifact.MediaTypeConfig, Digest: artifact.DigestOf(config), Size: int64(len(config))},
 		Layers: []artifact.Descriptor{{MediaType: artifact.MediaTypeLayerGzip, Digest: artifact.DigestOf([]byte("layer of " + name)), Size: 1}}}}
 	w.facts[artifact.DigestOf([]byte("layer of "+name))] = artifact.LayerFacts{DiffID: artifact.DigestOf([]byte("plain"))}
@@ -236,6 +255,21 @@ func TestJudge(t *testing.T) {
 		w.manifests[d] = artifact.StoredManifest{Digest: d, Manifest: artifact.Manifest{MediaType: artifact.MediaTypeIndex, Manifests: children}}
 		return d
 	}
+	// Each level names the one below twice, which is judged once, and many of its own.
+	wide, explosion := good, artifact.Digest{}
+	for _, name := range []string{"x", "xx", "xxx"} {
+		children := []artifact.Descriptor{wide, wide}
+		for i := range 180 {
+			children = append(children, w.image(name+strconv.Itoa(i), "1000", plain))
+		}
+		explosion = index(name, children...)
+		wide = artifact.Descriptor{MediaType: artifact.MediaTypeIndex, Digest: explosion, Size: 1}
+	}
+	high := w.manifests[good.Digest]
+	high.Manifest.Layers = make([]artifact.Descriptor, artifact.MaxLayers+1)
+	tower := artifact.DigestOf([]byte("tower"))
+	high.Digest = tower
+	w.manifests[tower] = high
 	arm := bad
 	arm.Platform = &artifact.Platform{OS: "linux", Architecture: "arm64"}
 	loop := artifact.Descriptor{MediaType: artifact.MediaTypeIndex, Digest: artifact.DigestOf([]byte("loop")), Size: 1}
@@ -251,6 +285,8 @@ func TestJudge(t *testing.T) {
 		"a config that lies":         {lying.Digest, "diff_ids say"},
 		"a layer that is a bomb":     {bomb.Digest, "cannot be inspected: a bomb"},
 		"a layer elsewhere":          {foreign.Digest, "lies elsewhere"},
+		"indexes of indexes":         {explosion, "more than 500 manifests"},
+		"more layers than run":       {tower, "no runtime stacks more"},
 	} {
 		v, err := judge.JudgeStored(ctx, subject(t).Repository, c.digest)
 		require.NoError(t, err, what)
@@ -277,7 +313,9 @@ func BenchmarkEvaluate(b *testing.B) {
 	}
 	var config artifact.ImageConfig
 	config.Config.User = "1000"
-	img := policy.Image{Subject: subject(b), Config: config, Facts: artifact.Fold([]artifact.LayerFacts{{Files: files}}, config)}
+	facts, err := artifact.Fold([]artifact.LayerFacts{{Files: files}}, config)
+	require.NoError(b, err)
+	img := policy.Image{Subject: subject(b), Config: config, Facts: facts}
 	set := baseline(b)
 	for b.Loop() {
 		if set.Evaluate(img).Outcome != artifact.Allow {

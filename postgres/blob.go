@@ -43,6 +43,14 @@ func (db *DB) BlobRepositories(ctx context.Context, digest artifact.Digest) ([]a
 func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
+		// A push that needs the blob holds this row, or comes after and finds it gone.
+		tag, err := tx.Exec(ctx, `select from repository_blobs where repository = $1 and digest = $2 for update`, repository, digest)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() == 0 {
+			return artifact.Coded(artifact.NotFound, "BLOB_UNKNOWN", "%s has no blob %s", repository, digest)
+		}
 		var needed bool
 		if err := tx.QueryRow(ctx, `select exists (select from manifest_references where repository = $1 and digest = $2)`, repository, digest).Scan(&needed); err != nil {
 			return err
@@ -50,10 +58,7 @@ func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, di
 		if needed {
 			return artifact.Coded(artifact.Unsupported, "UNSUPPORTED", "a manifest of %s needs blob %s; delete the manifest first", repository, digest)
 		}
-		tag, err := tx.Exec(ctx, `delete from repository_blobs where repository = $1 and digest = $2`, repository, digest)
-		if err == nil && tag.RowsAffected() == 0 {
-			err = artifact.Coded(artifact.NotFound, "BLOB_UNKNOWN", "%s has no blob %s", repository, digest)
-		}
+		_, err = tx.Exec(ctx, `delete from repository_blobs where repository = $1 and digest = $2`, repository, digest)
 		return err
 	})
 }

@@ -14,7 +14,7 @@ import (
 // closure is every manifest and blob that belongs to a promoted digest $2 of repository $1: itself and, of an index, its
 // children; what refers to any of them by subject or by cosign's tags; and the configs and layers of all these. What
 // only refers to it brings no image with it, or whoever may push could have an image pulled that nobody promoted by
-// naming a promoted one as its subject. Nothing recalled is in it, nor what only that leads to.
+// naming a promoted one as its subject; nor do blobs that are some image's. Nothing recalled is in it, nor what only that leads to.
 const closure = `
 with recursive tree (digest, promoted) as (
     select $2::text, true
@@ -34,6 +34,8 @@ with recursive tree (digest, promoted) as (
     select digest from tree
     union
     select r.digest from tree t join manifest_references r on r.repository = $1 and r.manifest = t.digest and r.kind <> 'manifest'
+    where t.promoted or not exists (select from manifest_references other join manifests m on m.repository = $1 and m.digest = other.manifest and m.is_image
+        where other.repository = $1 and other.digest = r.digest)
 )`
 
 // lockGrants: a promotion and the arrival of a referrer must see each other, or the referrer is left out.

@@ -133,25 +133,26 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	}
 	add("layer", p.Manifest.Layers...)
 	add("manifest", p.Manifest.Manifests...)
-	blobs := unique(p.Manifest.Blobs())
+	blobs, children := unique(p.Manifest.Blobs()), unique(p.Manifest.Manifests)
 	locked := 0
+	hold := func(tag pgconn.CommandTag) error { locked += int(tag.RowsAffected()); return nil }
 	batch := &pgx.Batch{}
 	batch.Queue(`insert into repositories (name) values ($1) on conflict do nothing`, p.Repository)
 	batch.Queue(`insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing`,
 		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy).
 		Exec(func(tag pgconn.CommandTag) error { created = tag.RowsAffected() == 1; return nil })
-	// Between the check and here a blob may have been unlinked: then the push must not be.
-	batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).
-		Exec(func(tag pgconn.CommandTag) error { locked = int(tag.RowsAffected()); return nil })
+	// Between the check and here a blob or a child may have been deleted: then the push must not be.
+	batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).Exec(hold)
+	batch.Queue(`select from manifests where repository = $1 and digest = any($2) order by digest for share`, p.Repository, children).Exec(hold)
 	batch.Queue(`insert into manifest_references (repository, manifest, position, digest, kind)
 		select $1, $2, n - 1, digest, kind from unnest($3::text[], $4::text[]) with ordinality as r (digest, kind, n) on conflict do nothing`, p.Repository, p.Digest, digests, kinds)
 	queueVerdict(batch, p.Verdict, p.Reference, p.PushedBy)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return false, err
 	}
-	if created && locked != len(blobs) {
-		return false, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "a blob of the manifest was deleted from %s meanwhile; push it again", p.Repository)
+	if created && locked != len(blobs)+len(children) {
+		return false, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "what the manifest names was deleted from %s meanwhile; push it again", p.Repository)
 	}
 	return created, nil
 }
@@ -187,6 +188,10 @@ func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
 func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
+		// A push of an index that names it holds this row, or comes after and finds it gone.
+		if _, err := tx.Exec(ctx, `select from manifests where repository = $1 and digest = $2 for update`, repository, digest); err != nil {
+			return err
+		}
 		var granted, child bool
 		if err := tx.QueryRow(ctx, `select exists (select from grants where repository = $1 and digest = $2),
 			exists (select from manifest_references where repository = $1 and digest = $2 and kind = 'manifest')`, repository, digest).Scan(&granted, &child); err != nil {

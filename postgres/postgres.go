@@ -134,6 +134,8 @@ func translate(err error) error {
 	switch {
 	case err == nil, artifact.KindOf(err) != "":
 		return err
+	case errors.As(err, &pg) && (pg.Code == "22021" || pg.Code == "22P05"): // what JSON can spell and a text cannot hold: NUL
+		return artifact.Errorf(artifact.Invalid, "a text holds a character that cannot be stored")
 	case errors.As(err, &connect), errors.As(err, &pg) && (pg.Code[:2] == "57" || pg.Code[:2] == "53"):
 		return &artifact.Error{Kind: artifact.Unavailable, Message: "the database does not answer; try again", Err: err}
 	}

@@ -9,13 +9,16 @@ import (
 	"waybill/ledger"
 )
 
+// stands: the signature that is recorded is by this key, and what carries it was not deleted since.
+const stands = `signatures.key_id = excluded.key_id and exists (select from manifests m where m.repository = signatures.repository and m.digest = signatures.manifest)`
+
 // IntendSignature commits that a digest will be signed by a key; done reports that it was already.
 func (db *DB) IntendSignature(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicate, keyID string, policyHash artifact.Digest) (done bool, err error) {
 	err = db.Pool.QueryRow(ctx, `insert into signatures (repository, digest, predicate, key_id, policy_hash) values ($1, $2, $3, $4, $5)
 		on conflict (repository, digest, predicate) do update set
 			key_id = excluded.key_id, policy_hash = excluded.policy_hash, intended_at = now(),
-			signed_at = case when signatures.key_id = excluded.key_id then signatures.signed_at end,
-			manifest = case when signatures.key_id = excluded.key_id then signatures.manifest end
+			signed_at = case when `+stands+` then signatures.signed_at end,
+			manifest = case when `+stands+` then signatures.manifest end
 		returning signed_at is not null`, repository, digest, predicate, keyID, policyHash).Scan(&done)
 	return done, translate(err)
 }

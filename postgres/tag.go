@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"waybill/artifact"
+	"waybill/ledger"
 )
 
 // setTag makes a tag stand at a manifest. An immutable one stays where it is, and a cosign tag keeps what it held.
@@ -22,6 +23,10 @@ func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, m
 		return false, nil
 	case !old.IsZero() && !mutable:
 		return false, artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s is %s and stays so: tags are immutable; push another tag, or have the operator add a pattern to registry.mutableTags", tag, p.Repository, old)
+	case old.IsZero() && !mutable:
+		if err := unburnt(ctx, tx, p, tag); err != nil {
+			return false, err
+		}
 	case !old.IsZero() && isCosignTag(tag):
 		if err := keepsLayers(ctx, tx, p, tag, old); err != nil {
 			return false, err
@@ -38,6 +43,19 @@ func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, m
 		return false, err
 	}
 	return true, nil
+}
+
+// unburnt refuses a tag that once stood at another digest: deleting an immutable tag does not make it mean something else.
+func unburnt(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag) error {
+	var was artifact.Digest
+	err := tx.QueryRow(ctx, `select digest from tag_history where repository = $1 and name = $2 and digest <> $3 order by id desc limit 1`, p.Repository, tag, p.Digest).Scan(&was)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s was %s until it was deleted, and tags are immutable; push another tag, or have the operator add a pattern to registry.mutableTags", tag, p.Repository, was)
+	}
+	return err
 }
 
 func isCosignTag(tag artifact.Tag) bool {
@@ -110,14 +128,15 @@ func (db *DB) TagsOf(ctx context.Context, repository artifact.Repository, digest
 func (db *DB) DeleteTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, actor string) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		done, err := tx.Exec(ctx, `delete from tags where repository = $1 and name = $2`, repository, tag)
+		var was artifact.Digest
+		err := tx.QueryRow(ctx, `delete from tags where repository = $1 and name = $2 returning digest`, repository, tag).Scan(&was)
 		if err != nil {
+			return orNotFound(err, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s", repository, tag))
+		}
+		if _, err = tx.Exec(ctx, `insert into tag_history (repository, name, actor) values ($1, $2, $3)`, repository, tag, actor); err != nil {
 			return err
 		}
-		if done.RowsAffected() == 0 {
-			return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s", repository, tag)
-		}
-		_, err = tx.Exec(ctx, `insert into tag_history (repository, name, actor) values ($1, $2, $3)`, repository, tag, actor)
+		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "tag.deleted", Actor: actor, Repository: repository, Version: tag.String(), Digest: was})
 		return err
 	})
 }

@@ -1,9 +1,12 @@
 package registry
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"strings"
+	"unicode"
 
 	"waybill/artifact"
 )
@@ -75,12 +78,15 @@ func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref ar
 	if err != nil {
 		return Pushed{}, err
 	}
+	if err := holdsStatements(tags, subject); err != nil {
+		return Pushed{}, err
+	}
 	verdict, err := r.cfg.Judge.Judge(ctx, subject)
 	if err != nil {
 		return Pushed{}, err
 	}
 	push := artifact.Push{
-		StoredManifest: artifact.StoredManifest{Repository: ref.Repository, Digest: digest, Manifest: m, Body: body, IsImage: m.IsImage(subject.Config),
+		StoredManifest: artifact.StoredManifest{Repository: ref.Repository, Digest: digest, Manifest: m, Body: body, IsImage: subject.IsImage,
 			Platform: platform(subject), PushedBy: p.Name},
 		Tags: tags, Reference: subject.Reference, Verdict: verdict,
 	}
@@ -100,6 +106,16 @@ func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref ar
 		pushed.Subject = m.Subject.Digest
 	}
 	return pushed, nil
+}
+
+// holdsStatements refuses at cosign's tags what cosign would not put there: in its place no signature could be written.
+func holdsStatements(tags []artifact.Tag, s artifact.Subject) error {
+	for _, tag := range tags {
+		if strings.Contains(tag.String(), ".") && cosignTag.MatchString(tag.String()) && (s.IsImage || !s.Manifest.ClaimsStatements()) {
+			return artifact.Coded(artifact.Invalid, "MANIFEST_INVALID", "%s is where cosign keeps signatures, attestations or SBOMs, and this holds none; push it by another tag", tag)
+		}
+	}
+	return nil
 }
 
 func (r *Registry) deny(ctx context.Context, push artifact.Push) error {
@@ -162,13 +178,56 @@ func (r *Registry) subject(ctx context.Context, ref artifact.Reference, digest a
 		return s, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "the manifest names what %s does not have: %s; push that first", ref.Repository, strings.Join(missing[:min(5, len(missing))], ", "))
 	}
 	if m.Config != nil {
-		s.Config, err = r.Blob(ctx, ref.Repository, m.Config.Digest)
+		if s.Config, err = r.Blob(ctx, ref.Repository, m.Config.Digest); err != nil {
+			return s, err
+		}
 	}
+	s.IsImage, err = r.isImage(m, s.Config)
 	return s, err
 }
 
+// isImage looks at the bytes: what claims to be a signature or an attestation is one when it is text, which no runtime
+// can unpack.
+func (r *Registry) isImage(m artifact.Manifest, config []byte) (bool, error) {
+	if !m.IsImage(config) || !m.ClaimsStatements() {
+		return m.IsImage(config), nil
+	}
+	for _, d := range m.Layers {
+		if text, err := r.isText(d.Digest); err != nil || !text {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// maxStatement bounds what is read of a layer that claims to be a statement, in bytes. SBOMs have some MB.
+const maxStatement = 64 << 20
+
+// isText reports whether a blob is UTF-8 without control characters: no archive, compressed or not, and no program is.
+func (r *Registry) isText(digest artifact.Digest) (bool, error) {
+	file, size, err := r.cfg.Bytes.Open(digest)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	if size > maxStatement {
+		return false, nil
+	}
+	for in := bufio.NewReaderSize(file, 64<<10); ; {
+		c, n, err := in.ReadRune()
+		switch {
+		case errors.Is(err, io.EOF):
+			return true, nil
+		case err != nil:
+			return false, err
+		case c == unicode.ReplacementChar && n == 1, unicode.IsControl(c) && c != '\t' && c != '\n' && c != '\r':
+			return false, nil
+		}
+	}
+}
+
 func platform(s artifact.Subject) string {
-	if !s.Manifest.IsImage(s.Config) {
+	if !s.IsImage {
 		return ""
 	}
 	config, err := artifact.ParseImageConfig(s.Config, len(s.Manifest.Layers))

@@ -69,6 +69,7 @@ type Promotions interface {
 type PullGate interface {
 	Pull(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest) error
 	Filter(ctx context.Context, p artifact.Principal, r artifact.Repository, all []artifact.Digest) (map[artifact.Digest]bool, error)
+	Repositories(ctx context.Context, p artifact.Principal, all []artifact.Repository) ([]artifact.Repository, error)
 }
 
 // Content reads what lies in the registry, without asking who may: every use here is behind API.look.

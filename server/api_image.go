@@ -102,15 +102,17 @@ func (a *API) inspection(ctx context.Context, m artifact.StoredManifest) (Inspec
 	if err != nil {
 		return i, err
 	}
-	layers := make([]artifact.LayerFacts, 0, len(m.Manifest.Layers))
+	folding := artifact.NewFolding(config)
 	for _, d := range m.Manifest.Layers {
 		facts, err := a.cfg.Facts.Layer(ctx, m.Repository, d)
 		if err != nil {
 			return i, err
 		}
-		layers = append(layers, facts)
+		if err := folding.Add(facts); err != nil {
+			return i, artifact.Errorf(artifact.Invalid, "%s@%s cannot be stacked: %w", m.Repository, m.Digest, err)
+		}
 	}
-	i.Image = summarize(config, artifact.Fold(layers, config))
+	i.Image = summarize(config, folding.Facts())
 	return i, nil
 }
 

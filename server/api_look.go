@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -59,9 +60,12 @@ func mayLookIn(p artifact.Principal, r artifact.Repository) error {
 	return artifact.Errorf(artifact.Denied, "%s may not look at %s; it is outside the token's repositories", p.Name, r)
 }
 
-// hideAbsence makes "not there" and "not yours" one answer to a deployer, so that it cannot list by guessing.
+// hideAbsence makes "not there" and "not yours" one answer to a deployer, so that it cannot list by guessing. The answer
+// about a tag does not name the digest where it stands.
 func hideAbsence(p artifact.Principal, ref string, err error) error {
-	if p.Role == artifact.Deployer && artifact.KindOf(err) == artifact.NotFound {
+	var refused *artifact.Error
+	notPromoted := errors.As(err, &refused) && len(refused.Reasons) > 0 && refused.Reasons[0].Rule == "not-promoted"
+	if p.Role == artifact.Deployer && (artifact.KindOf(err) == artifact.NotFound || notPromoted && !strings.Contains(ref, "@")) {
 		return artifact.Errorf(artifact.Denied, "%s is not promoted to an environment of %s; promote it first", ref, p.Name)
 	}
 	return err
@@ -85,6 +89,14 @@ func (a *API) service(ctx context.Context, p artifact.Principal, action artifact
 		return r, err
 	}
 	looks := action == artifact.ActionLook && err == nil && mayLookIn(p, r) == nil
+	if looks && p.Role == artifact.Deployer {
+		// Of a repository that nothing was promoted from it does not know.
+		known, err := a.cfg.Gate.Repositories(ctx, p, []artifact.Repository{r})
+		if err != nil {
+			return r, err
+		}
+		looks = len(known) > 0
+	}
 	if err != nil || !(looks || p.Can(action, r)) {
 		return r, artifact.Errorf(artifact.Denied, "%s may %s in no service named %.255q; name a whole repository, one of the token's", p.Name, action, name)
 	}

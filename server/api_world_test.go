@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,6 +130,20 @@ func (w *world) Filter(ctx context.Context, p artifact.Principal, r artifact.Rep
 		allowed[d] = w.Pull(ctx, p, r, d) == nil
 	}
 	return allowed, nil
+}
+
+// gate is the world as the pull gate: its Repositories is another than the content's.
+type gate struct{ *world }
+
+func (w gate) Repositories(ctx context.Context, p artifact.Principal, all []artifact.Repository) ([]artifact.Repository, error) {
+	return slices.DeleteFunc(slices.Clone(all), func(r artifact.Repository) bool {
+		for _, m := range w.manifests {
+			if m.Repository == r && w.Pull(ctx, p, r, m.Digest) == nil {
+				return false
+			}
+		}
+		return true
+	}), nil
 }
 
 func (w *world) Manifest(_ context.Context, r artifact.Repository, d artifact.Digest) (artifact.StoredManifest, error) {
@@ -329,7 +344,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: w, Content: w, Facts: w, Judge: w, Records: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w,
 		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

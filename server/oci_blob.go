@@ -99,8 +99,24 @@ func (s *Server) mount(r *request, digest artifact.Digest) (bool, error) {
 		if !r.identity.Allows(from, "pull") {
 			return false, nil
 		}
+	} else if r.identity.Scopes != nil {
+		return s.mountWithin(r, digest)
 	}
 	return s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest)
+}
+
+// mountWithin mounts from wherever an access token's scopes reach, and from nowhere else.
+func (s *Server) mountWithin(r *request, digest artifact.Digest) (bool, error) {
+	for _, scope := range r.identity.Scopes {
+		from, err := artifact.ParseRepository(scope.Name)
+		if err != nil || !r.identity.Allows(from, "pull") {
+			continue
+		}
+		if mounted, err := s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest); err != nil || mounted {
+			return mounted, err
+		}
+	}
+	return false, nil
 }
 
 // created answers 201 with where the new thing is.

@@ -207,7 +207,7 @@ func (w *Web) story(ctx context.Context, p artifact.Principal, ref artifact.Refe
 	if page.Signatures, err = w.cfg.Store.Signatures(ctx, ref.Repository, ref.Digest); err != nil {
 		return page, err
 	}
-	if page.Referrers, err = w.cfg.Store.Referrers(ctx, ref.Repository, ref.Digest); err != nil {
+	if page.Referrers, err = w.referrers(ctx, p, ref); err != nil {
 		return page, err
 	}
 	if p.Can(artifact.ActionLook, ref.Repository) {
@@ -261,4 +261,18 @@ func (p *digestPage) search(words string) {
 			p.Packages = append(p.Packages, one)
 		}
 	}
+}
+
+// referrers returns what refers to a digest, as far as the reader may have it.
+func (w *Web) referrers(ctx context.Context, p artifact.Principal, ref artifact.Reference) ([]artifact.Descriptor, error) {
+	all, err := w.cfg.Store.Referrers(ctx, ref.Repository, ref.Digest)
+	if err != nil || p.Can(artifact.ActionLook, ref.Repository) {
+		return all, err
+	}
+	digests := make([]artifact.Digest, len(all))
+	for i, d := range all {
+		digests[i] = d.Digest
+	}
+	allowed, err := w.cfg.Gate.Filter(ctx, p, ref.Repository, digests)
+	return slices.DeleteFunc(all, func(d artifact.Descriptor) bool { return !allowed[d.Digest] }), err
 }
