@@ -23,6 +23,7 @@ type Config struct {
 	Pool        *pgxpool.Pool
 	Scanner     *Scanner
 	Signer      *Signer
+	Rejudger    *Rejudger
 	Housekeeper *Housekeeper
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
 	// a process that was killed. With others, it is taken up when jobTimeout has passed.
@@ -55,6 +56,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Scanner)
 	river.AddWorker(workers, &rescanner{scanner: cfg.Scanner})
 	river.AddWorker(workers, cfg.Signer)
+	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, cfg.Housekeeper)
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers: workers,
@@ -125,6 +127,12 @@ func (c *Client) Stop(ctx context.Context) error {
 // there is nothing to scan) and a signature.
 func (c *Client) Accepted(ctx context.Context, tx pgx.Tx, e artifact.Event) error {
 	_, err := c.river.InsertManyTx(ctx, tx, []river.InsertManyParams{{Args: scanArgs{e.Repository, e.Digest}}, {Args: signArgs{e.Repository, e.Digest}}})
+	return err
+}
+
+// Applied inserts, in the transaction that puts a policy in force, what that sets off: stored verdicts are out of date.
+func (c *Client) Applied(ctx context.Context, tx pgx.Tx) error {
+	_, err := c.river.InsertTx(ctx, tx, rejudgeArgs{}, nil)
 	return err
 }
 

@@ -101,6 +101,14 @@ func (s *Signer) Sign(size int64, root Hash) (string, error) {
 	return string(signed), err
 }
 
+// CheckVerifier refuses what is no public key of a ledger (C2SP signed-note, "Verifier keys").
+func CheckVerifier(public string) error {
+	if _, err := note.NewVerifier(public); err != nil {
+		return errors.New("it is no ledger's public key; `waybill key ledger` prints one")
+	}
+	return nil
+}
+
 // OpenCheckpoint checks a signed note with a verifier key and returns what it commits to.
 func OpenCheckpoint(signed, public string) (Checkpoint, error) {
 	verifier, err := note.NewVerifier(public)

@@ -47,6 +47,11 @@ func (db *DB) ApplyDocument(ctx context.Context, kind, name string, hash artifac
 		if _, err := tx.Exec(ctx, `insert into documents (kind, name, version, hash, body, applied_by) values ($1, $2, $3, $4, $5, $6)`, kind, name, version, hash, body, actor); err != nil {
 			return err
 		}
+		if kind == "Policy" && db.OnPolicy != nil {
+			if err := db.OnPolicy(ctx, tx); err != nil {
+				return err
+			}
+		}
 		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: strings.ToLower(kind) + ".applied", Actor: actor, Subject: name, Version: strconv.Itoa(version), Digest: hash})
 		return err
 	})

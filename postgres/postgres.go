@@ -25,6 +25,8 @@ type DB struct {
 	// OnAccepted is told of each accepted image and index in the transaction that stores it; the wiring sets it once,
 	// before the first push, to insert the jobs that follow. Nil tells nobody.
 	OnAccepted func(ctx context.Context, tx pgx.Tx, e artifact.Event) error
+	// OnPolicy is told likewise when a policy is put in force.
+	OnPolicy func(ctx context.Context, tx pgx.Tx) error
 
 	// loose is for what may be lost with the last half second before a power cut, and is then done again: how far an
 	// upload is, what was learned of a layer. Its commits do not wait for the disk.

@@ -76,12 +76,14 @@ func (db *DB) Tokens(ctx context.Context) ([]auth.Token, error) {
 // RevokeToken ends a token, and records who did.
 func (db *DB) RevokeToken(ctx context.Context, id, actor string) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `update tokens set revoked_at = now() where id = $1 and revoked_at is null`, id)
+		var last bool
+		err := tx.QueryRow(ctx, `update tokens set revoked_at = now() where id = $1 and revoked_at is null returning role = 'admin' and not exists
+			(select from tokens other where other.role = 'admin' and other.id <> $1 and other.revoked_at is null and other.expires_at > now())`, id).Scan(&last)
 		if err != nil {
-			return err
+			return orNotFound(err, artifact.Errorf(artifact.NotFound, "there is no token %s that is not revoked; `waybill token list` names them", id))
 		}
-		if tag.RowsAffected() == 0 {
-			return artifact.Errorf(artifact.NotFound, "there is no token %s that is not revoked; `waybill token list` names them", id)
+		if last {
+			return artifact.Errorf(artifact.Conflict, "token %s is the last of an admin, and nobody could make another; make one first (waybill token create --role admin)", id)
 		}
 		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "token.revoked", Actor: actor, Subject: id})
 		return err

@@ -227,6 +227,16 @@ func (p Pipeline) String() string {
 	return strings.Join(names, " → ")
 }
 
+// sharedPattern returns a pattern that both name, if there is one.
+func sharedPattern(a, b Pipeline) string {
+	for _, pattern := range a.repositories {
+		if slices.Contains(b.repositories, pattern) {
+			return pattern
+		}
+	}
+	return ""
+}
+
 // choose returns the pipeline for a repository: the one that matches, or the default where no other does.
 func choose(all []Versioned, r artifact.Repository) (Versioned, error) {
 	var found []Versioned

@@ -2,6 +2,7 @@ package promotion
 
 import (
 	"context"
+	"slices"
 	"regexp"
 	"strings"
 	"time"
@@ -213,6 +214,36 @@ func (s *Service) Pipeline(ctx context.Context, repository artifact.Repository) 
 	}
 	p, err := choose(all, repository)
 	return p.Pipeline, err
+}
+
+// Fits returns a Conflict when a pipeline that is about to be applied would be the second for a repository: by a pattern
+// that another has too, or for a repository that is there.
+func (s *Service) Fits(ctx context.Context, name string, src []byte) error {
+	parsed, err := Parse(name, src)
+	if err != nil || len(parsed) != 1 {
+		return err
+	}
+	all, err := s.cfg.Store.Pipelines(ctx)
+	if err != nil {
+		return err
+	}
+	with := slices.DeleteFunc(slices.Clone(all), func(p Versioned) bool { return p.Name() == name })
+	for _, other := range with {
+		if shared := sharedPattern(other.Pipeline, parsed[0]); shared != "" && name != DefaultName && other.Name() != DefaultName {
+			return artifact.Errorf(artifact.Conflict, "pipeline %s is for %s already; let the patterns not overlap", other.Name(), shared)
+		}
+	}
+	repositories, err := s.cfg.Store.Repositories(ctx)
+	if err != nil {
+		return err
+	}
+	with = append(with, Versioned{Pipeline: parsed[0]})
+	for _, r := range repositories {
+		if _, err := choose(with, r); artifact.KindOf(err) == artifact.Conflict {
+			return err
+		}
+	}
+	return nil
 }
 
 // Reserved reports whether a tag is the name of an environment in any pipeline.

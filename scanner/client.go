@@ -239,6 +239,9 @@ func (c *Client) Close() error {
 // Find returns the scanner's path: the configured one, else beside this program, else on PATH.
 func Find(configured string) (string, error) {
 	if configured != "" {
+		if info, err := os.Stat(configured); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+			return "", fmt.Errorf("scanner.program is %s, which is no program", configured)
+		}
 		return configured, nil
 	}
 	if self, err := os.Executable(); err == nil {

@@ -93,6 +93,8 @@ type Records interface {
 	// RefusedVerdict returns the newest stored verdict that the reference, a tag or digest as the pusher spelled it,
 	// got in a repository; NotFound when there is none. It answers for pushes that left no manifest.
 	RefusedVerdict(ctx context.Context, r artifact.Repository, reference string) (artifact.VerdictRecord, error)
+	// Recalled returns who recalled a digest, and why; ok is false when nobody did.
+	Recalled(ctx context.Context, r artifact.Repository, d artifact.Digest) (actor, reason string, ok bool, err error)
 	// Scan returns the newest scan of an image; of one never scanned, a pending one.
 	Scan(ctx context.Context, d artifact.Digest) (artifact.Scan, error)
 	// Signatures returns what the service signed about a digest.

@@ -170,9 +170,22 @@ func (a *API) refused(ctx context.Context, r artifact.Reference) (artifact.Verdi
 
 func (a *API) judged(ctx context.Context, m artifact.StoredManifest) (artifact.VerdictRecord, error) {
 	v, err := a.cfg.Judge.JudgeStored(ctx, m.Repository, m.Digest)
-	record := v.VerdictRecord
+	if err != nil {
+		return v.VerdictRecord, err
+	}
+	record, err := a.unlessRecalled(ctx, v.VerdictRecord)
 	record.Reasons, record.Policies = orEmpty(record.Reasons), orEmpty(record.Policies)
 	return record, err
+}
+
+// unlessRecalled denies what was recalled, whatever policy says of it.
+func (a *API) unlessRecalled(ctx context.Context, v artifact.VerdictRecord) (artifact.VerdictRecord, error) {
+	actor, reason, recalled, err := a.cfg.Records.Recalled(ctx, v.Repository, v.Digest)
+	if recalled {
+		v.Outcome = artifact.Deny
+		v.Reasons = append([]artifact.Reason{artifact.Reason{Rule: "recalled", Message: "it was recalled by " + actor + ": " + reason}.Bounded()}, v.Reasons...)
+	}
+	return v, err
 }
 
 // ScanReport is the newest scan of an image, or of each image of an index. State, Counts and Findings are of all of

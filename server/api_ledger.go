@@ -180,6 +180,12 @@ func (a *API) verify(ctx context.Context, p artifact.Principal, in *verifyInput)
 	if err != nil {
 		return nil, err
 	}
+	if actor, reason, recalled, err := a.cfg.Records.Recalled(ctx, s.Repository, s.Digest); err != nil || recalled {
+		if err == nil {
+			err = artifact.Errorf(artifact.Denied, "%s@%s was recalled by %s: %s", s.Repository, s.Digest, actor, reason)
+		}
+		return nil, err
+	}
 	b := Bundle{Repository: s.Repository, Digest: s.Digest, Environment: e, MediaType: s.Manifest.MediaType, Manifest: s.Body, Keys: a.publicKeys()}
 	if b.Signatures, err = a.signatures(ctx, s.Repository, s.Digest); err != nil {
 		return nil, err

@@ -256,8 +256,8 @@ func (a *API) environments(ctx context.Context, only artifact.Repository, cells 
 	}
 	for _, r := range repositories {
 		pipeline, err := a.cfg.Promotions.Pipeline(ctx, r)
-		if artifact.KindOf(err) == artifact.NotFound {
-			continue
+		if kind := artifact.KindOf(err); kind == artifact.NotFound || kind == artifact.Conflict {
+			continue // its own cells say where it is; a promotion says what is wrong with its pipelines
 		}
 		if err != nil {
 			return nil, err

@@ -197,6 +197,10 @@ func (w *world) JudgeStored(_ context.Context, r artifact.Repository, d artifact
 	return policy.Verdict{VerdictRecord: artifact.VerdictRecord{Repository: r, Digest: d, Outcome: artifact.Allow, PolicyHash: artifact.DigestOf(nil), Policies: []string{"baseline@1"}}}, nil
 }
 
+func (w *world) Recalled(context.Context, artifact.Repository, artifact.Digest) (actor, reason string, ok bool, err error) {
+	return "", "", false, nil
+}
+
 func (w *world) RefusedVerdict(_ context.Context, r artifact.Repository, reference string) (artifact.VerdictRecord, error) {
 	if r == w.shop && reference == "rooted" {
 		return artifact.VerdictRecord{Repository: r, Digest: artifact.DigestOf([]byte("rooted")), Outcome: artifact.Deny, PolicyHash: artifact.DigestOf(nil),

@@ -198,6 +198,14 @@ func (w *Web) story(ctx context.Context, p artifact.Principal, ref artifact.Refe
 	if page.Judged = err == nil; err != nil && artifact.KindOf(err) != artifact.NotFound {
 		return page, err
 	}
+	actor, reason, recalled, err := w.cfg.Store.Recalled(ctx, ref.Repository, ref.Digest)
+	if err != nil {
+		return page, err
+	}
+	if recalled {
+		page.Judged, page.Verdict.Outcome = true, artifact.Deny
+		page.Verdict.Reasons = append([]artifact.Reason{{Rule: "recalled", Message: "it was recalled by " + actor + ": " + reason}}, page.Verdict.Reasons...)
+	}
 	if page.Tags, err = w.cfg.Store.TagsOf(ctx, ref.Repository, ref.Digest); err != nil {
 		return page, err
 	}

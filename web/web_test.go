@@ -76,6 +76,10 @@ func (s store) TagsOf(context.Context, artifact.Repository, artifact.Digest) ([]
 	return []artifact.Tag{v456}, nil
 }
 
+func (store) Recalled(context.Context, artifact.Repository, artifact.Digest) (actor, reason string, ok bool, err error) {
+	return "", "", false, nil
+}
+
 func (s store) RefusedVerdict(context.Context, artifact.Repository, string) (artifact.VerdictRecord, error) {
 	return artifact.VerdictRecord{Outcome: artifact.Allow, Policies: []string{"baseline@1"}, Reasons: []artifact.Reason{{Rule: "no-sshd", Message: hostile, Warning: true}}}, nil
 }

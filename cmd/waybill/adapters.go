@@ -228,9 +228,17 @@ func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.Bu
 }
 
 // documents fits stored documents to the API's.
-type documents struct{ db *postgres.DB }
+type documents struct {
+	db         *postgres.DB
+	promotions *promotion.Service
+}
 
 func (d documents) Apply(ctx context.Context, actor artifact.Principal, p server.ParsedDocument) (server.Applied, error) {
+	if p.Kind == "Pipeline" {
+		if err := d.promotions.Fits(ctx, p.Name, p.Body); err != nil {
+			return server.Applied{}, err
+		}
+	}
 	v, changed, err := d.db.ApplyDocument(ctx, p.Kind, p.Name, p.Hash, string(p.Body), actor.Name)
 	return server.Applied{Kind: p.Kind, Name: p.Name, Version: v, Hash: p.Hash, Changed: changed}, err
 }

@@ -64,6 +64,9 @@ wrote, and no server is asked.`,
 		if err != nil {
 			return usageError{err}
 		}
+		if bundleFile != "" && ref.Digest.IsZero() {
+			return usageError{errors.New("with --bundle name the digest, REPO@DIGEST: which one a tag means, only the server could say")}
+		}
 		var e artifact.Environment
 		if environment != "" {
 			if e, err = artifact.ParseEnvironment(environment); err != nil {
@@ -153,10 +156,11 @@ func writeJSON(file string, v any) error {
 func trustedKeys(served server.PublicKeys, keyFile, ledgerKeyFile string) (server.PublicKeys, string, error) {
 	var own []string
 	for _, k := range []struct {
-		file string
-		into *string
-		name string
-	}{{keyFile, &served.PublicKeyPEM, "signature key"}, {ledgerKeyFile, &served.LedgerVerifier, "ledger key"}} {
+		file  string
+		into  *string
+		name  string
+		check func(string) error
+	}{{keyFile, &served.PublicKeyPEM, "signature key", checkKey}, {ledgerKeyFile, &served.LedgerVerifier, "ledger key", ledger.CheckVerifier}} {
 		if k.file == "" {
 			own = append(own, k.name)
 			continue
@@ -166,6 +170,9 @@ func trustedKeys(served server.PublicKeys, keyFile, ledgerKeyFile string) (serve
 			return served, "", usageError{err}
 		}
 		*k.into = strings.TrimSpace(string(b))
+		if err := k.check(*k.into); err != nil {
+			return served, "", usageError{fmt.Errorf("%s: %w", k.file, err)}
+		}
 	}
 	if len(own) == 0 {
 		return served, "the files given", nil
@@ -188,7 +195,7 @@ func verifyBundle(b server.Bundle, ref artifact.Reference, e artifact.Environmen
 		v.Checks = append(v.Checks, check{Name: name, OK: err == nil, Detail: detail})
 	}
 	add("manifest", fmt.Sprintf("%d bytes hash to %s", len(b.Manifest), want), checkManifest(b.Manifest, want))
-	detail, err := checkSignatures(b.Signatures, want, keys.PublicKeyPEM)
+	detail, err := checkSignatures(b.Signatures, ref.Repository, want, keys.PublicKeyPEM)
 	add("signature", detail, err)
 	if e.IsZero() {
 		return v
@@ -218,7 +225,7 @@ func checkManifest(body []byte, want artifact.Digest) error {
 }
 
 // checkSignatures asks for one signature of the key over a payload that names the digest.
-func checkSignatures(all []server.BundleSignature, want artifact.Digest, keyPEM string) (string, error) {
+func checkSignatures(all []server.BundleSignature, r artifact.Repository, want artifact.Digest, keyPEM string) (string, error) {
 	key, err := parsePublicKey(keyPEM)
 	if err != nil {
 		return "", err
@@ -227,11 +234,16 @@ func checkSignatures(all []server.BundleSignature, want artifact.Digest, keyPEM 
 		return "", errors.New("the digest has no signature (yet)")
 	}
 	for _, s := range all {
-		if err = checkSignature(s, want, key); err == nil {
-			return "of this key over a payload that names the digest", nil
+		if err = checkSignature(s, r, want, key); err == nil {
+			return "of this key over a payload that names the repository and the digest", nil
 		}
 	}
 	return "", fmt.Errorf("none of %d signatures holds; the last: %w", len(all), err)
+}
+
+func checkKey(text string) error {
+	_, err := parsePublicKey(text)
+	return err
 }
 
 func parsePublicKey(text string) (crypto.PublicKey, error) {
@@ -248,7 +260,7 @@ func parsePublicKey(text string) (crypto.PublicKey, error) {
 
 // checkSignature follows cosign's SIGNATURE_SPEC.md: the signature is over the payload's bytes, and the payload
 // (simple signing) names the digest.
-func checkSignature(s server.BundleSignature, want artifact.Digest, key crypto.PublicKey) error {
+func checkSignature(s server.BundleSignature, r artifact.Repository, want artifact.Digest, key crypto.PublicKey) error {
 	sum := sha256.Sum256(s.Payload)
 	var ok bool
 	switch k := key.(type) {
@@ -266,7 +278,10 @@ func checkSignature(s server.BundleSignature, want artifact.Digest, key crypto.P
 	}
 	var payload struct {
 		Critical struct {
-			Type  string `json:"type"`
+			Type     string `json:"type"`
+			Identity struct {
+				Reference string `json:"docker-reference"`
+			} `json:"identity"`
 			Image struct {
 				Digest string `json:"docker-manifest-digest"`
 			} `json:"image"`
@@ -277,6 +292,10 @@ func checkSignature(s server.BundleSignature, want artifact.Digest, key crypto.P
 	}
 	if payload.Critical.Type != "cosign container image signature" || payload.Critical.Image.Digest != want.String() {
 		return fmt.Errorf("its payload is about %.200q", payload.Critical.Image.Digest)
+	}
+	// A registry's host may stand before the repository.
+	if named := payload.Critical.Identity.Reference; named != r.String() && !strings.HasSuffix(named, "/"+r.String()) {
+		return fmt.Errorf("its payload is about the repository %.200q", named)
 	}
 	return nil
 }

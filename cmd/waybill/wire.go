@@ -94,6 +94,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner: &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Logger: logger},
+		Rejudger: &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
 		Signer:  &jobs.Signer{Judge: judge, Service: signing, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint:     func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
@@ -103,10 +104,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
-	db.OnAccepted = a.jobs.Accepted
+	db.OnAccepted, db.OnPolicy = a.jobs.Accepted, a.jobs.Applied
 	advisories.rescan = a.jobs.RescanAll
 
-	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db}, Promotions: promotions, Gate: gate,
+	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Advisories: advisories, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
