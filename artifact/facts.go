@@ -46,6 +46,7 @@ type LayerFacts struct {
 	Format       int               `json:"format"`
 	Digest       Digest            `json:"digest"`             // of the blob as stored
 	DiffID       Digest            `json:"diffID"`             // sha256 of the uncompressed tar
+	DiffID512    Digest            `json:"diffID512,omitzero"` // sha512 of it, where the blob's own digest is a sha512
 	Compressed   int64             `json:"compressed"`         // bytes of the blob
 	Uncompressed int64             `json:"uncompressed"`       // bytes of the tar
 	Compression  string            `json:"compression"`        // gzip, zstd or none

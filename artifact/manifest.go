@@ -30,13 +30,25 @@ func (m Manifest) IsIndex() bool {
 	return m.MediaType == MediaTypeIndex || m.MediaType == MediaTypeDockerList
 }
 
-// Blobs returns the config and the layers, in that order; none of an index.
+// Blobs returns what must be here: the config and the layers, in that order, without those that may lie elsewhere; none
+// of an index.
 func (m Manifest) Blobs() []Descriptor {
 	var all []Descriptor
 	if m.Config != nil {
 		all = append(all, *m.Config)
 	}
-	return append(all, m.Layers...)
+	for _, d := range m.Layers {
+		if !d.IsForeign() {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// IsForeign reports whether a layer need not be pushed with its image: it is a non-distributable one (OCI image-spec
+// 1.1, layer.md) or one of Docker's foreign ones, which their publisher serves.
+func (d Descriptor) IsForeign() bool {
+	return strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.") || strings.HasPrefix(d.MediaType, "application/vnd.docker.image.rootfs.foreign.")
 }
 
 // Tar layer media types start so; a layer of any other type is never unpacked by a runtime.

@@ -53,12 +53,17 @@ type Scanner struct {
 	Folder func(database artifact.Digest) string
 	// AttachSBOM stores a CycloneDX document as a referrer of the image, unless there is one of ours.
 	AttachSBOM func(ctx context.Context, subject artifact.StoredManifest, cycloneDX []byte) error
-	Logger     *slog.Logger
+	// Busy reports whether somebody pushes at this moment.
+	Busy   func() bool
+	Logger *slog.Logger
 }
 
 // Work scans one image. An image that was deleted meanwhile is done.
 func (s *Scanner) Work(ctx context.Context, job *river.Job[scanArgs]) error {
-	err := s.scan(ctx, job.Args.Repository, job.Args.Digest)
+	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
+		return err
+	}
+	err := s.scan(artifact.DoneAgain(ctx), job.Args.Repository, job.Args.Digest)
 	if artifact.KindOf(err) == artifact.NotFound {
 		return nil
 	}

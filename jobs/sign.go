@@ -29,11 +29,16 @@ type Signer struct {
 	Service interface {
 		SignImage(ctx context.Context, pass policy.Pass) error
 	}
+	Busy   func() bool // as Scanner's
 	Logger *slog.Logger
 }
 
 // Work signs one digest. A denied or deleted one is done: it stays without a signature.
 func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
+	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
+		return err
+	}
+	ctx = artifact.DoneAgain(ctx)
 	verdict, err := s.Judge.JudgeStored(ctx, job.Args.Repository, job.Args.Digest)
 	if artifact.KindOf(err) == artifact.NotFound {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"hash"
@@ -53,6 +54,7 @@ func (l Limits) withDefaults() Limits {
 // Options say how to read.
 type Options struct {
 	Limits Limits
+	SHA512 bool      // compute DiffID512 too
 	Tee    io.Writer // gets the tar as it passes; nil: nobody. Its errors are not the layer's
 }
 
@@ -66,6 +68,9 @@ func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
 	}
 	defer plain.Close()
 	tar := &bounded{meter: meter{r: plain, sum: sha256.New()}, stored: stored, limits: limits, tee: opt.Tee}
+	if opt.SHA512 {
+		tar.sum512 = sha512.New()
+	}
 	facts, err := readTar(tar, limits)
 	if err == nil {
 		err = padding(tar)
@@ -80,6 +85,9 @@ func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
 	facts.Format, facts.Compression = artifact.FactsFormat, compression
 	facts.Digest, facts.Compressed = artifact.DigestFrom("sha256", stored.sum), stored.n
 	facts.DiffID, facts.Uncompressed = artifact.DigestFrom("sha256", tar.sum), tar.n
+	if tar.sum512 != nil {
+		facts.DiffID512 = artifact.DigestFrom("sha512", tar.sum512)
+	}
 	return facts, nil
 }
 
@@ -145,15 +153,19 @@ var errTrailing = errors.New("bytes follow the compressed stream")
 
 // meter counts and hashes what is read through it.
 type meter struct {
-	r   io.Reader
-	n   int64
-	sum hash.Hash
+	r      io.Reader
+	n      int64
+	sum    hash.Hash
+	sum512 hash.Hash // or nil
 }
 
 func (m *meter) Read(b []byte) (int, error) {
 	n, err := m.r.Read(b)
 	m.n += int64(n)
 	m.sum.Write(b[:n])
+	if m.sum512 != nil {
+		m.sum512.Write(b[:n])
+	}
 	return n, err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"waybill/artifact"
 )
@@ -145,23 +144,23 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 	if err != nil {
 		return j.set.Uninspectable(s, err.Error()), nil
 	}
+	img := Image{Subject: s, Config: config}
 	folding := artifact.NewFolding(config)
 	var why []string
 	for i, d := range s.Manifest.Layers {
-		if len(d.URLs) > 0 || strings.Contains(d.MediaType, "foreign") || strings.Contains(d.MediaType, "nondistributable") {
-			why = append(why, fmt.Sprintf("layer %d (%s) lies elsewhere, and what is not here cannot be judged; push it with the image", i+1, d.MediaType))
-			continue
-		}
 		facts, err := j.cfg.Facts.Layer(ctx, s.Repository, d)
 		var refused *artifact.Error
 		switch {
+		case artifact.KindOf(err) == artifact.NotFound && d.IsForeign():
+			img.Foreign = append(img.Foreign, fmt.Sprintf("layer %d (%s) lies elsewhere, and what is not here cannot be judged; push it with the image", i+1, d.MediaType))
+			facts = artifact.LayerFacts{Digest: d.Digest, Compressed: d.Size}
 		case errors.As(err, &refused) && refused.Kind == artifact.Denied:
 			why = append(why, fmt.Sprintf("layer %d (%s) %s", i+1, d.Digest, refused.Message))
 			continue
 		case err != nil:
 			return Verdict{}, err
-		case facts.DiffID != config.RootFS.DiffIDs[i]:
-			why = append(why, fmt.Sprintf("layer %d (%s) holds %s, but the config's diff_ids say %s; rebuild the image", i+1, d.Digest, facts.DiffID, config.RootFS.DiffIDs[i]))
+		case config.RootFS.DiffIDs[i] != facts.DiffID && config.RootFS.DiffIDs[i] != facts.DiffID512:
+			img.Lies = append(img.Lies, fmt.Sprintf("layer %d (%s) holds %s, but the config's diff_ids say %s; rebuild the image", i+1, d.Digest, facts.DiffID, config.RootFS.DiffIDs[i]))
 		}
 		if len(why) > 0 {
 			continue
@@ -173,5 +172,6 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 	if len(why) > 0 {
 		return j.set.Uninspectable(s, why...), nil
 	}
-	return j.set.Evaluate(Image{Subject: s, Config: config, Facts: folding.Facts()}), nil
+	img.Facts = folding.Facts()
+	return j.set.Evaluate(img), nil
 }

@@ -16,6 +16,8 @@ type Image struct {
 	Subject artifact.Subject
 	Config  artifact.ImageConfig
 	Facts   artifact.ImageFacts
+	Lies    []string // of the config about its layers
+	Foreign []string // layers that are not here
 }
 
 // Versioned is a policy as it is in force.
@@ -60,12 +62,16 @@ func (s Set) matching(r artifact.Repository) (matched []Versioned, hash artifact
 // Evaluate judges an image: every reason of every policy that matches. It denies what no policy matches.
 func (s Set) Evaluate(img Image) Verdict {
 	matched, v := s.begin(img.Subject)
+	bound := map[string]bool{}
 	for _, p := range matched {
 		for _, rule := range p.rules {
-			for _, finding := range few(rule.check(img)) {
-				v.Reasons = append(v.Reasons, artifact.Reason{Rule: rule.name, Policy: p.Name(), Message: finding.message,
-					Warning: finding.warning || rule.action == warn, Evidence: finding.evidence}.Bounded())
-			}
+			bound[rule.kind] = true
+			v.Reasons = append(v.Reasons, rule.reasons(p.Name(), img)...)
+		}
+	}
+	for _, rule := range always {
+		if !bound[rule.kind] {
+			v.Reasons = append(v.Reasons, rule.reasons("", img)...)
 		}
 	}
 	return v.seal()

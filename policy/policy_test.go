@@ -157,7 +157,7 @@ func TestParse(t *testing.T) {
 		return "apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: p}\nspec:\n  match: {repositories: ['**']}\n  rules:\n    - " + spec + "\n"
 	}
 	for what, c := range map[string]struct{ src, want string }{
-		"unknown rule":                    {document("{rule: no-rot, action: deny}"), "p.yaml:7:14: rule \"no-rot\" is not known; known are max-size, no-root-user, no-sshd"},
+		"unknown rule":                    {document("{rule: no-rot, action: deny}"), "p.yaml:7:14: rule \"no-rot\" is not known; known are honest-config, max-size, no-foreign-layers, no-root-user, no-sshd"},
 		"unknown key":                     {document("{rule: no-sshd, acton: deny}"), "p.yaml:7:"},
 		"unknown parameter":               {document("{rule: max-size, action: deny, with: {compresed: 1Mi}}"), "p.yaml:7:"},
 		"no parameters":                   {document("{rule: max-size, action: deny}"), "wants at least one of"},
@@ -217,7 +217,9 @@ func (w *world) Blob(_ context.Context, _ artifact.Repository, d artifact.Digest
 
 func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
 	facts, ok := w.facts[d.Digest]
-	if !ok {
+	if !ok && d.IsForeign() {
+		return facts, artifact.Errorf(artifact.NotFound, "it is not here")
+	} else if !ok {
 		return facts, artifact.Errorf(artifact.Denied, "cannot be inspected: a bomb")
 	}
 	return facts, nil
@@ -249,7 +251,8 @@ func TestJudge(t *testing.T) {
 	bomb := w.image("bomb", "1000", plain)
 	delete(w.facts, artifact.DigestOf([]byte("layer of bomb")))
 	foreign := w.image("foreign", "1000", plain)
-	w.manifests[foreign.Digest].Manifest.Layers[0].URLs = []string{"https://elsewhere.example/layer"}
+	w.manifests[foreign.Digest].Manifest.Layers[0].MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+	delete(w.facts, artifact.DigestOf([]byte("layer of foreign")))
 	index := func(name string, children ...artifact.Descriptor) artifact.Digest {
 		d := artifact.DigestOf([]byte(name))
 		w.manifests[d] = artifact.StoredManifest{Digest: d, Manifest: artifact.Manifest{MediaType: artifact.MediaTypeIndex, Manifests: children}}
@@ -303,6 +306,35 @@ func TestJudge(t *testing.T) {
 	v, err := judge.JudgeStored(ctx, subject(t).Repository, good.Digest)
 	require.NoError(t, err)
 	require.Equal(t, artifact.Deny, v.Outcome)
+}
+
+// TestAlways: what denies without any policy may be made a warning by one, and by all that match.
+func TestAlways(t *testing.T) {
+	t.Parallel()
+	source := func(action string) string {
+		return "apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: " + action + "}\nspec:\n  match: {repositories: ['**']}\n  rules:\n    - {rule: honest-config, action: " + action + "}\n"
+	}
+	image := policy.Image{Subject: subject(t), Lies: []string{"layer 1 lies"}}
+	image.Config.Config.User = "1000"
+	for _, c := range []struct {
+		policies []string
+		want     artifact.Outcome
+	}{{[]string{"warn"}, artifact.Allow}, {[]string{"deny"}, artifact.Deny}, {[]string{"warn", "deny"}, artifact.Deny}} {
+		var all []policy.Versioned
+		for _, action := range c.policies {
+			parsed, err := policy.Parse("p.yaml", []byte(source(action)))
+			require.NoError(t, err)
+			all = append(all, policy.Versioned{Document: parsed[0], Version: 1})
+		}
+		v := policy.NewSet(all).Evaluate(image)
+		require.Equal(t, c.want, v.Outcome, c.policies)
+		require.Len(t, v.Reasons, len(c.policies))
+	}
+	v := baseline(t).Evaluate(image)
+	require.Equal(t, artifact.Deny, v.Outcome)
+	require.Equal(t, "honest-config", v.Reasons[0].Rule)
+	image.Lies, image.Foreign = nil, []string{"layer 1 lies elsewhere"}
+	require.Equal(t, artifact.Deny, baseline(t).Evaluate(image).Outcome)
 }
 
 // BenchmarkEvaluate: a policy over the facts of 5,000 files.

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"waybill/artifact"
 )
 
 // rule is a kind of check. bind decodes its parameters, strictly, and returns the check.
@@ -24,10 +26,24 @@ var known = map[string]rule{
 	"no-root-user": bindNoRootUser,
 	"no-sshd":      bindNoSSHD,
 	"max-size":     bindMaxSize,
+
+	"honest-config":     bindHonestConfig,
+	"no-foreign-layers": bindNoForeignLayers,
 }
+
+// always are the rules that deny wherever no policy that matches has them: a policy may only make them warn.
+var always = func() []boundRule {
+	var all []boundRule
+	for _, name := range []string{"honest-config", "no-foreign-layers"} {
+		check, _ := known[name](Node{}, false)
+		all = append(all, boundRule{kind: name, name: name, action: deny, check: check})
+	}
+	return all
+}()
 
 // boundRule is a rule with its parameters.
 type boundRule struct {
+	kind   string // as known calls it
 	name   string // as reasons call it
 	action action
 	check  check
@@ -50,7 +66,16 @@ func bind(doc Node, i int, src ruleSource) (boundRule, error) {
 	if src.Name != "" {
 		name = src.Name
 	}
-	return boundRule{name: name, action: src.Action, check: check}, nil
+	return boundRule{kind: src.Rule, name: name, action: src.Action, check: check}, nil
+}
+
+// reasons runs the check and says what it found in a policy's name.
+func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
+	var all []artifact.Reason
+	for _, f := range few(r.check(img)) {
+		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: f.warning || r.action == warn, Evidence: f.evidence}.Bounded())
+	}
+	return all
 }
 
 // without refuses parameters to a rule that has none.

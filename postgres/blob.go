@@ -22,7 +22,7 @@ func (db *DB) readBlob(ctx context.Context, repository artifact.Repository, dige
 // SaveBlob records a durable blob, gives it to the repository, and ends the upload, if there was one.
 func (db *DB) SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string) error {
 	// The foreign keys are checked when the statement ends.
-	_, err := db.Pool.Exec(ctx, `with repository as (insert into repositories (name) values ($1) on conflict do nothing),
+	_, err := db.pool(ctx).Exec(ctx, `with repository as (insert into repositories (name) values ($1) on conflict do nothing),
 		blob as (insert into blobs (digest, size) values ($2, $3) on conflict do nothing),
 		upload as (delete from uploads where id = $4)
 		insert into repository_blobs (repository, digest) values ($1, $2) on conflict do nothing`, repository, digest, size, orNil(upload))

@@ -111,7 +111,7 @@ const (
 // more than once and must not act outside the transaction.
 func (db *DB) Transact(ctx context.Context, f func(tx pgx.Tx) error) error {
 	for attempt := 0; ; attempt++ {
-		err := pgx.BeginFunc(ctx, db.Pool, f)
+		err := pgx.BeginFunc(ctx, db.pool(ctx), f)
 		if attempt >= 5 || !retryable(err) {
 			return translate(err)
 		}
@@ -121,6 +121,14 @@ func (db *DB) Transact(ctx context.Context, f func(tx pgx.Tx) error) error {
 		case <-time.After(time.Duration(attempt+1) * 5 * time.Millisecond):
 		}
 	}
+}
+
+// pool returns where a write goes.
+func (db *DB) pool(ctx context.Context) *pgxpool.Pool {
+	if artifact.IsDoneAgain(ctx) {
+		return db.loose
+	}
+	return db.Pool
 }
 
 // retryable: SQLSTATE class 40 is transaction rollback (PostgreSQL manual, appendix A).

@@ -2,8 +2,8 @@ package promotion
 
 import (
 	"context"
-	"slices"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 

@@ -59,6 +59,7 @@ func environments(p artifact.Principal) string {
 // PutManifest judges a manifest and, if it is allowed, stores it under its digest and its tags. A denial carries every
 // reason, and leaves nothing that can be pulled.
 func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
+	r.pushing(ctx)
 	if err := may(p, artifact.ActionPush, ref.Repository); err != nil {
 		return Pushed{}, err
 	}

@@ -13,6 +13,7 @@ import (
 
 // StartUpload begins an upload and returns it.
 func (r *Registry) StartUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository) (artifact.Upload, error) {
+	r.pushing(ctx)
 	if err := may(p, artifact.ActionPush, repository); err != nil {
 		return artifact.Upload{}, err
 	}
@@ -41,6 +42,7 @@ var errBusy = artifact.Coded(artifact.Conflict, "BLOB_UPLOAD_INVALID", "another 
 // Append writes a chunk to an upload. What was received of a body that broke is kept: the client asks for the status
 // and goes on from there.
 func (r *Registry) Append(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, at *Range, body io.Reader) (artifact.Upload, error) {
+	r.pushing(ctx)
 	release, ok := r.uploading.try(id)
 	if !ok {
 		return artifact.Upload{}, errBusy
@@ -76,6 +78,7 @@ func (r *Registry) append(ctx context.Context, u artifact.Upload, at *Range, bod
 
 // FinishUpload writes the last chunk, if there is one, and makes the upload the blob of a digest.
 func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, at *Range, body io.Reader, digest artifact.Digest) (artifact.Descriptor, error) {
+	r.pushing(ctx)
 	release, ok := r.uploading.try(id)
 	if !ok {
 		return artifact.Descriptor{}, errBusy
@@ -108,6 +111,7 @@ func (r *Registry) commit(ctx context.Context, u artifact.Upload, digest artifac
 
 // PutBlob writes a whole blob in one go.
 func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository artifact.Repository, body io.Reader, digest artifact.Digest) (artifact.Descriptor, error) {
+	r.pushing(ctx)
 	if err := may(p, artifact.ActionPush, repository); err != nil {
 		return artifact.Descriptor{}, err
 	}

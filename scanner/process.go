@@ -99,7 +99,7 @@ func command(cfg Config, folder string, stderr io.Writer, files ...*os.File) *ex
 	cmd.Stderr = stderr
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + folder, "TMPDIR=" + folder, "TZ=UTC", "GOMEMLIMIT=" + strconv.FormatInt(cfg.Memory, 10),
-		"GOGC=400", "GOMAXPROCS=" + strconv.Itoa(runtime.NumCPU())}
+		"GOGC=200", "GOMAXPROCS=" + strconv.Itoa(runtime.NumCPU())}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() == 0 {
 		// By its descriptor, which is 4 there: nobody may not pass through the folders that lead to it.

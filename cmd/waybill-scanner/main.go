@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"waybill/scanner"
 	"waybill/scanner/trivy"
@@ -59,6 +60,9 @@ func run(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// The next layer may be long in coming; giving memory back after each would cost more than most of them.
+	idle := time.AfterFunc(time.Second, debug.FreeOSMemory)
+	defer idle.Stop()
 	for requests := bufio.NewReader(in); ; {
 		var request scanner.Request
 		if err := scanner.Read(requests, &request); errors.Is(err, io.EOF) {
@@ -66,10 +70,11 @@ func run(in io.Reader, out io.Writer) error {
 		} else if err != nil {
 			return err
 		}
+		idle.Stop()
 		if err := scanner.Write(out, answer(s, files, request)); err != nil {
 			return err
 		}
-		debug.FreeOSMemory() // the next layer may be long in coming
+		idle.Reset(time.Second)
 	}
 }
 
@@ -83,7 +88,7 @@ func answer(s *trivy.Scanner, files *net.UnixConn, request scanner.Request) (res
 			return scanner.Response{Failed: err.Error()}
 		}
 		defer file.Close()
-		analysis, err := s.Analyse(ctx, io.NewSectionReader(file, 0, 1<<62))
+		analysis, err := s.Analyse(ctx, io.NewSectionReader(file, 0, 1<<62), request.Analyse.Digest.Algorithm() == "sha512")
 		if err != nil {
 			return scanner.Response{Refused: err.Error()}
 		}

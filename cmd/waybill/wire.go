@@ -93,9 +93,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
-		Scanner: &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Logger: logger},
+		Scanner:  &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Busy: images.Busy, Logger: logger},
 		Rejudger: &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
-		Signer:  &jobs.Signer{Judge: judge, Service: signing, Logger: logger},
+		Signer:   &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint:     func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 			CollectUploads: images.CollectUploads,

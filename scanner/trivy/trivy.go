@@ -75,8 +75,9 @@ func New(version, database string) (*Scanner, error) {
 	return &Scanner{version: version, database: database, group: group, handlers: handlers, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
-// Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers.
-func (s *Scanner) Analyse(ctx context.Context, blob io.Reader) (scanner.Analysis, error) {
+// Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers. With
+// sha512 the facts have the tar's SHA-512 too.
+func (s *Scanner) Analyse(ctx context.Context, blob io.Reader, sha512 bool) (scanner.Analysis, error) {
 	r, w := io.Pipe()
 	type outcome struct {
 		facts ours.LayerFacts
@@ -86,7 +87,7 @@ func (s *Scanner) Analyse(ctx context.Context, blob io.Reader) (scanner.Analysis
 	go func() {
 		// One hand-over for many of the archive's small pieces: the two sides take turns.
 		tee := bufio.NewWriterSize(w, 256<<10)
-		facts, err := layer.Read(blob, layer.Options{Tee: tee})
+		facts, err := layer.Read(blob, layer.Options{Tee: tee, SHA512: sha512})
 		if err == nil {
 			_ = tee.Flush() // that the analysers stopped reading is theirs to say
 		}

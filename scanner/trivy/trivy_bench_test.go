@@ -37,7 +37,7 @@ func BenchmarkAnalyse(b *testing.B) {
 	require.NoError(b, z.Close())
 	b.SetBytes(int64(layer.Len()))
 	for b.Loop() {
-		_, err := s.Analyse(b.Context(), bytes.NewReader(layer.Bytes()))
+		_, err := s.Analyse(b.Context(), bytes.NewReader(layer.Bytes()), false)
 		require.NoError(b, err)
 	}
 }
@@ -46,7 +46,7 @@ func BenchmarkAnalyse(b *testing.B) {
 func BenchmarkMatch(b *testing.B) {
 	s, err := trivy.New("bench", "")
 	require.NoError(b, err)
-	a, err := s.Analyse(b.Context(), bytes.NewReader(make([]byte, 1024)))
+	a, err := s.Analyse(b.Context(), bytes.NewReader(make([]byte, 1024)), false)
 	require.NoError(b, err)
 	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[%q]}}`, a.Facts.DiffID)
 	request := scanner.MatchRequest{Config: []byte(config), Layers: [][]byte{a.Blob}, Name: "shop/returns", Digest: artifact.DigestOf([]byte("image"))}
