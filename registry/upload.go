@@ -171,16 +171,32 @@ func (r *Registry) Mount(ctx context.Context, p artifact.Principal, repository, 
 		}
 	}
 	for _, source := range sources {
-		if r.cfg.Gate.Pull(ctx, p, source, digest) != nil {
-			continue
+		size, ok := r.reads(ctx, p, source, digest)
+		if ok {
+			return true, r.cfg.Blobs.SaveBlob(ctx, repository, digest, size, "")
 		}
-		size, err := r.cfg.Blobs.Blob(ctx, source, digest)
-		if err != nil {
-			continue
-		}
-		return true, r.cfg.Blobs.SaveBlob(ctx, repository, digest, size, "")
 	}
 	return false, nil
+}
+
+// MountSource returns a repository from which p may mount a blob.
+func (r *Registry) MountSource(ctx context.Context, p artifact.Principal, digest artifact.Digest) (from artifact.Repository, found bool, err error) {
+	sources, err := r.cfg.Blobs.BlobRepositories(ctx, digest)
+	for _, source := range sources {
+		if _, ok := r.reads(ctx, p, source, digest); ok {
+			return source, true, nil
+		}
+	}
+	return artifact.Repository{}, false, err
+}
+
+// reads returns a blob's size if a repository has it and p may read it there.
+func (r *Registry) reads(ctx context.Context, p artifact.Principal, source artifact.Repository, digest artifact.Digest) (int64, bool) {
+	if r.cfg.Gate.Pull(ctx, p, source, digest) != nil {
+		return 0, false
+	}
+	size, err := r.cfg.Blobs.Blob(ctx, source, digest)
+	return size, err == nil
 }
 
 // exactly reads a chunk of an announced length: fewer bytes and more are errors.

@@ -85,12 +85,17 @@ func (s *Server) v2(c *gin.Context) error {
 	return end.handle(s, &request{c, path, identity})
 }
 
-// challenge tells a client where to get an access token (distribution "Token Authentication Specification").
-func (s *Server) challenge(c *gin.Context, repository artifact.Repository, action string) {
+// challenge tells a client where to get an access token (distribution "Token Authentication Specification"): one that
+// may also pull from others, where a mount needs it.
+func (s *Server) challenge(c *gin.Context, repository artifact.Repository, action string, others ...artifact.Repository) {
 	value := fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, s.externalURL(c), s.cfg.AccessTokens.Service())
 	if !repository.IsZero() && action != "" {
 		actions := map[string]string{"pull": "pull", "push": "pull,push", "delete": "delete,pull"}[action]
-		value += fmt.Sprintf(`,scope="repository:%s:%s"`, repository, actions)
+		scope := fmt.Sprintf("repository:%s:%s", repository, actions)
+		for _, other := range others {
+			scope += fmt.Sprintf(" repository:%s:pull", other)
+		}
+		value += `,scope="` + scope + `"`
 	}
 	c.Header("WWW-Authenticate", value)
 }

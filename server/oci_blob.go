@@ -89,6 +89,8 @@ func (s *Server) startUpload(r *request) error {
 	return nil
 }
 
+// mount gives the repository a blob that another has. An access token whose scopes do not reach where its principal may
+// read is answered with what to ask for.
 func (s *Server) mount(r *request, digest artifact.Digest) (bool, error) {
 	var from artifact.Repository
 	if name := r.Query("from"); name != "" {
@@ -96,27 +98,38 @@ func (s *Server) mount(r *request, digest artifact.Digest) (bool, error) {
 		if from, err = artifact.ParseRepository(name); err != nil {
 			return false, err
 		}
-		if !r.identity.Allows(from, "pull") {
-			return false, nil
+		if r.identity.Allows(from, "pull") {
+			return s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest)
 		}
-	} else if r.identity.Scopes != nil {
-		return s.mountWithin(r, digest)
+		return false, s.wider(r, from)
 	}
-	return s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest)
-}
-
-// mountWithin mounts from wherever an access token's scopes reach, and from nowhere else.
-func (s *Server) mountWithin(r *request, digest artifact.Digest) (bool, error) {
+	if r.identity.Scopes == nil {
+		return s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest)
+	}
 	for _, scope := range r.identity.Scopes {
-		from, err := artifact.ParseRepository(scope.Name)
-		if err != nil || !r.identity.Allows(from, "pull") {
+		within, err := artifact.ParseRepository(scope.Name)
+		if err != nil || !r.identity.Allows(within, "pull") {
 			continue
 		}
-		if mounted, err := s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, from, digest); err != nil || mounted {
+		if mounted, err := s.cfg.Registry.Mount(r.Request.Context(), r.principal(), r.repository, within, digest); err != nil || mounted {
 			return mounted, err
 		}
 	}
-	return false, nil
+	from, found, err := s.cfg.Registry.MountSource(r.Request.Context(), r.principal(), digest)
+	if err != nil || !found {
+		return false, err
+	}
+	return false, s.wider(r, from)
+}
+
+// wider asks the client for an access token that may pull from another repository too, if its principal may; if not, the
+// client uploads.
+func (s *Server) wider(r *request, from artifact.Repository) error {
+	if !r.principal().Can(artifact.ActionPull, from) {
+		return nil
+	}
+	s.challenge(r.Context, r.repository, "push", from)
+	return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "the access token is not for pull in %s, from where the blob would be mounted", from)
 }
 
 // created answers 201 with where the new thing is.
