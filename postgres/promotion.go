@@ -258,7 +258,11 @@ func (db *DB) History(ctx context.Context, repository artifact.Repository) ([]ar
 }
 
 func history(ctx context.Context, q querier, repository artifact.Repository) ([]artifact.Promotion, error) {
-	rows, err := q.Query(ctx, `select `+promotionColumns+` from promotions where $1::text is null or repository = $1 order by id`, repository)
+	sql, args := `select `+promotionColumns+` from promotions where repository = $1 order by id`, []any{repository}
+	if repository.IsZero() {
+		sql, args = `select `+promotionColumns+` from promotions order by id`, nil
+	}
+	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -272,8 +276,13 @@ func (db *DB) Deployments(ctx context.Context, repository artifact.Repository) (
 }
 
 func deployments(ctx context.Context, q querier, repository artifact.Repository) ([]artifact.Deployment, error) {
-	rows, err := q.Query(ctx, `select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason from deployments d join promotions p on p.id = d.promotion
-		where $1::text is null or d.repository = $1 order by d.repository, d.environment`, repository)
+	sql, args := `select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason from deployments d join promotions p on p.id = d.promotion
+		where d.repository = $1 order by d.environment`, []any{repository}
+	if repository.IsZero() {
+		sql, args = `select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason from deployments d join promotions p on p.id = d.promotion
+			order by d.repository, d.environment`, nil
+	}
+	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}

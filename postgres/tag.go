@@ -32,11 +32,13 @@ func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, m
 			return false, err
 		}
 	}
-	set := `insert into tags (repository, name, digest, updated_by) values ($1, $2, $3, $4)`
+	sql := `with moved as (insert into tags (repository, name, digest, updated_by) values ($1, $2, $3, $4))
+		insert into tag_history (repository, name, digest, actor) values ($1, $2, $3, $4)`
 	if !old.IsZero() {
-		set = `update tags set digest = $3, updated_by = $4, updated_at = now() where repository = $1 and name = $2`
+		sql = `with moved as (update tags set digest = $3, updated_by = $4, updated_at = now() where repository = $1 and name = $2)
+			insert into tag_history (repository, name, digest, actor) values ($1, $2, $3, $4)`
 	}
-	if _, err := tx.Exec(ctx, `with set as (`+set+`) insert into tag_history (repository, name, digest, actor) values ($1, $2, $3, $4)`, p.Repository, tag, p.Digest, p.PushedBy); err != nil {
+	if _, err := tx.Exec(ctx, sql, p.Repository, tag, p.Digest, p.PushedBy); err != nil {
 		if isUniqueViolation(err) { // another push set it first
 			return false, artifact.Coded(artifact.Conflict, "DENIED", "tag %s of %s was set by another push at this moment; push again", tag, p.Repository)
 		}

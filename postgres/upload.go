@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"waybill/artifact"
@@ -16,12 +17,17 @@ func (db *DB) CreateUpload(ctx context.Context, u artifact.Upload) error {
 	return translate(err)
 }
 
-// Upload returns an upload, or NotFound. The id is a client's, so it is compared as text: a malformed one is unknown.
+// Upload returns an upload, or NotFound. The id is a client's: one that is no UUID, as CreateUpload's callers write them, is
+// unknown.
 func (db *DB) Upload(ctx context.Context, repository artifact.Repository, id string) (artifact.Upload, error) {
 	u := artifact.Upload{ID: id, Repository: repository}
-	err := db.Pool.QueryRow(ctx, `select offset_, hash_state, created_by from uploads where id::text = $1 and repository = $2`, id, repository).
+	unknown := artifact.Coded(artifact.NotFound, "BLOB_UPLOAD_UNKNOWN", "no such upload in %s", repository)
+	if parsed, err := uuid.Parse(id); err != nil || parsed.String() != id {
+		return u, unknown
+	}
+	err := db.Pool.QueryRow(ctx, `select offset_, hash_state, created_by from uploads where id = $1 and repository = $2`, id, repository).
 		Scan(&u.Offset, &u.State, &u.CreatedBy)
-	return u, orNotFound(err, artifact.Coded(artifact.NotFound, "BLOB_UPLOAD_UNKNOWN", "no such upload in %s", repository))
+	return u, orNotFound(err, unknown)
 }
 
 // AdvanceUpload moves an upload on from an offset; Conflict when another request moved it meanwhile.
