@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,9 @@ const clients = 4 // of pushes, pulls and blobs
 var works = []work{
 	{"manifest-digest", "/s", manifests(true)},
 	{"manifest-tag", "/s", manifests(false)},
+	{"cold-manifest", "/s", coldManifests(1000)},
+	{"tag-list", "/s", lists("tags/list")},
+	{"referrers", "/s", lists("referrers/")},
 	{"blob-68MB", "GB/s", blobs(68_000_000)},
 	{"push-1MB", "/s", pushes(200, 1_000_000)},
 	{"push-10MB", "/s", pushes(60, 10_000_000)},
@@ -60,6 +64,50 @@ func manifests(byDigest bool) func(context.Context, int) (func(context.Context, 
 				tag = digest(img.manifest)
 			}
 			return gets(ctx, t, "/v2/bench/manifest/manifests/"+tag, 16, length, false)
+		}, nil
+	}
+}
+
+// coldManifests asks for each of many manifests once: whatever a server remembers, it has to look.
+func coldManifests(n int) func(context.Context, int) (func(context.Context, target, time.Duration) (measured, error), error) {
+	return func(_ context.Context, round int) (func(context.Context, target, time.Duration) (measured, error), error) {
+		images, err := newImages(n, 1000)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, t target, _ time.Duration) (measured, error) {
+			repository := fmt.Sprintf("bench/cold-%d-%d", begun.Unix(), round)
+			if _, err := each(images, func(c *client, i int) error { return c.push(ctx, repository, fmt.Sprint("v", i), images[i]) }, t); err != nil {
+				return measured{}, err
+			}
+			return each(images, func(c *client, i int) error {
+				answer, err := c.do(ctx, t.puller, "GET", "/v2/"+repository+"/manifests/"+digest(images[i].manifest), nil, "", 200)
+				if err != nil {
+					return err
+				}
+				return drain(answer)
+			}, t)
+		}, nil
+	}
+}
+
+// lists asks for the tags of a repository that has ten, or for what refers to one of its images.
+func lists(what string) func(context.Context, int) (func(context.Context, target, time.Duration) (measured, error), error) {
+	return func(_ context.Context, round int) (func(context.Context, target, time.Duration) (measured, error), error) {
+		images, err := newImages(10, 1000)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, t target, length time.Duration) (measured, error) {
+			repository := fmt.Sprintf("bench/%s%d-%d", strings.ReplaceAll(what, "/", "-"), begun.Unix(), round)
+			if _, err := each(images, func(c *client, i int) error { return c.push(ctx, repository, fmt.Sprint("v", i), images[i]) }, t); err != nil {
+				return measured{}, err
+			}
+			path := what
+			if what == "referrers/" {
+				path += digest(images[0].manifest)
+			}
+			return gets(ctx, t, "/v2/"+repository+"/"+path, clients, length, false)
 		}, nil
 	}
 }

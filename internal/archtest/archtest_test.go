@@ -46,6 +46,7 @@ var mayImport = map[string][]string{
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
 	"bench":            {},
+	"bench/scale":      {"postgres"},
 	"examples/returns": {},
 	"internal/e2e":     {},
 	"internal/demo":    {},
