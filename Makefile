@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := docker.io podman skopeo crun umoci mmdebstrap jq curl git ca-certificates
+TEST_PACKAGES := strace docker.io podman skopeo crun umoci mmdebstrap jq curl git ca-certificates
 
 .PHONY: build scanner deps deps-run tools test lint fuzz demo image clean
 
