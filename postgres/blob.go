@@ -39,6 +39,12 @@ func (db *DB) BlobRepositories(ctx context.Context, digest artifact.Digest) ([]a
 	return all, translate(err)
 }
 
+// Named reports whether a manifest of the repository names a blob.
+func (db *DB) Named(ctx context.Context, repository artifact.Repository, blob artifact.Digest) (named bool, err error) {
+	err = db.Pool.QueryRow(ctx, `select exists (select from manifest_references where repository = $1 and digest = $2 and kind <> 'manifest')`, repository, blob).Scan(&named)
+	return named, translate(err)
+}
+
 // UnlinkBlob takes a blob from a repository; Unsupported while one of its manifests needs it.
 func (db *DB) UnlinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
 	defer db.hot.forget(repository)

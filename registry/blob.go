@@ -13,6 +13,9 @@ func (r *Registry) StatBlob(ctx context.Context, p artifact.Principal, repositor
 	if err := r.cfg.Gate.Pull(ctx, p, repository, digest); err != nil {
 		return 0, err
 	}
+	if err := r.served(ctx, repository, digest); err != nil {
+		return 0, err
+	}
 	return r.cfg.Blobs.Blob(ctx, repository, digest)
 }
 

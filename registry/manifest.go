@@ -19,19 +19,47 @@ type Pushed struct {
 	Warnings []artifact.Reason
 }
 
+// Pulled is a manifest on its way out.
+type Pulled struct {
+	artifact.StoredManifest
+	Stale bool // of a mirror whose upstream does not answer: the tag may stand elsewhere by now
+}
+
 // GetManifest returns a manifest to one who may have it.
-func (r *Registry) GetManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference) (artifact.StoredManifest, error) {
+func (r *Registry) GetManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference) (Pulled, error) {
 	if !p.Sees(ref.Repository) {
-		return artifact.StoredManifest{}, r.cfg.Gate.Pull(ctx, p, ref.Repository, ref.Digest)
+		return Pulled{}, r.cfg.Gate.Pull(ctx, p, ref.Repository, ref.Digest)
 	}
-	digest, err := r.resolve(ctx, ref)
+	digest, stale, err := r.resolve(ctx, p, ref)
 	if err != nil {
-		return artifact.StoredManifest{}, r.hide(p, ref, err)
+		return Pulled{}, r.hide(p, ref, err)
 	}
 	if err := r.cfg.Gate.Pull(ctx, p, ref.Repository, digest); err != nil {
-		return artifact.StoredManifest{}, r.hide(p, ref, err)
+		return Pulled{}, r.hide(p, ref, err)
 	}
-	return r.cfg.Manifests.Manifest(ctx, ref.Repository, digest)
+	m, err := r.cfg.Manifests.Manifest(ctx, ref.Repository, digest)
+	return Pulled{m, stale}, err
+}
+
+// resolve returns the digest that a reference means. What a mirror lacks is fetched for one who may pull at will; a
+// deployer gets what was promoted, and that is here.
+func (r *Registry) resolve(ctx context.Context, p artifact.Principal, ref artifact.Reference) (digest artifact.Digest, stale bool, err error) {
+	follow := false
+	if ofMirror(ref.Repository) && p.Can(artifact.ActionPull, ref.Repository) {
+		if follow, err = r.followed(ctx, ref); err != nil {
+			return digest, false, err
+		}
+	}
+	switch {
+	case follow && ref.Digest.IsZero():
+		return r.cfg.Upstream.Tag(ctx, ref.Repository, ref.Tag)
+	case follow:
+		return ref.Digest, false, r.cfg.Upstream.Manifest(ctx, ref.Repository, ref.Digest)
+	case ref.Digest.IsZero():
+		digest, err = r.cfg.Manifests.ResolveTag(ctx, ref.Repository, ref.Tag)
+		return digest, false, err
+	}
+	return ref.Digest, false, nil
 }
 
 // hide keeps from one who may pull nothing at will whether a tag exists, and where it stands: a tag that is not there and
@@ -93,7 +121,7 @@ func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref ar
 	}
 	switch verdict.Outcome {
 	case artifact.Allow:
-		err = r.cfg.Manifests.PutManifest(ctx, push, r.mutable)
+		err = r.cfg.Manifests.PutManifest(ctx, push, r.mutable(ref.Repository))
 	case artifact.Deny:
 		err = r.deny(ctx, push)
 	default:

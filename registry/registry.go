@@ -69,6 +69,8 @@ type ManifestRows interface {
 	Tags(ctx context.Context, repository artifact.Repository) ([]TagRow, error)
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
 	Referrers(ctx context.Context, repository artifact.Repository, subject artifact.Digest) ([]artifact.Descriptor, error)
+	// Named reports whether a manifest of the repository names a blob.
+	Named(ctx context.Context, repository artifact.Repository, blob artifact.Digest) (bool, error)
 }
 
 // TagRow is a tag and where it stands.
@@ -112,6 +114,7 @@ type Config struct {
 	Gate        Gate
 	Names       Names
 	Inspector   Inspector
+	Upstream    Upstream // nil: nothing is mirrored
 	MutableTags []string // patterns, as in path.Match
 	Logger      *slog.Logger
 	Now         func() time.Time
@@ -142,6 +145,9 @@ func (r *Registry) pushing(ctx context.Context) {
 
 // may returns nil when p's role allows an action on a repository, else what role would.
 func may(p artifact.Principal, a artifact.Action, r artifact.Repository) error {
+	if ofMirror(r) && p.Name != artifact.System.Name {
+		return artifact.Coded(artifact.Denied, "DENIED", "%s is read-only: repositories below %s hold what other registries have, as Waybill fetches it; %s elsewhere", r, mirrors, a)
+	}
 	if p.Can(a, r) {
 		return nil
 	}
@@ -163,20 +169,14 @@ func roleFor(a artifact.Action) artifact.Role {
 // cosignTag is a tag of cosign's that names its subject; an attached index of the referrers tag schema has no suffix.
 var cosignTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.(sig|att|sbom))?$`)
 
-// mutable reports whether a tag may be moved to another digest.
-func (r *Registry) mutable(tag artifact.Tag) bool {
-	return cosignTag.MatchString(tag.String()) || slices.ContainsFunc(r.cfg.MutableTags, func(pattern string) bool {
-		ok, err := path.Match(pattern, tag.String())
-		return ok && err == nil
-	})
-}
-
-// resolve returns the digest that a reference means.
-func (r *Registry) resolve(ctx context.Context, ref artifact.Reference) (artifact.Digest, error) {
-	if !ref.Digest.IsZero() {
-		return ref.Digest, nil
+// mutable says of the tags of a repository whether they may be moved to another digest.
+func (r *Registry) mutable(repository artifact.Repository) func(artifact.Tag) bool {
+	return func(tag artifact.Tag) bool {
+		return ofMirror(repository) || cosignTag.MatchString(tag.String()) || slices.ContainsFunc(r.cfg.MutableTags, func(pattern string) bool {
+			ok, err := path.Match(pattern, tag.String())
+			return ok && err == nil
+		})
 	}
-	return r.cfg.Manifests.ResolveTag(ctx, ref.Repository, ref.Tag)
 }
 
 // page returns the part of sorted names after last, at most n of them, and whether more follow. n < 0 is no limit.

@@ -192,7 +192,7 @@ func (r *Registry) MountSource(ctx context.Context, p artifact.Principal, digest
 
 // reads returns a blob's size if a repository has it and p may read it there.
 func (r *Registry) reads(ctx context.Context, p artifact.Principal, source artifact.Repository, digest artifact.Digest) (int64, bool) {
-	if r.cfg.Gate.Pull(ctx, p, source, digest) != nil {
+	if r.cfg.Gate.Pull(ctx, p, source, digest) != nil || r.served(ctx, source, digest) != nil {
 		return 0, false
 	}
 	size, err := r.cfg.Blobs.Blob(ctx, source, digest)

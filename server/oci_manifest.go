@@ -20,6 +20,9 @@ func (s *Server) getManifest(r *request) error {
 	if err != nil {
 		return err
 	}
+	if m.Stale {
+		r.Header("Warning", `110 - "Response is Stale"`) // RFC 7234, section 5.5.1
+	}
 	r.Header("Docker-Content-Digest", m.Digest.String())
 	r.Header("ETag", `"`+m.Digest.String()+`"`)
 	if r.GetHeader("If-None-Match") == `"`+m.Digest.String()+`"` {

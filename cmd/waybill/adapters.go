@@ -45,6 +45,14 @@ func (j recordJudge) Judge(ctx context.Context, s artifact.Subject) (artifact.Ve
 	return v.VerdictRecord, err
 }
 
+// mirrorPushes stores what a mirror fetched by the path of every push.
+type mirrorPushes struct{ *registry.Registry }
+
+func (m *mirrorPushes) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, mediaType string, body []byte) error {
+	_, err := m.Registry.PutManifest(ctx, p, ref, mediaType, body, nil)
+	return err
+}
+
 // signerStore keeps signatures in the registry, as anybody's push would be, and intents in the database.
 type signerStore struct {
 	registry *registry.Registry
@@ -131,30 +139,14 @@ func (s buildStore) EndBuild(ctx context.Context, r builder.Record, provenance j
 }
 
 // bases resolves what a Dockerfile builds on, for one who may pull it.
-type bases struct {
-	registry *registry.Registry
-	gate     *promotion.Gate
-	db       *postgres.DB
-}
+type bases struct{ registry *registry.Registry }
 
 func (b bases) Base(ctx context.Context, p artifact.Principal, ref artifact.Reference, platform artifact.Platform) (gcr.Image, artifact.Digest, error) {
-	digest := ref.Digest
-	if !p.Sees(ref.Repository) {
-		return nil, digest, b.gate.Pull(ctx, p, ref.Repository, digest)
-	}
-	if digest.IsZero() {
-		var err error
-		if digest, err = b.db.ResolveTag(ctx, ref.Repository, ref.Tag); err != nil {
-			return nil, digest, err
-		}
-	}
-	if err := b.gate.Pull(ctx, p, ref.Repository, digest); err != nil {
-		return nil, digest, err
-	}
-	m, err := b.db.Manifest(ctx, ref.Repository, digest)
+	m, err := b.registry.GetManifest(ctx, p, ref)
 	if err != nil {
-		return nil, digest, err
+		return nil, ref.Digest, err
 	}
+	digest := m.Digest
 	if m.Manifest.IsIndex() {
 		found := artifact.Digest{}
 		for _, d := range m.Manifest.Manifests {

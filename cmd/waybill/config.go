@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"waybill/artifact"
+	"waybill/mirror"
 )
 
 // Config is the whole configuration of waybill serve: a YAML file, each key of which may be set or overridden by a
@@ -32,6 +36,8 @@ type Config struct {
 	Registry RegistryConfig `yaml:"registry"`
 	// Scanner bounds the scanner processes.
 	Scanner ScannerConfig `yaml:"scanner"`
+	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
+	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Log says what is logged.
 	Log LogConfig `yaml:"log"`
 }
@@ -63,6 +69,29 @@ type ScannerConfig struct {
 	Timeout time.Duration `yaml:"timeout"`
 }
 
+// RemoteConfig names a registry elsewhere, and who Waybill is there.
+type RemoteConfig struct {
+	// Name is what it is called here: a part of a repository's name, such as docker.io.
+	Name string `yaml:"name"`
+	// URL is https://HOST[:PORT].
+	URL string `yaml:"url"`
+	// Username to sign in with; it needs one of the two that follow. Empty: nobody signs in.
+	Username string `yaml:"username"`
+	// PasswordFile holds the password, or a token; it is read at each sign-in.
+	PasswordFile string `yaml:"passwordFile"`
+	// PasswordVariable is the environment variable that holds it, where that suits better.
+	PasswordVariable string `yaml:"passwordVariable"`
+	// Insecure allows http:// and certificates that nobody vouches for.
+	Insecure bool `yaml:"insecure"`
+}
+
+// MirrorConfig is a registry to serve as read-only repositories.
+type MirrorConfig struct {
+	RemoteConfig `yaml:",inline"`
+	// TTL is how long an answer of where a tag stands is good for. Default 5m.
+	TTL time.Duration `yaml:"ttl"`
+}
+
 // LogConfig says what is logged, to standard error.
 type LogConfig struct {
 	// Level is debug, info, warn or error. Default info.
@@ -80,8 +109,10 @@ var errUsage = errors.New("wrong usage")
 // loadConfig reads path, if one is given, then the variables in environ, then fills in the defaults.
 func loadConfig(path string, environ []string) (Config, error) {
 	var cfg Config
+	var src []byte
 	if path != "" {
-		src, err := os.ReadFile(path)
+		var err error
+		src, err = os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return cfg, fmt.Errorf("%w: configuration file %s does not exist", errUsage, path)
 		} else if err != nil {
@@ -95,7 +126,27 @@ func loadConfig(path string, environ []string) (Config, error) {
 		return cfg, fmt.Errorf("%w: %w", errUsage, err)
 	}
 	cfg.setDefaults()
+	if at, wrong := cfg.wrongRemote(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
 	return cfg, cfg.check()
+}
+
+// position returns "line:column:" of a place in the configuration, such as $.mirrors[0].url, or of the nearest one
+// around it that the file has.
+func position(src []byte, at string) string {
+	for at != "$" {
+		path, err := yaml.PathString(at)
+		if err != nil {
+			break
+		}
+		if node, err := path.ReadNode(bytes.NewReader(src)); err == nil {
+			where := node.GetToken().Position
+			return fmt.Sprintf("%d:%d:", where.Line, where.Column)
+		}
+		at = at[:strings.LastIndexAny(at, ".[")]
+	}
+	return ""
 }
 
 // decodeConfig refuses unknown and duplicate keys; its error begins with line:column.
@@ -118,6 +169,9 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
 	setDefault(&cfg.Log.Level, "info")
 	setDefault(&cfg.Log.Format, "text")
+	for i := range cfg.Mirrors {
+		setDefault(&cfg.Mirrors[i].TTL, 5*time.Minute)
+	}
 	if cfg.Registry.MutableTags == nil {
 		cfg.Registry.MutableTags = []string{"latest", "*-dev", "dev-*"}
 	}
@@ -143,6 +197,73 @@ func (cfg *Config) check() error {
 	return nil
 }
 
+// wrongRemote returns what is wrong with the first registry elsewhere that cannot be, and where that is written.
+func (cfg *Config) wrongRemote() (at string, wrong error) {
+	seen := map[string]bool{}
+	for i, m := range cfg.Mirrors {
+		place := fmt.Sprintf("$.mirrors[%d]", i)
+		if key, wrong := m.wrong(); wrong != nil {
+			return place + key, wrong
+		}
+		switch {
+		case seen[m.Name]:
+			return place + ".name", fmt.Errorf("another mirror is called %s too", m.Name)
+		case m.TTL < time.Second:
+			return place + ".ttl", errors.New("want at least 1s")
+		}
+		seen[m.Name] = true
+	}
+	return "", nil
+}
+
+func (r RemoteConfig) wrong() (key string, wrong error) {
+	repository, err := artifact.ParseRepository(r.Name)
+	switch {
+	case err != nil || strings.Contains(repository.String(), "/"):
+		return ".name", fmt.Errorf("name is %.80q; want lower-case letters, digits, '.', '_' or '-', such as docker.io", r.Name)
+	case r.PasswordFile != "" && r.PasswordVariable != "":
+		return ".passwordVariable", errors.New("passwordFile and passwordVariable are given; want one")
+	case r.Username == "" && (r.PasswordFile != "" || r.PasswordVariable != ""):
+		return "", errors.New("a password is given, and no username")
+	case r.Username != "" && r.PasswordFile == "" && r.PasswordVariable == "":
+		return ".username", errors.New("username needs passwordFile or passwordVariable")
+	}
+	if _, err := r.password(); err != nil {
+		return map[bool]string{true: ".passwordFile", false: ".passwordVariable"}[r.PasswordFile != ""], err
+	}
+	if err := r.remote().Check(); err != nil {
+		return ".url", err
+	}
+	return "", nil
+}
+
+// password reads the password from where it is kept.
+func (r RemoteConfig) password() (string, error) {
+	if r.PasswordVariable != "" {
+		value := os.Getenv(r.PasswordVariable)
+		if value == "" {
+			return "", fmt.Errorf("variable %s holds no password", r.PasswordVariable)
+		}
+		return value, nil
+	}
+	if r.PasswordFile == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(r.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("password: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+func (r RemoteConfig) remote() mirror.Remote {
+	m := mirror.Remote{Name: r.Name, URL: r.URL, Username: r.Username, Insecure: r.Insecure}
+	if r.Username != "" {
+		m.Password = r.password
+	}
+	return m
+}
+
 // overlay sets from environ each key that a WAYBILL_ variable names.
 func overlay(cfg *Config, environ []string) error {
 	fields := map[string]reflect.Value{}
@@ -166,9 +287,11 @@ func overlay(cfg *Config, environ []string) error {
 func collect(fields map[string]reflect.Value, prefix string, v reflect.Value) {
 	for i := range v.NumField() {
 		name := prefix + "_" + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
-		if v.Field(i).Kind() == reflect.Struct {
+		switch kind := v.Field(i).Type(); {
+		case kind.Kind() == reflect.Struct:
 			collect(fields, name, v.Field(i))
-		} else {
+		case kind.Kind() == reflect.Slice && kind.Elem().Kind() == reflect.Struct: // a list of things is for the file
+		default:
 			fields[name] = v.Field(i)
 		}
 	}

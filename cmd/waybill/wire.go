@@ -22,6 +22,7 @@ import (
 	"waybill/builder"
 	"waybill/jobs"
 	"waybill/ledger"
+	"waybill/mirror"
 	"waybill/policy"
 	"waybill/postgres"
 	"waybill/promotion"
@@ -41,6 +42,7 @@ type app struct {
 	jobs          *jobs.Client
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
+	mirrors       *mirror.Service
 	database      *postgres.DB
 	embedded      *postgres.Embedded // nil with database.url
 	newAdminToken string
@@ -83,12 +85,16 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Contents: contents, Policies: db})
 	gate := promotion.NewGate(db)
 	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
+	pushes := &mirrorPushes{}
+	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
+		return nil, err
+	}
 	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
-		Inspector: a.inspector, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
-	contents.registry = images
+		Inspector: a.inspector, Upstream: a.mirrors, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
+	contents.registry, pushes.Registry = images, images
 	signing := signer.NewService(k.signer, signerStore{images, db})
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
-	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images, gate, db}, Publisher: publisher{images, judge, signing, db},
+	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
 	a.jobs, err = jobs.New(ctx, jobs.Config{
@@ -157,10 +163,13 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 // stopping is how long running jobs may go on at a stop; they are tried again at the next start.
 const stopping = 10 * time.Second
 
-// close stops what is left to stop, in order: workers, scanners, database.
+// close stops what is left to stop, in order: fetches, workers, scanners, database.
 func (a *app) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopping)
 	defer cancel()
+	if a.mirrors != nil {
+		a.mirrors.Close()
+	}
 	if a.jobs != nil {
 		if err := a.jobs.Stop(ctx); err != nil {
 			a.logger.Warn("jobs were cut short; they go on at the next start", "error", err)
@@ -178,6 +187,15 @@ func (a *app) close() {
 	if a.embedded != nil {
 		a.embedded.Stop()
 	}
+}
+
+// sources are the registries to mirror.
+func (cfg *Config) sources() []mirror.Source {
+	var all []mirror.Source
+	for _, m := range cfg.Mirrors {
+		all = append(all, mirror.Source{Remote: m.remote(), TTL: m.TTL})
+	}
+	return all
 }
 
 // keys are all that the service holds of secrets; each is made once.

@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"ledger":   {"artifact"},
 	"builder":  {"artifact"},
 	"auth":     {"artifact"},
+	"mirror":   {"artifact"},
 
 	"signer":    {"artifact", "policy"},
 	"promotion": {"artifact", "policy"},
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"server": {"artifact", "registry", "promotion", "policy", "builder", "auth"},
 	"web":    {"artifact", "promotion", "policy", "auth"},
 
-	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "ledger", "policy", "postgres", "promotion", "registry",
+	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "ledger", "mirror", "policy", "postgres", "promotion", "registry",
 		"scanner", "server", "signer", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
