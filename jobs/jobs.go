@@ -1,4 +1,4 @@
-// Package jobs does what follows a push, outside the request: inspect layers, scan, sign, attach. Each worker loads,
+// Package jobs does what follows a push or a promotion, outside the request: inspect layers, scan, sign, attach, copy. Each worker loads,
 // calls one function, and stores; River retries it until it has, on whichever replica.
 package jobs
 
@@ -24,6 +24,7 @@ type Config struct {
 	Scanner     *Scanner
 	Signer      *Signer
 	Rejudger    *Rejudger
+	Replicator  *Replicator
 	Housekeeper *Housekeeper
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
 	// a process that was killed. With others, it is taken up when jobTimeout has passed.
@@ -57,10 +58,11 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, &rescanner{scanner: cfg.Scanner})
 	river.AddWorker(workers, cfg.Signer)
 	river.AddWorker(workers, cfg.Rejudger)
+	river.AddWorker(workers, cfg.Replicator)
 	river.AddWorker(workers, cfg.Housekeeper)
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers: workers,
-		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}},
+		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
 		Logger:  slog.New(quiet{cfg.Logger.Handler()}),
 		PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
 			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true})},

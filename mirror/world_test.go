@@ -110,6 +110,7 @@ type world struct {
 	db      *postgres.DB
 	images  *registry.Registry
 	service *mirror.Service
+	bytes   *blob.File
 
 	mu     sync.Mutex
 	now    time.Time
@@ -120,6 +121,7 @@ func newWorld(t testing.TB, sources ...mirror.Source) *world {
 	w := &world{t: t, db: pgtest.New(t), now: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), denied: map[string]bool{}}
 	files, err := blob.NewFile(t.TempDir())
 	require.NoError(t, err)
+	w.bytes = files
 	store := &pushes{}
 	w.service, err = mirror.New(mirror.Config{Sources: sources, Rows: w.db, Pushes: store, Logger: slog.New(slog.DiscardHandler), Now: w.clock})
 	require.NoError(t, err)

@@ -68,7 +68,7 @@ func rootsOf(ctx context.Context, tx pgx.Tx, repository artifact.Repository, dig
 
 // extendGrants lets what has just arrived be pulled with its subject, or with the digest that its cosign tag names,
 // wherever that may be.
-func extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
+func (db *DB) extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 	var subjects []string
 	for _, tag := range p.Tags {
 		if isCosignTag(tag) {
@@ -91,6 +91,12 @@ func extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 	}
 	for _, r := range roots {
 		if err := grant(ctx, tx, p.Repository, r.Root, r.Environment); err != nil {
+			return err
+		}
+		if db.OnPromoted == nil {
+			continue
+		}
+		if err := db.OnPromoted(ctx, tx, artifact.Promotion{Repository: p.Repository, Environment: r.Environment, Digest: r.Root}); err != nil {
 			return err
 		}
 	}

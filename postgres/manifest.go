@@ -86,7 +86,7 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 		if !created && !moved {
 			return nil
 		}
-		if err := extendGrants(ctx, tx, p); err != nil {
+		if err := db.extendGrants(ctx, tx, p); err != nil {
 			return err
 		}
 		return db.announce(ctx, tx, p, created)

@@ -27,6 +27,9 @@ type DB struct {
 	OnAccepted func(ctx context.Context, tx pgx.Tx, e artifact.Event) error
 	// OnPolicy is told likewise when a policy is put in force.
 	OnPolicy func(ctx context.Context, tx pgx.Tx) error
+	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
+	// that refers to a digest which an environment may pull.
+	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
 
 	// loose is for what may be lost with the last half second before a power cut, and is then done again: how far an
 	// upload is, what was learned of a layer. Its commits do not wait for the disk.

@@ -158,12 +158,12 @@ func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pas
 		if len(recalled) > 0 {
 			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s: %s", p.Repository, p.Digest, strings.Join(recalled, "; "))
 		}
-		return move(ctx, tx, &p, evidence)
+		return db.move(ctx, tx, &p, evidence)
 	})
 	return p, err
 }
 
-func move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, evidence []artifact.Digest) error {
+func (db *DB) move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, evidence []artifact.Digest) error {
 	if err := grant(ctx, tx, p.Repository, p.Digest, p.Environment); err != nil {
 		return err
 	}
@@ -180,10 +180,12 @@ func move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, evidence []arti
 	if err := insertPromotion(ctx, tx, p); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `insert into deployments (repository, environment, digest, version, promotion, since) values ($1, $2, $3, $4, $5, $6)
+	if _, err = tx.Exec(ctx, `insert into deployments (repository, environment, digest, version, promotion, since) values ($1, $2, $3, $4, $5, $6)
 		on conflict (repository, environment) do update set digest = excluded.digest, version = excluded.version, promotion = excluded.promotion, since = excluded.since`,
-		p.Repository, p.Environment, p.Digest, p.Version, p.ID, p.At)
-	return err
+		p.Repository, p.Environment, p.Digest, p.Version, p.ID, p.At); err != nil || db.OnPromoted == nil {
+		return err
+	}
+	return db.OnPromoted(ctx, tx, *p)
 }
 
 // moment is the time that a ledger entry and the rows beside it share; zero means now.

@@ -47,6 +47,7 @@ type APIConfig struct {
 	Facts         policy.Facts
 	Judge         VerdictJudge
 	Records       Records
+	Replications  Replications
 	Advisories    Advisories
 	Builder       Builder
 	Ledger        Ledger
@@ -222,6 +223,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionPromote), post("recall", "/recalls", "Take a digest out of every environment at once", "Promotion"), a.recall)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
+
+	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 
 	register(a, needs(artifact.ActionAudit), get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, needs(artifact.ActionAudit), get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)

@@ -56,6 +56,7 @@ func routes() []route {
 		{"POST", "/recalls", json, `{"ref":"shop/returns:v456","reason":"CVE"}`, "promoter admin", "promoter"},
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
+		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
 		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
 		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
@@ -111,6 +112,18 @@ func requireProblem(t *testing.T, a answer) server.Problem {
 	require.NotEmpty(t, p.RequestID)
 	require.Equal(t, a.header.Get("X-Request-Id"), p.RequestID)
 	return p
+}
+
+func TestReplicationsAreOfTheCallersRepositories(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var all, some server.ReplicationList
+	call(t, s, "auditor", "GET", "/replications", "", "").decode(t, &all)
+	require.Len(t, all.Replications, 2)
+	call(t, s, "scoped-reader", "GET", "/replications", "", "").decode(t, &some)
+	require.Len(t, some.Replications, 1)
+	require.Equal(t, "it is away", some.Replications[0].Problem)
 }
 
 func TestDeployerKnowsOnlyWhatIsPromoted(t *testing.T) {

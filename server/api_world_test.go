@@ -238,6 +238,14 @@ func (w *world) History(_ context.Context, r artifact.Repository) ([]artifact.Pr
 	return all, nil
 }
 
+func (w *world) Replications(_ context.Context, r artifact.Repository) ([]artifact.Replication, error) {
+	all := []artifact.Replication{{Target: "edge", Repository: w.shop, Digest: w.promoted, Environment: w.production, State: artifact.ReplicationCopied, Since: noon}}
+	if r == w.shop {
+		return all, nil
+	}
+	return append(all, artifact.Replication{Target: "edge", Repository: w.other, Digest: w.waiting, Environment: w.production, State: artifact.ReplicationFailed, Problem: "it is away", Since: noon}), nil
+}
+
 func (w *world) Promote(_ context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error) {
 	if len(w.unmet) > 0 {
 		return promotion.Result{}, &artifact.Error{Kind: artifact.Denied, Message: "2 gates are not met", Reasons: w.unmet}
@@ -348,7 +356,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
 		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

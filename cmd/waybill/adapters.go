@@ -12,10 +12,13 @@ import (
 	"path/filepath"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/jackc/pgx/v5"
 
 	"waybill/artifact"
 	"waybill/builder"
+	"waybill/jobs"
 	"waybill/ledger"
+	"waybill/mirror"
 	"waybill/policy"
 	"waybill/postgres"
 	"waybill/promotion"
@@ -51,6 +54,22 @@ type mirrorPushes struct{ *registry.Registry }
 func (m *mirrorPushes) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, mediaType string, body []byte) error {
 	_, err := m.Registry.PutManifest(ctx, p, ref, mediaType, body, nil)
 	return err
+}
+
+// replicate records and inserts the copies that a promotion sets off, in its transaction.
+func replicate(copier *mirror.Copier, db *postgres.DB, work *jobs.Client) func(context.Context, pgx.Tx, artifact.Promotion) error {
+	return func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error {
+		for _, target := range copier.Targets(p.Repository, p.Environment) {
+			r := artifact.Replication{Target: target, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment, Version: p.Version}
+			if err := db.QueueReplication(ctx, tx, r); err != nil {
+				return err
+			}
+			if err := work.Replicate(ctx, tx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // signerStore keeps signatures in the registry, as anybody's push would be, and intents in the database.

@@ -106,7 +106,7 @@ func TestWrongUsageIsTwo(t *testing.T) {
 		"nonsense", "promote", "promote a b", "promote a b c d", "promote a b c --nonsense", "token create", "token create --role king",
 		"token create --role reader --expires soon", "token", "token nonsense", "apply", "apply -f /does/not/exist", "db import", "db import /does/not/exist",
 		"build .", "build -t a:b", "build -t nocolon /tmp", "build -t a:b /does/not/exist", "build -t a:b -t c:d /tmp", "inspect", "inspect shop", "inspect UP:v1",
-		"verdict a:b extra", "scan a:b --output xml", "show shop", "rollback returns", "recall shop@" + testDigest.String(), "recall shop:v1 --reason=", "status a b", "history",
+		"verdict a:b extra", "scan a:b --output xml", "show shop", "rollback returns", "recall shop@" + testDigest.String(), "recall shop:v1 --reason=", "status a b", "history", "replication", "replication status a b",
 		"audit x", "verify", "verify shop", "verify shop:v1 --environment UP", "key", "key private", "login", "login ftp://x",
 	} {
 		out, errs, code := run(t, "", strings.Fields(line)...)
@@ -247,12 +247,14 @@ func TestReaders(t *testing.T) {
 	story := server.Story{Manifest: inspection, Verdict: artifact.VerdictRecord{Outcome: artifact.Allow}, Scan: &scan,
 		Promotions: []artifact.Promotion{{Action: "promote", Environment: environment(t, "dev"), Digest: testDigest, Actor: "token:ci", At: testTime}}}
 	fakeServer(t, map[string]any{"GET /inspect": inspection, "GET /scan": scan, "GET /show": story, "GET /history": server.HistoryList{Promotions: story.Promotions},
-		"GET /keys": server.PublicKeys{PublicKeyPEM: "-----BEGIN PUBLIC KEY-----\n"}})
+		"GET /replications": server.ReplicationList{Replications: []artifact.Replication{{Target: "edge", Repository: repository(t, "shop/returns"), Digest: testDigest, State: artifact.ReplicationFailed, Problem: "it is away", Since: testTime}}},
+		"GET /keys":         server.PublicKeys{PublicKeyPEM: "-----BEGIN PUBLIC KEY-----\n"}})
 	for line, wants := range map[string][]string{
 		"inspect shop/returns:v456": {"(none: root)", "12 (0 hidden", "openssl", "2.0 KiB"},
 		"scan shop/returns:v456":    {"1 high, 1 low", "(2h ago)", "CVE-1"},
 		"show shop/returns:v456":    {"allow", "not yet", "promote", "token:ci"},
 		"history returns":           {"promote", "2026-10-01 12:00:00Z"},
+		"replication status":        {"edge", "shop/returns", "failed", "it is away"},
 		"key public":                {"-----BEGIN PUBLIC KEY-----\n"},
 	} {
 		out, errs, code := run(t, "", strings.Fields(line)...)

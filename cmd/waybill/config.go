@@ -38,6 +38,8 @@ type Config struct {
 	Scanner ScannerConfig `yaml:"scanner"`
 	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
 	Mirrors []MirrorConfig `yaml:"mirrors"`
+	// Replication names registries that what is promoted is copied to. In the file only.
+	Replication []ReplicationConfig `yaml:"replication"`
 	// Log says what is logged.
 	Log LogConfig `yaml:"log"`
 }
@@ -90,6 +92,17 @@ type MirrorConfig struct {
 	RemoteConfig `yaml:",inline"`
 	// TTL is how long an answer of where a tag stands is good for. Default 5m.
 	TTL time.Duration `yaml:"ttl"`
+}
+
+// ReplicationConfig is a registry to copy what is promoted to, with all that refers to it.
+type ReplicationConfig struct {
+	RemoteConfig `yaml:",inline"`
+	// Repositories are patterns of those that are copied, such as shop/**.
+	Repositories []string `yaml:"repositories"`
+	// Environments are those a promotion to which is copied.
+	Environments []string `yaml:"environments"`
+	// Prefix is what a repository's name there begins with: with edge, shop/returns is edge/shop/returns. Default none.
+	Prefix string `yaml:"prefix"`
 }
 
 // LogConfig says what is logged, to standard error.
@@ -213,23 +226,63 @@ func (cfg *Config) wrongRemote() (at string, wrong error) {
 		}
 		seen[m.Name] = true
 	}
+	clear(seen)
+	for i, r := range cfg.Replication {
+		place := fmt.Sprintf("$.replication[%d]", i)
+		if key, wrong := r.wrong(); wrong != nil {
+			return place + key, wrong
+		}
+		if seen[r.Name] {
+			return place + ".name", fmt.Errorf("another target is called %s too", r.Name)
+		}
+		seen[r.Name] = true
+	}
+	return "", nil
+}
+
+func (r ReplicationConfig) wrong() (key string, wrong error) {
+	if key, wrong := r.RemoteConfig.wrong(); wrong != nil {
+		return key, wrong
+	}
+	if len(r.Repositories) == 0 || len(r.Environments) == 0 {
+		return ".name", errors.New("want repositories, such as [shop/**], and environments, such as [production]")
+	}
+	for i, glob := range r.Repositories {
+		if !artifact.ValidGlob(glob) {
+			return fmt.Sprintf(".repositories[%d]", i), fmt.Errorf("%.80q is no pattern; want one such as shop/**", glob)
+		}
+	}
+	for i, name := range r.Environments {
+		if _, err := artifact.ParseEnvironment(name); err != nil {
+			return fmt.Sprintf(".environments[%d]", i), err
+		}
+	}
+	if r.Prefix != "" {
+		if _, err := artifact.ParseRepository(r.Prefix); err != nil {
+			return ".prefix", err
+		}
+	}
 	return "", nil
 }
 
 func (r RemoteConfig) wrong() (key string, wrong error) {
+	secret := ".passwordFile"
+	if r.PasswordVariable != "" {
+		secret = ".passwordVariable"
+	}
 	repository, err := artifact.ParseRepository(r.Name)
 	switch {
 	case err != nil || strings.Contains(repository.String(), "/"):
 		return ".name", fmt.Errorf("name is %.80q; want lower-case letters, digits, '.', '_' or '-', such as docker.io", r.Name)
 	case r.PasswordFile != "" && r.PasswordVariable != "":
-		return ".passwordVariable", errors.New("passwordFile and passwordVariable are given; want one")
+		return secret, errors.New("passwordFile and passwordVariable are given; want one")
 	case r.Username == "" && (r.PasswordFile != "" || r.PasswordVariable != ""):
-		return "", errors.New("a password is given, and no username")
+		return secret, errors.New("a password is given, and no username")
 	case r.Username != "" && r.PasswordFile == "" && r.PasswordVariable == "":
 		return ".username", errors.New("username needs passwordFile or passwordVariable")
 	}
 	if _, err := r.password(); err != nil {
-		return map[bool]string{true: ".passwordFile", false: ".passwordVariable"}[r.PasswordFile != ""], err
+		return secret, err
 	}
 	if err := r.remote().Check(); err != nil {
 		return ".url", err

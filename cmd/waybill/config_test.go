@@ -41,28 +41,46 @@ func TestConfig(t *testing.T) {
 		require.Equal(t, "s3cret", password)
 		require.Nil(t, cfg.sources()[1].Password)
 	})
+	t.Run("replication", func(t *testing.T) {
+		cfg, err := loadConfig(file("replication:\n  - {name: edge, url: https://edge.example, repositories: [shop/**], environments: [production], username: u, passwordVariable: PATH, prefix: from/here}\n"), nil)
+		require.NoError(t, err)
+		target := cfg.targets()[0]
+		require.Equal(t, "from/here", target.Prefix)
+		require.Equal(t, "production", target.Environments[0].String())
+		password, err := target.Password()
+		require.NoError(t, err)
+		require.Equal(t, os.Getenv("PATH"), password)
+	})
+	const edge = "replication:\n  - name: edge\n    url: https://edge.example\n"
 	for name, c := range map[string]struct {
 		file    string
 		environ []string
 		want    string
 	}{
-		"unknown key":        {"data: d\nregistry:\n  mutabletags: [x]\n", nil, `waybill.yaml:3:3: unknown field "mutabletags"`},
-		"unknown top key":    {"lisen: x\n", nil, `waybill.yaml:1:1: unknown field "lisen"`},
-		"duplicate key":      {"data: d\ndata: e\n", nil, `waybill.yaml:2:1: mapping key "data" already defined at [1:1]`},
-		"wrong type":         {"scanner: {processes: many}\n", nil, "waybill.yaml:1:22:"},
-		"unknown mirror key": {"mirrors:\n  - name: a\n    url: https://a\n    tll: 5m\n", nil, `waybill.yaml:4:5: unknown field "tll"`},
-		"mirror's password":  {"mirrors:\n  - name: a\n    url: https://a\n    password: x\n", nil, `waybill.yaml:4:5: unknown field "password"`},
-		"mirror's name":      {"mirrors:\n  - name: A/b\n    url: https://a\n", nil, `waybill.yaml:2:11: name is "A/b"; want`},
-		"mirror's address":   {"mirrors:\n  - name: a\n    url: a.example\n", nil, `waybill.yaml:3:10: url: want https://HOST`},
-		"mirror in clear":    {"mirrors:\n  - {name: a, url: 'http://a'}\n", nil, `waybill.yaml:2:20: url: http:// sends`},
-		"mirror twice":       {"mirrors:\n  - {name: a, url: 'https://a'}\n  - {name: a, url: 'https://b'}\n", nil, `waybill.yaml:3:12: another mirror`},
-		"mirror unnamed":     {"mirrors:\n  - {url: 'https://a'}\n", nil, `waybill.yaml:2:5: name is ""`},
-		"no password":        {"mirrors:\n  - {name: a, url: 'https://a', username: u}\n", nil, `waybill.yaml:2:43: username needs`},
-		"no password file":   {"mirrors:\n  - {name: a, url: 'https://a', username: u, passwordFile: /nowhere}\n", nil, `waybill.yaml:2:60: password: open /nowhere`},
-		"mirrors variable":   {"", []string{"WAYBILL_MIRRORS=x"}, "WAYBILL_MIRRORS names no configuration key"},
-		"unknown variable":   {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
-		"bad number":         {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
-		"bad level":          {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
+		"unknown key":               {"data: d\nregistry:\n  mutabletags: [x]\n", nil, `waybill.yaml:3:3: unknown field "mutabletags"`},
+		"unknown top key":           {"lisen: x\n", nil, `waybill.yaml:1:1: unknown field "lisen"`},
+		"duplicate key":             {"data: d\ndata: e\n", nil, `waybill.yaml:2:1: mapping key "data" already defined at [1:1]`},
+		"wrong type":                {"scanner: {processes: many}\n", nil, "waybill.yaml:1:22:"},
+		"unknown mirror key":        {"mirrors:\n  - name: a\n    url: https://a\n    tll: 5m\n", nil, `waybill.yaml:4:5: unknown field "tll"`},
+		"mirror's password":         {"mirrors:\n  - name: a\n    url: https://a\n    password: x\n", nil, `waybill.yaml:4:5: unknown field "password"`},
+		"mirror's name":             {"mirrors:\n  - name: A/b\n    url: https://a\n", nil, `waybill.yaml:2:11: name is "A/b"; want`},
+		"mirror's address":          {"mirrors:\n  - name: a\n    url: a.example\n", nil, `waybill.yaml:3:10: url: want https://HOST`},
+		"mirror in clear":           {"mirrors:\n  - {name: a, url: 'http://a'}\n", nil, `waybill.yaml:2:20: url: http:// sends`},
+		"mirror twice":              {"mirrors:\n  - {name: a, url: 'https://a'}\n  - {name: a, url: 'https://b'}\n", nil, `waybill.yaml:3:12: another mirror`},
+		"mirror unnamed":            {"mirrors:\n  - {url: 'https://a'}\n", nil, `waybill.yaml:2:5: name is ""`},
+		"no password":               {"mirrors:\n  - {name: a, url: 'https://a', username: u}\n", nil, `waybill.yaml:2:43: username needs`},
+		"no username":               {"mirrors:\n  - {name: a, url: 'https://a', passwordFile: x}\n", nil, `waybill.yaml:2:47: a password is given`},
+		"no password file":          {"mirrors:\n  - {name: a, url: 'https://a', username: u, passwordFile: /nowhere}\n", nil, `waybill.yaml:2:60: password: open /nowhere`},
+		"replication of nothing":    {edge, nil, "waybill.yaml:2:11: want repositories"},
+		"replication's pattern":     {edge + "    repositories: ['a//b']\n    environments: [dev]\n", nil, `waybill.yaml:4:20: "a//b" is no pattern`},
+		"replication's environment": {edge + "    repositories: ['**']\n    environments: [dev, Prod]\n", nil, `waybill.yaml:5:25: environment name "Prod"`},
+		"replication's prefix":      {edge + "    repositories: ['**']\n    environments: [dev]\n    prefix: /x\n", nil, `waybill.yaml:6:13: repository name "/x"`},
+		"replication's variable":    {edge + "    username: u\n    passwordVariable: NOT_SET_ANYWHERE\n", nil, `waybill.yaml:5:23: variable NOT_SET_ANYWHERE`},
+		"unknown replication key":   {edge + "    environment: [dev]\n", nil, `waybill.yaml:4:5: unknown field "environment"`},
+		"mirrors variable":          {"", []string{"WAYBILL_MIRRORS=x"}, "WAYBILL_MIRRORS names no configuration key"},
+		"unknown variable":          {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
+		"bad number":                {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
+		"bad level":                 {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := loadConfig(file(c.file), c.environ)

@@ -97,11 +97,16 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
+	copier, err := mirror.NewCopier(mirror.CopierConfig{Targets: cfg.targets(), Promoted: db, Bytes: files, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
-		Scanner:  &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Busy: images.Busy, Logger: logger},
-		Rejudger: &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
-		Signer:   &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
+		Scanner:    &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Busy: images.Busy, Logger: logger},
+		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
+		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
+		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint:     func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 			CollectUploads: images.CollectUploads,
@@ -110,11 +115,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
-	db.OnAccepted, db.OnPolicy = a.jobs.Accepted, a.jobs.Applied
+	db.OnAccepted, db.OnPolicy, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, replicate(copier, db, a.jobs)
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Advisories: advisories, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
@@ -194,6 +199,21 @@ func (cfg *Config) sources() []mirror.Source {
 	var all []mirror.Source
 	for _, m := range cfg.Mirrors {
 		all = append(all, mirror.Source{Remote: m.remote(), TTL: m.TTL})
+	}
+	return all
+}
+
+// targets are the registries to copy to.
+func (cfg *Config) targets() []mirror.Target {
+	var all []mirror.Target
+	for _, r := range cfg.Replication {
+		t := mirror.Target{Remote: r.remote(), Repositories: r.Repositories, Prefix: r.Prefix}
+		for _, name := range r.Environments {
+			if e, err := artifact.ParseEnvironment(name); err == nil { // as loadConfig checked
+				t.Environments = append(t.Environments, e)
+			}
+		}
+		all = append(all, t)
 	}
 	return all
 }
