@@ -1,0 +1,166 @@
+package registry_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+	"waybill/promotion"
+	"waybill/registry"
+)
+
+var errFault = errors.New("the disk or the database went away")
+
+// faults fails one write: before it happens, or after, when it is stored and nobody knows.
+type faults struct {
+	at     string
+	stored bool
+	hit    bool
+}
+
+func (f *faults) around(name string, write func() error) error {
+	if f.at != name || f.hit {
+		return write()
+	}
+	f.hit = true
+	if f.stored {
+		if err := write(); err != nil {
+			return err
+		}
+	}
+	return errFault
+}
+
+// faultyBytes and faultyRows are what the registry writes to, each write of which may fail.
+type faultyBytes struct {
+	registry.Bytes
+	*faults
+}
+
+func (b faultyBytes) Append(ctx context.Context, id string, at registry.Progress, r io.Reader) (next registry.Progress, err error) {
+	next = at
+	err = b.around("append", func() error { next, err = b.Bytes.Append(ctx, id, at, r); return err })
+	return next, err
+}
+
+func (b faultyBytes) Commit(ctx context.Context, id string, at registry.Progress, digest artifact.Digest) error {
+	return b.around("commit", func() error { return b.Bytes.Commit(ctx, id, at, digest) })
+}
+
+type faultyBlobs struct {
+	registry.BlobRows
+	*faults
+}
+
+func (b faultyBlobs) SaveBlob(ctx context.Context, r artifact.Repository, d artifact.Digest, size int64, upload string) error {
+	return b.around("blob row", func() error { return b.BlobRows.SaveBlob(ctx, r, d, size, upload) })
+}
+
+type faultyUploads struct {
+	registry.UploadRows
+	*faults
+}
+
+func (u faultyUploads) CreateUpload(ctx context.Context, up artifact.Upload) error {
+	return u.around("upload row", func() error { return u.UploadRows.CreateUpload(ctx, up) })
+}
+
+func (u faultyUploads) AdvanceUpload(ctx context.Context, id string, from, to int64, state []byte) error {
+	return u.around("upload offset", func() error { return u.UploadRows.AdvanceUpload(ctx, id, from, to, state) })
+}
+
+type faultyManifests struct {
+	registry.ManifestRows
+	*faults
+}
+
+func (m faultyManifests) PutManifest(ctx context.Context, p artifact.Push, mutable func(artifact.Tag) bool) error {
+	return m.around("manifest row", func() error { return m.ManifestRows.PutManifest(ctx, p, mutable) })
+}
+
+// TestFaults fails each write of a push once, not stored and stored: the client is told, what was acknowledged before is
+// whole, and pushing again ends as if nothing had been.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"append", "commit", "blob row", "upload row", "upload offset", "manifest row"} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s stored %v", at, stored), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				before := w.mustPut("before", w.manifest(good))
+				f := &faults{at: at, stored: stored}
+				w.Registry = registry.New(registry.Config{Bytes: faultyBytes{w.files, f}, Blobs: faultyBlobs{w.db, f}, Uploads: faultyUploads{w.db, f}, Manifests: faultyManifests{w.db, f},
+					Judge: w, Gate: promotion.NewGate(w.db), Names: w, Inspector: w, MutableTags: []string{"latest"}, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+				body, blobs := w.chunked()
+				err := w.pushChunked("v1", body, blobs)
+				require.ErrorIs(t, err, errFault)
+				require.True(t, f.hit)
+				w.whole(before.Digest)
+				require.NoError(t, w.pushChunked("v1", body, blobs))
+				w.whole(before.Digest)
+				w.whole(artifact.DigestOf(body))
+			})
+		}
+	}
+}
+
+// chunked returns an image as a client has it that has pushed nothing yet.
+func (w *world) chunked() (body []byte, blobs [][]byte) {
+	other := newWorld(w.t)
+	body = other.manifest(image{user: "1000", files: map[string]string{"app": "to come"}})
+	m, err := artifact.ParseManifest("", body)
+	require.NoError(w.t, err)
+	for _, d := range m.Blobs() {
+		file, _, err := other.files.Open(d.Digest)
+		require.NoError(w.t, err)
+		content, err := io.ReadAll(file)
+		require.NoError(w.t, err)
+		require.NoError(w.t, file.Close())
+		blobs = append(blobs, content)
+	}
+	return body, blobs
+}
+
+// pushChunked pushes as docker does: each blob by an upload of its own, in two chunks.
+func (w *world) pushChunked(tag string, body []byte, blobs [][]byte) error {
+	ctx := w.t.Context()
+	for _, content := range blobs {
+		u, err := w.StartUpload(ctx, w.pusher, w.shop)
+		if err != nil {
+			return err
+		}
+		if u, err = w.Append(ctx, w.pusher, w.shop, u.ID, nil, bytes.NewReader(content[:len(content)/2])); err != nil {
+			return err
+		}
+		if _, err := w.FinishUpload(ctx, w.pusher, w.shop, u.ID, nil, bytes.NewReader(content[len(content)/2:]), artifact.DigestOf(content)); err != nil {
+			return err
+		}
+	}
+	_, err := w.put(tag, body)
+	return err
+}
+
+// whole requires that a manifest and all that it names are there, and are what their digests say.
+func (w *world) whole(d artifact.Digest) {
+	w.t.Helper()
+	m, err := w.GetManifest(w.t.Context(), w.pusher, artifact.Reference{Repository: w.shop, Digest: d})
+	require.NoError(w.t, err)
+	require.Equal(w.t, d, artifact.DigestOf(m.Body))
+	for _, b := range m.Manifest.Blobs() {
+		file, size, err := w.OpenBlob(w.t.Context(), w.pusher, w.shop, b.Digest)
+		require.NoError(w.t, err)
+		content, err := io.ReadAll(file)
+		require.NoError(w.t, err)
+		require.NoError(w.t, file.Close())
+		require.Equal(w.t, b.Size, size)
+		require.Equal(w.t, b.Digest, artifact.DigestOf(content))
+	}
+}
