@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -176,6 +177,48 @@ func TestAccessToken(t *testing.T) {
 	at.forward(6 * time.Minute)
 	_, err = s.FromRequest(ctx, "Bearer "+access)
 	require.Equal(t, artifact.Unauthentic, artifact.KindOf(err))
+}
+
+// TestEveryAction: what a scope calls * is every action of Docker's that the principal has, and none besides. skopeo asks
+// so to delete, and reads the manifest with the same access token.
+func TestEveryAction(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s, issuer, at, _ := service(t)
+	shop, err := artifact.ParseRepository("shop/returns")
+	require.NoError(t, err)
+	for role, want := range map[artifact.Role][]string{
+		artifact.Admin: {"pull", "push", "delete"}, artifact.Pusher: {"pull", "push"}, artifact.Reader: {"pull"}, artifact.Auditor: {},
+		artifact.Deployer: {"pull"},
+	} {
+		grant := auth.Grant{Name: "x", Role: role, Expires: at.Now().Add(time.Hour)}
+		if role == artifact.Deployer {
+			grant.Environments = []artifact.Environment{environment(t, "dev")}
+		}
+		token, _, err := s.Create(ctx, artifact.System, grant)
+		require.NoError(t, err, role)
+		id, err := s.FromRequest(ctx, basic(token))
+		require.NoError(t, err)
+		for _, scope := range []string{"repository:shop/returns:*", "repository:shop/returns:pull,*,delete"} {
+			asked, err := auth.ParseScopes([]string{scope})
+			require.NoError(t, err)
+			access, _, err := issuer.Issue(id, asked, at.Now())
+			require.NoError(t, err)
+			narrow, err := s.FromRequest(ctx, "Bearer "+access)
+			require.NoError(t, err)
+			require.Equal(t, want, narrow.Scopes[0].Actions, "%s asks for %s", role, scope)
+			for _, action := range []string{"pull", "push", "delete"} {
+				require.Equal(t, slices.Contains(want, action), narrow.Allows(shop, action), "%s %s", role, action)
+			}
+		}
+	}
+}
+
+func environment(t *testing.T, name string) artifact.Environment {
+	t.Helper()
+	e, err := artifact.ParseEnvironment(name)
+	require.NoError(t, err)
+	return e
 }
 
 func TestEnsureAdmin(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,10 +46,11 @@ func ParseScopes(parameters []string) ([]Scope, error) {
 	return all, nil
 }
 
-// dockerActions are what Docker calls actions, by ours.
-var dockerActions = map[string]artifact.Action{"pull": artifact.ActionPull, "push": artifact.ActionPush, "delete": artifact.ActionDelete}
+// dockerActions are what a scope may ask for. Docker's "*" is all of them that the principal has: who asks for it to
+// delete, as skopeo does, pulls the manifest first.
+var dockerActions = map[string][]string{"pull": {"pull"}, "push": {"push"}, "delete": {"delete"}, "*": {"pull", "push", "delete"}}
 
-// cut returns what of the asked scopes a principal has. A deployer may pull from its repositories: what, the gate says.
+// cut returns what of the asked scopes a principal has.
 func cut(p artifact.Principal, asked []Scope) []Scope {
 	granted := []Scope{}
 	for _, s := range asked {
@@ -57,21 +59,22 @@ func cut(p artifact.Principal, asked []Scope) []Scope {
 			continue
 		}
 		g := Scope{Type: s.Type, Name: s.Name, Actions: []string{}}
-		for _, action := range s.Actions {
-			ours, known := dockerActions[action]
-			if action == "*" {
-				ours, known = artifact.ActionDelete, true
-			}
-			if known && p.Can(ours, repository) || action == "pull" && p.Role == artifact.Deployer && p.Sees(repository) {
-				g.Actions = append(g.Actions, action)
-			}
-			if action == "*" && p.Can(ours, repository) {
-				g.Actions = append(g.Actions, "delete")
+		for _, asked := range s.Actions {
+			for _, action := range dockerActions[asked] {
+				if has(p, action, repository) && !slices.Contains(g.Actions, action) {
+					g.Actions = append(g.Actions, action)
+				}
 			}
 		}
 		granted = append(granted, g)
 	}
 	return granted
+}
+
+// has reports whether a principal has an action of Docker's; each is ours of the same name. A deployer may pull from its
+// repositories: what, the gate says.
+func has(p artifact.Principal, action string, repository artifact.Repository) bool {
+	return p.Can(artifact.Action(action), repository) || action == "pull" && p.Role == artifact.Deployer && p.Sees(repository)
 }
 
 // accessLife is how long an access token of Docker's flow lasts.
