@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"slices"
 
 	"waybill/artifact"
 )
@@ -52,9 +53,9 @@ func (r *Registry) Catalog(ctx context.Context, p artifact.Principal, last strin
 	return known, more, nil
 }
 
-// Referrers returns descriptors of the manifests that name a digest as their subject and that p may pull; of one
-// artifact type when that is not empty.
-func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, repository artifact.Repository, subject artifact.Digest, artifactType string) ([]artifact.Descriptor, error) {
+// Referrers returns descriptors of the manifests that name a digest as their subject and that p may pull; of
+// some artifact types when those are given.
+func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, repository artifact.Repository, subject artifact.Digest, artifactTypes []string) ([]artifact.Descriptor, error) {
 	known, err := r.cfg.Gate.Repositories(ctx, p, []artifact.Repository{repository})
 	if err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, reposito
 	}
 	found := []artifact.Descriptor{}
 	for _, d := range all {
-		if allowed[d.Digest] && (artifactType == "" || d.ArtifactType == artifactType) {
+		if allowed[d.Digest] && (len(artifactTypes) == 0 || slices.Contains(artifactTypes, d.ArtifactType)) {
 			found = append(found, d)
 		}
 	}

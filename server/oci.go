@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -177,12 +178,12 @@ func (s *Server) referrers(r *request) error {
 	if err != nil {
 		return err
 	}
-	artifactType := r.Query("artifactType")
-	found, err := s.cfg.Registry.Referrers(r.Request.Context(), r.principal(), r.repository, subject, artifactType)
+	artifactTypes := slices.DeleteFunc(r.QueryArray("artifactType"), func(s string) bool { return s == "" })
+	found, err := s.cfg.Registry.Referrers(r.Request.Context(), r.principal(), r.repository, subject, artifactTypes)
 	if err != nil {
 		return err
 	}
-	if artifactType != "" {
+	if len(artifactTypes) > 0 {
 		r.Header("OCI-Filters-Applied", "artifactType")
 	}
 	r.Header("Content-Type", artifact.MediaTypeIndex)
