@@ -9,8 +9,11 @@ import (
 	"waybill/ledger"
 )
 
-// stands: the signature that is recorded is by this key, and what carries it was not deleted since.
-const stands = `signatures.key_id = excluded.key_id and exists (select from manifests m where m.repository = signatures.repository and m.digest = signatures.manifest)`
+// stands: the signature that is recorded is by this key, and neither what carries it nor the tag that leads there was
+// deleted since.
+const stands = `signatures.key_id = excluded.key_id and exists (select from manifests m join tags t on t.repository = m.repository
+	where m.repository = signatures.repository and m.digest = signatures.manifest
+	and t.name = replace(signatures.digest, ':', '-') || case signatures.predicate when '' then '.sig' else '.att' end)`
 
 // IntendSignature commits that a digest will be signed by a key; done reports that it was already.
 func (db *DB) IntendSignature(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicate, keyID string, policyHash artifact.Digest) (done bool, err error) {
