@@ -100,6 +100,32 @@ func TestIsImage(t *testing.T) {
 		"a signature with a layer that unpacks")
 }
 
+func TestIsCosign(t *testing.T) {
+	t.Parallel()
+	zeros := "sha256-" + strings.Repeat("0", 64)
+	for text, want := range map[string]bool{
+		zeros + ".sig": true, zeros + ".att": true, zeros + ".sbom": true, zeros: false, zeros + ".": false, zeros + ".sig.x": false, zeros + ".txt": false,
+		"sha256-00.sig": false, "v1.sig": false, "md5-" + strings.Repeat("0", 64) + ".sig": false,
+	} {
+		tag, err := artifact.ParseTag(text)
+		require.NoError(t, err)
+		require.Equal(t, want, tag.IsCosign(), text)
+	}
+}
+
+func TestLacks(t *testing.T) {
+	t.Parallel()
+	layer := func(content, signature string) artifact.Descriptor {
+		return artifact.Descriptor{Digest: artifact.DigestOf([]byte(content)), Annotations: map[string]string{"signature": signature}}
+	}
+	have := artifact.Manifest{Layers: []artifact.Descriptor{layer("a", "1"), layer("b", "1")}}
+	require.Empty(t, have.Lacks(have))
+	require.Empty(t, have.Lacks(artifact.Manifest{}))
+	require.Equal(t, have.Layers, artifact.Manifest{}.Lacks(have))
+	other := artifact.Manifest{Layers: []artifact.Descriptor{layer("b", "1"), layer("a", "2"), layer("c", "1")}}
+	require.Equal(t, other.Layers[1:], have.Lacks(other), "one payload signed by two keys is two signatures")
+}
+
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	repository, _ := artifact.ParseRepository("shop/returns")

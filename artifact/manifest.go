@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,20 @@ func (m Manifest) Blobs() []Descriptor {
 // 1.1, layer.md) or one of Docker's foreign ones, which their publisher serves.
 func (d Descriptor) IsForeign() bool {
 	return strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.") || strings.HasPrefix(d.MediaType, "application/vnd.docker.image.rootfs.foreign.")
+}
+
+// Lacks returns the layers of another manifest that m does not have. Signatures of one payload by two keys are layers of
+// one digest that differ in their annotations.
+func (m Manifest) Lacks(other Manifest) []Descriptor {
+	var lacks []Descriptor
+	for _, d := range other.Layers {
+		if !slices.ContainsFunc(m.Layers, func(have Descriptor) bool {
+			return have.Digest == d.Digest && maps.Equal(have.Annotations, d.Annotations)
+		}) {
+			lacks = append(lacks, d)
+		}
+	}
+	return lacks
 }
 
 // Tar layer media types start so; a layer of any other type is never unpacked by a runtime.

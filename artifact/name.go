@@ -72,6 +72,14 @@ func isTag(s string) bool {
 	return 0 < len(s) && len(s) <= 128
 }
 
+// IsCosign reports whether t is where cosign keeps the signatures, attestations or SBOM of a digest.
+func (t Tag) IsCosign() bool {
+	name, suffix, _ := strings.Cut(t.s, ".")
+	algorithm, hex, _ := strings.Cut(name, "-")
+	_, err := ParseDigest(algorithm + ":" + hex)
+	return err == nil && (suffix == "sig" || suffix == "att" || suffix == "sbom")
+}
+
 // ParseTag returns the tag that s spells, or an Invalid error.
 func ParseTag(s string) (Tag, error) {
 	if !isTag(s) {

@@ -71,7 +71,7 @@ func rootsOf(ctx context.Context, tx pgx.Tx, repository artifact.Repository, dig
 func (db *DB) extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 	var subjects []string
 	for _, tag := range p.Tags {
-		if isCosignTag(tag) {
+		if tag.IsCosign() {
 			name, _, _ := strings.Cut(tag.String(), ".")
 			subjects = append(subjects, strings.Replace(name, "-", ":", 1))
 		}

@@ -26,3 +26,31 @@ func TestDeletedSignature(t *testing.T) {
 	require.NoError(t, s.db.DeleteManifest(s.ctx, s.repository, s.sign(v3, "key-1"), "user:ada"))
 	require.False(t, intend(v3, "key-1"))
 }
+
+// TestCosignTagKeeps: an overwrite that would drop what a cosign tag holds is refused as one to be tried again, and one
+// that adds to it is not.
+func TestCosignTagKeeps(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	image := s.put("v1", tagged(t, "v1"))
+	tag := "sha256-" + image.Hex() + ".sig"
+	signature := func(names ...string) artifact.Push {
+		return push(t, s.db, s.repository, names[0], func(p *artifact.Push) {
+			p.IsImage, p.Manifest.Layers = false, nil
+			for _, name := range names {
+				p.Manifest.Layers = append(p.Manifest.Layers, artifact.Descriptor{MediaType: "application/vnd.dev.cosign.simplesigning.v1+json",
+					Digest: artifact.DigestOf([]byte("one payload")), Size: 11, Annotations: map[string]string{"dev.cosignproject.cosign/signature": name}})
+			}
+			tagged(t, tag)(p)
+		})
+	}
+	mutable := func(artifact.Tag) bool { return true }
+	require.NoError(t, s.db.PutManifest(s.ctx, signature("a"), mutable))
+	err := s.db.PutManifest(s.ctx, signature("b"), mutable)
+	require.Equal(t, artifact.Conflict, artifact.KindOf(err), err)
+	both := signature("a", "b")
+	require.NoError(t, s.db.PutManifest(s.ctx, both, mutable))
+	at, err := s.db.ResolveTag(s.ctx, s.repository, parsed(t, artifact.ParseTag, tag))
+	require.NoError(t, err)
+	require.Equal(t, both.Digest, at)
+}

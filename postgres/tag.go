@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -27,7 +26,7 @@ func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, m
 		if err := unburnt(ctx, tx, p, tag); err != nil {
 			return false, err
 		}
-	case !old.IsZero() && isCosignTag(tag):
+	case !old.IsZero() && tag.IsCosign():
 		if err := keepsLayers(ctx, tx, p, tag, old); err != nil {
 			return false, err
 		}
@@ -60,20 +59,20 @@ func unburnt(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag) 
 	return err
 }
 
-func isCosignTag(tag artifact.Tag) bool {
-	return strings.HasPrefix(tag.String(), "sha256-") && (strings.HasSuffix(tag.String(), ".sig") || strings.HasSuffix(tag.String(), ".att") || strings.HasSuffix(tag.String(), ".sbom"))
-}
-
-// keepsLayers refuses an overwrite that would drop a signature or an attestation.
+// keepsLayers refuses an overwrite that would drop a signature or an attestation. The registry adds what a push lacks
+// (registry.putAttached); what another push added since, it adds when it tries again.
 func keepsLayers(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, old artifact.Digest) error {
-	var dropped int
-	if err := tx.QueryRow(ctx, `select count(*) from manifest_references old where repository = $1 and manifest = $2 and kind = 'layer'
-		and not exists (select from manifest_references new where new.repository = $1 and new.manifest = $3 and new.kind = 'layer' and new.digest = old.digest)`,
-		p.Repository, old, p.Digest).Scan(&dropped); err != nil {
+	var mediaType string
+	var body []byte
+	if err := tx.QueryRow(ctx, `select media_type, body from manifests where repository = $1 and digest = $2`, p.Repository, old).Scan(&mediaType, &body); err != nil {
 		return err
 	}
-	if dropped > 0 {
-		return artifact.Coded(artifact.Denied, "DENIED", "this would drop %d of the signatures or attestations that %s holds; pull it, add to it and push again", dropped, tag)
+	held, err := artifact.ParseManifest(mediaType, body)
+	if err != nil {
+		return err
+	}
+	if dropped := len(p.Manifest.Lacks(held)); dropped > 0 {
+		return artifact.Coded(artifact.Conflict, "DENIED", "this would drop %d of the signatures or attestations that %s holds; pull it, add to it and push again", dropped, tag)
 	}
 	return nil
 }

@@ -87,6 +87,13 @@ func environments(p artifact.Principal) string {
 // PutManifest judges a manifest and, if it is allowed, stores it under its digest and its tags. A denial carries every
 // reason, and leaves nothing that can be pulled.
 func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
+	if ref.Tag.IsCosign() {
+		return r.putAttached(ctx, p, ref, contentType, body, more)
+	}
+	return r.putManifest(ctx, p, ref, contentType, body, more)
+}
+
+func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
 	r.pushing(ctx)
 	if err := may(p, artifact.ActionPush, ref.Repository); err != nil {
 		return Pushed{}, err
@@ -140,7 +147,7 @@ func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref ar
 // holdsStatements refuses at cosign's tags what cosign would not put there: in its place no signature could be written.
 func holdsStatements(tags []artifact.Tag, s artifact.Subject) error {
 	for _, tag := range tags {
-		if strings.Contains(tag.String(), ".") && cosignTag.MatchString(tag.String()) && (s.IsImage || !s.Manifest.ClaimsStatements()) {
+		if tag.IsCosign() && (s.IsImage || !s.Manifest.ClaimsStatements()) {
 			return artifact.Coded(artifact.Invalid, "MANIFEST_INVALID", "%s is where cosign keeps signatures, attestations or SBOMs, and this holds none; push it by another tag", tag)
 		}
 	}

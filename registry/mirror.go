@@ -37,7 +37,7 @@ func (r *Registry) followed(ctx context.Context, ref artifact.Reference) (bool, 
 		return true, nil
 	}
 	reserved, err := r.cfg.Names.Reserved(ctx, ref.Repository, ref.Tag)
-	return !reserved && !cosignTag.MatchString(ref.Tag.String()), err
+	return !reserved && !ref.Tag.IsCosign() && !subjectTag.MatchString(ref.Tag.String()), err
 }
 
 // served refuses blobs of a mirror that no manifest names: those came for one that policy denied, or that is still

@@ -166,13 +166,13 @@ func roleFor(a artifact.Action) artifact.Role {
 	return artifact.Admin
 }
 
-// cosignTag is a tag of cosign's that names its subject; an attached index of the referrers tag schema has no suffix.
-var cosignTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.(sig|att|sbom))?$`)
+// subjectTag names a digest: the referrers tag schema's (distribution-spec 1.1), and cosign's of an image that it copied.
+var subjectTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
 
 // mutable says of the tags of a repository whether they may be moved to another digest.
 func (r *Registry) mutable(repository artifact.Repository) func(artifact.Tag) bool {
 	return func(tag artifact.Tag) bool {
-		return ofMirror(repository) || cosignTag.MatchString(tag.String()) || slices.ContainsFunc(r.cfg.MutableTags, func(pattern string) bool {
+		return ofMirror(repository) || tag.IsCosign() || subjectTag.MatchString(tag.String()) || slices.ContainsFunc(r.cfg.MutableTags, func(pattern string) bool {
 			ok, err := path.Match(pattern, tag.String())
 			return ok && err == nil
 		})

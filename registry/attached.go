@@ -1,0 +1,115 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"waybill/artifact"
+)
+
+// attempts at a tag that others write at the same moment: each that fails is one that another won.
+const attempts = 20
+
+// putAttached pushes to a tag of cosign's. Several write there and none knows of the others: Waybill signs when it gets
+// to it, and who copies an image brings what was signed where it came from. So what the tag holds and a push lacks is
+// added to what is pushed: the tag then stands at a manifest with all of it, and what was pushed is there by its digest.
+func (r *Registry) putAttached(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (pushed Pushed, err error) {
+	if err := may(p, artifact.ActionPush, ref.Repository); err != nil {
+		return Pushed{}, err
+	}
+	m, err := artifact.ParseManifest(contentType, body)
+	if err != nil {
+		return Pushed{}, err
+	}
+	for range attempts {
+		held, err := r.held(ctx, ref)
+		if err != nil {
+			return Pushed{}, err
+		}
+		lacks := m.Lacks(held.Manifest)
+		if len(lacks) == 0 {
+			pushed, err = r.putManifest(ctx, p, ref, contentType, body, more)
+		} else {
+			pushed, err = r.putBeside(ctx, p, ref, contentType, body, held, lacks)
+		}
+		if artifact.KindOf(err) != artifact.Conflict {
+			return pushed, err
+		}
+	}
+	return pushed, err
+}
+
+// held returns what a tag stands at, the zero manifest when there is no such tag.
+func (r *Registry) held(ctx context.Context, ref artifact.Reference) (artifact.StoredManifest, error) {
+	digest, err := r.cfg.Manifests.ResolveTag(ctx, ref.Repository, ref.Tag)
+	if err == nil {
+		var held artifact.StoredManifest
+		if held, err = r.cfg.Manifests.Manifest(ctx, ref.Repository, digest); err == nil {
+			return held, nil
+		}
+	}
+	if artifact.KindOf(err) == artifact.NotFound {
+		err = nil
+	}
+	return artifact.StoredManifest{}, err
+}
+
+// putBeside pushes a manifest by its digest, and to its tag one that holds what it lacks besides.
+func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, held artifact.StoredManifest, lacks []artifact.Descriptor) (Pushed, error) {
+	m, err := artifact.ParseManifest(contentType, body)
+	if err != nil {
+		return Pushed{}, err
+	}
+	subject, err := r.subject(ctx, ref, artifact.DigestOf(body), m)
+	if err != nil {
+		return Pushed{}, err
+	}
+	if err := holdsStatements([]artifact.Tag{ref.Tag}, subject); err != nil {
+		return Pushed{}, err
+	}
+	pushed, err := r.putManifest(ctx, p, artifact.Reference{Repository: ref.Repository, Digest: subject.Digest}, contentType, body, nil)
+	if err != nil {
+		return Pushed{}, err
+	}
+	both, err := r.beside(ctx, ref.Repository, pushed.Digest, held.Digest, lacks)
+	if err != nil {
+		return Pushed{}, fmt.Errorf("keep what %s holds: %w", ref, err)
+	}
+	if _, err := r.PutImage(ctx, p, ref.Repository, []artifact.Tag{ref.Tag}, both); err != nil {
+		return Pushed{}, err
+	}
+	pushed.Tags = []artifact.Tag{ref.Tag}
+	pushed.Warnings = append(pushed.Warnings, artifact.Reason{Rule: "cosign-tag", Warning: true,
+		Message: fmt.Sprintf("%s keeps the %d signatures or attestations that it held and the push lacks; delete the tag to drop them", ref.Tag, len(lacks))})
+	return pushed, nil
+}
+
+func (r *Registry) beside(ctx context.Context, repository artifact.Repository, pushed, held artifact.Digest, lacks []artifact.Descriptor) (v1.Image, error) {
+	image, err := r.Image(ctx, repository, pushed)
+	if err != nil {
+		return nil, err
+	}
+	other, err := r.Image(ctx, repository, held)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range lacks {
+		hash, err := v1.NewHash(d.Digest.String())
+		if err != nil {
+			return nil, err
+		}
+		layer, err := other.LayerByDigest(hash)
+		if err != nil {
+			return nil, err
+		}
+		image, err = mutate.Append(image, mutate.Addendum{Layer: layer, Annotations: d.Annotations, MediaType: types.MediaType(d.MediaType)})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return image, nil
+}
