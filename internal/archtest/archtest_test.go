@@ -61,6 +61,9 @@ var onlyIn = map[string][]string{
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
+	// These are clients that tests drive.
+	"github.com/containerd/containerd/v2": {},
+	"helm.sh/helm":                        {},
 }
 
 type pkg struct {
