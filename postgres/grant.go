@@ -55,11 +55,13 @@ func grant(ctx context.Context, tx pgx.Tx, repository artifact.Repository, root 
 type grantedRoot struct {
 	Environment artifact.Environment
 	Root        artifact.Digest
+	Version     string // as it was promoted last
 }
 
 // rootsOf returns what was promoted that any of the digests belongs to.
 func rootsOf(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digests []string) ([]grantedRoot, error) {
-	rows, err := tx.Query(ctx, `select distinct environment, root from grants where repository = $1 and digest = any($2) order by environment, root`, repository, digests)
+	rows, err := tx.Query(ctx, `select environment, root, coalesce((select version from promotions p where p.repository = $1 and p.environment = found.environment and p.digest = found.root
+		order by id desc limit 1), '') from (select distinct environment, root from grants where repository = $1 and digest = any($2)) found order by environment, root`, repository, digests)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +98,7 @@ func (db *DB) extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) erro
 		if db.OnPromoted == nil {
 			continue
 		}
-		if err := db.OnPromoted(ctx, tx, artifact.Promotion{Repository: p.Repository, Environment: r.Environment, Digest: r.Root}); err != nil {
+		if err := db.OnPromoted(ctx, tx, artifact.Promotion{Repository: p.Repository, Environment: r.Environment, Digest: r.Root, Version: r.Version}); err != nil {
 			return err
 		}
 	}
