@@ -203,3 +203,55 @@ func scanners(server int) []int {
 	}
 	return pids
 }
+
+// TestManyPushes: a hundred uploads that are all half done at one moment take little memory.
+func TestManyPushes(t *testing.T) {
+	t.Parallel()
+	const uploads, size = 100, 10 << 20
+	s := serve(t)
+	pusher := s.token("--role", "pusher")
+	content := noise(size)
+	digest := artifact.DigestOf([]byte(content))
+	rest, _ := rss(t, s.cmd.Process.Pid)
+	half, whole := make(chan struct{}, uploads), make(chan struct{})
+	failed := make(chan error, uploads)
+	for i := range uploads {
+		go func() { failed <- s.slowly(pusher, fmt.Sprintf("shop/many%d", i), digest, content, half, whole) }()
+	}
+	for range uploads {
+		<-half
+	}
+	now, _ := rss(t, s.cmd.Process.Pid)
+	close(whole)
+	for range uploads {
+		require.NoError(t, <-failed)
+	}
+	t.Logf("%d MiB at rest, %d MiB with %d uploads half done", rest, now, uploads)
+	require.Less(t, now-rest, 64, "MiB")
+}
+
+// slowly pushes a blob, and waits in the middle of its body.
+func (s *waybillServer) slowly(token, repository string, digest artifact.Digest, content string, half chan<- struct{}, whole <-chan struct{}) error {
+	body, in := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(in, content[:len(content)/2])
+		half <- struct{}{}
+		<-whole
+		_, err := io.WriteString(in, content[len(content)/2:])
+		_ = in.CloseWithError(err)
+	}()
+	r, err := http.NewRequest(http.MethodPost, s.url+"/v2/"+repository+"/blobs/uploads/?digest="+digest.String(), body)
+	if err != nil {
+		return err
+	}
+	r.SetBasicAuth("ci", token)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusCreated {
+		return fmt.Errorf("it answers %s", answer.Status)
+	}
+	return nil
+}
