@@ -60,6 +60,20 @@ type Progress struct {
 	State  []byte // of SHA-256 after them, by encoding.BinaryMarshaler; nil at the beginning
 }
 
+// StoredBlob is a blob as its row says.
+type StoredBlob struct {
+	Digest      Digest
+	Size        int64 // bytes
+	Quarantined bool  // its bytes were found damaged or gone
+}
+
+// BlobLink says that a repository has a blob.
+type BlobLink struct {
+	Repository Repository
+	Digest     Digest
+	Size       int64 // bytes
+}
+
 // PushRecord is an image or index that somebody pushed, or tried to.
 type PushRecord struct {
 	Repository Repository

@@ -18,7 +18,8 @@ import (
 	"waybill/artifact"
 )
 
-// File is a Store on a file system: blobs/<algorithm>/<first two digits>/<digits>, and uploads/<id>.
+// File is a Store on a file system: <algorithm>/<first two digits>/<digits> are blobs and uploads/<id> uploads;
+// aside/<algorithm>-<digits> and quarantine/<algorithm>-<digits> is what was taken from them.
 type File struct {
 	root string
 	made sync.Map // folders that are there and durable
@@ -67,7 +68,7 @@ func (f *File) Append(ctx context.Context, id string, at Progress, r io.Reader) 
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err != nil || info.Size() < at.Offset {
-		return at, artifact.Coded(artifact.NotFound, "BLOB_UPLOAD_UNKNOWN", "the upload's bytes are gone; start it again")
+		return at, errGone
 	}
 	if err := file.Truncate(at.Offset); err != nil {
 		return at, storage(err)
@@ -134,39 +135,66 @@ func resume(at Progress) (hash.Hash, error) {
 	return sum, nil
 }
 
-// Commit implements Store. A crash before the rename leaves an upload, after it a blob without a row: both are swept.
-func (f *File) Commit(_ context.Context, id string, at Progress, digest artifact.Digest) error {
+// Commit implements Store. A crash before the rename leaves an upload, after it a blob without a row: both are collected.
+func (f *File) Commit(_ context.Context, id string, at Progress, digest artifact.Digest) (publish func() error, err error) {
 	path, err := f.upload(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return storage(err)
+	flags := os.O_RDWR
+	if at.Offset == 0 {
+		flags |= os.O_CREATE // the empty blob may come without a chunk
+	}
+	file, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errGone
+	} else if err != nil {
+		return nil, storage(err)
 	}
 	defer file.Close()
+	// A file that is too short was collected meanwhile: lengthening it would make zeros of what the state was hashed from.
+	if info, err := file.Stat(); err != nil || info.Size() < at.Offset {
+		return nil, errGone
+	}
 	if err := file.Truncate(at.Offset); err != nil {
-		return storage(err)
+		return nil, storage(err)
 	}
 	got, err := f.sum(file, at, digest.Algorithm())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if got != digest {
 		_ = os.Remove(path)
-		return artifact.Coded(artifact.Invalid, "DIGEST_INVALID", "the %d bytes received are %s, not %s; the upload is dropped", at.Offset, got, digest)
-	}
-	target := f.path(digest)
-	if info, err := os.Stat(target); err == nil && info.Size() == at.Offset {
-		return storage(os.Remove(path))
+		return nil, artifact.Coded(artifact.Invalid, "DIGEST_INVALID", "the %d bytes received are %s, not %s; the upload is dropped", at.Offset, got, digest)
 	}
 	if err := file.Sync(); err != nil {
-		return storage(err)
+		return nil, storage(err)
 	}
+	published := false
+	return func() error {
+		if err := f.publish(path, f.path(digest), published); err != nil {
+			return err
+		}
+		published = true
+		return nil
+	}, nil
+}
+
+// errGone answers for an upload whose bytes were collected, or lost.
+var errGone = artifact.Coded(artifact.NotFound, "BLOB_UPLOAD_UNKNOWN", "the upload's bytes are gone; start it again")
+
+// publish renames an upload to its digest, over a blob that may be there: whatever happened to that one's bytes, these
+// were checked just now. again says that it was done before.
+func (f *File) publish(upload, target string, again bool) error {
 	if err := f.folder(filepath.Dir(target)); err != nil {
 		return storage(err)
 	}
-	if err := os.Rename(path, target); err != nil {
+	err := os.Rename(upload, target)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, there := os.Stat(target); !again || there != nil {
+			return errGone
+		}
+	} else if err != nil {
 		return storage(err)
 	}
 	return storage(syncFolder(filepath.Dir(target)))
@@ -215,9 +243,6 @@ func (f *File) Open(digest artifact.Digest) (*os.File, int64, error) {
 	}
 	return file, info.Size(), nil
 }
-
-// Remove implements Store.
-func (f *File) Remove(digest artifact.Digest) error { return absentIsFine(os.Remove(f.path(digest))) }
 
 func absentIsFine(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {

@@ -28,6 +28,7 @@ type Config struct {
 	Rejudger    *Rejudger
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
+	Collector   *Collector
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
 	// a process that was killed. With others, it is taken up when jobTimeout has passed.
 	Alone  bool
@@ -62,12 +63,17 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, cfg.Replicator)
 	river.AddWorker(workers, cfg.Housekeeper)
+	river.AddWorker(workers, cfg.Collector)
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
 		Logger:  slog.New(quiet{cfg.Logger.Handler()}),
-		PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
-			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true})},
+		PeriodicJobs: []*river.PeriodicJob{
+			river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
+				func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
+			river.NewPeriodicJob(river.PeriodicInterval(askCollect),
+				func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
+		},
 		FetchPollInterval:    500 * time.Millisecond,
 		JobTimeout:           jobTimeout,
 		RescueStuckJobsAfter: jobTimeout + time.Minute,

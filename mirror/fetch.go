@@ -185,7 +185,7 @@ func (f *fetch) children(ctx context.Context, ref artifact.Reference, m artifact
 
 // blob brings one blob.
 func (f *fetch) blob(ctx context.Context, repository artifact.Repository, d artifact.Descriptor) error {
-	if _, err := f.cfg.Rows.Blob(ctx, repository, d.Digest); artifact.KindOf(err) != artifact.NotFound {
+	if _, err := f.cfg.Rows.KeepBlob(ctx, repository, d.Digest); artifact.KindOf(err) != artifact.NotFound {
 		return err
 	}
 	select {

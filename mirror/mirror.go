@@ -21,8 +21,8 @@ import (
 type Rows interface {
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
-	// Blob returns the size of a blob that the repository has.
-	Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (int64, error)
+	// KeepBlob returns the size of a blob that the repository has, and keeps it from being collected for a while.
+	KeepBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (int64, error)
 	// BlobRepositories returns which repositories have a blob.
 	BlobRepositories(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error)
 }

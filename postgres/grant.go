@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -150,11 +151,7 @@ func (db *DB) readGrant(ctx context.Context, environments []artifact.Environment
 
 // GrantedOf returns which of the digests one of the environments may pull.
 func (db *DB) GrantedOf(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digests []artifact.Digest) ([]artifact.Digest, error) {
-	texts := make([]string, len(digests))
-	for i, d := range digests {
-		texts[i] = d.String()
-	}
-	rows, err := db.Pool.Query(ctx, `select distinct digest from grants where environment = any($1) and repository = $2 and digest = any($3)`, names(environments), repository, texts)
+	rows, err := db.Pool.Query(ctx, `select distinct digest from grants where environment = any($1) and repository = $2 and digest = any($3)`, names(environments), repository, names(digests))
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -182,10 +179,10 @@ func (db *DB) Recalled(ctx context.Context, repository artifact.Repository, dige
 	return actor, reason, ok, translate(err)
 }
 
-func names(environments []artifact.Environment) []string {
-	all := make([]string, len(environments))
-	for i, e := range environments {
-		all[i] = e.String()
+func names[T fmt.Stringer](all []T) []string {
+	texts := make([]string, len(all))
+	for i, v := range all {
+		texts[i] = v.String()
 	}
-	return all
+	return texts
 }

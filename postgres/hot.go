@@ -24,10 +24,16 @@ type hot struct {
 type shelf struct {
 	manifests map[artifact.Digest]artifact.StoredManifest
 	tags      map[artifact.Tag]artifact.Digest
-	blobs     map[artifact.Digest]int64
+	blobs     map[artifact.Digest]linked
 	grants    map[granted]bool
 	documents map[string]any
 	size      int
+}
+
+// linked is a blob that a repository has.
+type linked struct {
+	size int64
+	at   time.Time // not after it was linked, by this process's clock
 }
 
 // granted is a question of the pull gate whose answer was yes.
@@ -70,6 +76,21 @@ func (h *hot) forgetTags(repository artifact.Repository) {
 	}
 }
 
+// forgetBlob drops what is remembered of one blob, and what is just being asked of it may be remembered.
+func (h *hot) forgetBlob(repository artifact.Repository, digest artifact.Digest) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.shelves[repository]
+	if s == nil {
+		return
+	}
+	if _, ok := s.blobs[digest]; ok {
+		delete(s.blobs, digest)
+		s.size -= hotEntry
+		h.size -= hotEntry
+	}
+}
+
 func (h *hot) forgetAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -83,7 +104,7 @@ func (h *hot) shelf(repository artifact.Repository) *shelf {
 	defer h.mu.Unlock()
 	s := h.shelves[repository]
 	if s == nil {
-		s = &shelf{manifests: map[artifact.Digest]artifact.StoredManifest{}, tags: map[artifact.Tag]artifact.Digest{}, blobs: map[artifact.Digest]int64{},
+		s = &shelf{manifests: map[artifact.Digest]artifact.StoredManifest{}, tags: map[artifact.Tag]artifact.Digest{}, blobs: map[artifact.Digest]linked{},
 			grants: map[granted]bool{}, documents: map[string]any{}, size: hotEntry}
 		h.shelves[repository] = s
 		h.size += s.size

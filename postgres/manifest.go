@@ -34,7 +34,7 @@ func (db *DB) readManifest(ctx context.Context, repository artifact.Repository, 
 
 // Missing returns which descriptors the repository does not have, with what is wrong of those whose size differs.
 func (db *DB) Missing(ctx context.Context, repository artifact.Repository, blobs, manifests []artifact.Descriptor) ([]string, error) {
-	missing, err := db.missing(ctx, `select size from repository_blobs join blobs using (digest) where repository = $1 and digest = $2`, repository, blobs)
+	missing, err := db.missing(ctx, `select size from repository_blobs join blobs using (digest) where repository = $1 and digest = $2 and quarantined_at is null`, repository, blobs)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +204,12 @@ func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository
 			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s is part of an index; delete the index first", repository, digest)
 		}
 		if _, err := tx.Exec(ctx, `insert into tag_history (repository, name, actor) select repository, name, $3 from tags where repository = $1 and digest = $2`, repository, digest, actor); err != nil {
+			return err
+		}
+		// What only this manifest needed is garbage from now on, not since it was pushed.
+		if _, err := tx.Exec(ctx, `with needed as (select repository, digest from repository_blobs where repository = $1
+				and digest in (select digest from manifest_references where repository = $1 and manifest = $2) order by digest for no key update)
+			update repository_blobs b set linked_at = now() from needed n where b.repository = n.repository and b.digest = n.digest`, repository, digest); err != nil {
 			return err
 		}
 		tag, err := tx.Exec(ctx, `delete from manifests where repository = $1 and digest = $2`, repository, digest)

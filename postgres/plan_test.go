@@ -26,15 +26,18 @@ var large = []string{"repositories", "blobs", "repository_blobs", "uploads", "ma
 
 // whole are statements that read all of a large table, with why they may: a part of their text, and the reason.
 var whole = map[string]string{
-	"select distinct on (digest) repository, digest from manifests":  "a new advisory database has every image matched again, in a job",
-	"select name from repositories where exists":                     "the catalog of all repositories",
-	"select distinct repository, digest, digest from deployments":    "the board shows every environment of every service",
-	"on p.id = d.promotion order by d.repository":                    "an audit reads everything",
-	"from promotions order by id":                                    "an audit reads everything",
-	"select size, note from ledger_checkpoints order by size":        "an audit reads everything",
-	"select note from ledger_checkpoints order by size desc limit 1": "the last one, by the primary key",
-	"select exists (select from ledger_entries)":                     "whether there is any",
-	"on p.id = d.promotion;":                                         "deployment() adds which",
+	"select distinct on (digest) repository, digest from manifests":             "a new advisory database has every image matched again, in a job",
+	"select name from repositories where exists":                                "the catalog of all repositories",
+	"select distinct repository, digest, digest from deployments":               "the board shows every environment of every service",
+	"on p.id = d.promotion order by d.repository":                               "an audit reads everything",
+	"from promotions order by id":                                               "an audit reads everything",
+	"select size, note from ledger_checkpoints order by size":                   "an audit reads everything",
+	"select note from ledger_checkpoints order by size desc limit 1":            "the last one, by the primary key",
+	"select exists (select from ledger_entries)":                                "whether there is any",
+	"from repository_blobs b join blobs using (digest) where linked_at < now()": "a dry run of garbage collection reads everything",
+	"from blobs b where created_at < now() - $1::interval and not exists":       "a dry run of garbage collection reads everything",
+	"select count(*), coalesce(sum(size), 0)::bigint from blobs":                "a check of all blobs says how many there are",
+	"on p.id = d.promotion;":                                                    "deployment() adds which",
 }
 
 var parameter = regexp.MustCompile(`\$(\d+)`)

@@ -108,6 +108,7 @@ func (db *DB) migrate(ctx context.Context) error {
 // Advisory lock keys of pg_advisory_xact_lock and pg_advisory_lock, with why each is needed.
 const (
 	lockLedger = 0x7761795f6c656467 // one appender at a time: an entry's index is the tree's size
+	lockBlob   = 0x626c6f62         // with bits of a digest: no collector comes between a blob's bytes and its row
 )
 
 // Transact runs f in a transaction and commits it. Serialization failures and deadlocks run f again, so f may run

@@ -87,7 +87,7 @@ func push(t require.TestingT, db *postgres.DB, repository artifact.Repository, n
 		change(&p)
 	}
 	for _, d := range p.Manifest.Blobs() {
-		require.NoError(t, db.SaveBlob(context.Background(), repository, d.Digest, d.Size, ""))
+		require.NoError(t, db.SaveBlob(context.Background(), repository, d.Digest, d.Size, "", func() error { return nil }))
 	}
 	m := p.Manifest
 	wire := map[string]any{"schemaVersion": 2, "mediaType": m.MediaType, "annotations": map[string]string{"name": name}}

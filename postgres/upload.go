@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -45,12 +46,29 @@ func (db *DB) DeleteUpload(ctx context.Context, id string) error {
 	return translate(err)
 }
 
-// StaleUploads returns the uploads that nobody touched since a time.
-func (db *DB) StaleUploads(ctx context.Context, untouchedSince time.Time) ([]string, error) {
-	rows, err := db.Pool.Query(ctx, `select id::text from uploads where updated_at < $1 limit 1000`, untouchedSince)
+// ExpiredUploads returns some of the uploads that nobody has continued for that long, the oldest first.
+func (db *DB) ExpiredUploads(ctx context.Context, age time.Duration) ([]string, error) {
+	rows, err := db.Pool.Query(ctx, `select id::text from uploads where updated_at < now() - $1::interval order by updated_at limit 10000`, age)
 	if err != nil {
 		return nil, translate(err)
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return ids, translate(err)
+}
+
+// ExpireUpload forgets an upload, unless somebody has continued it by now.
+func (db *DB) ExpireUpload(ctx context.Context, id string, age time.Duration) (expired bool, err error) {
+	tag, err := db.loose.Exec(ctx, `delete from uploads where id = $1 and updated_at < now() - $2::interval`, id, age)
+	return tag.RowsAffected() == 1, translate(err)
+}
+
+// KnownUploads returns which of the ids are uploads. An id may be any text.
+func (db *DB) KnownUploads(ctx context.Context, ids []string) ([]string, error) {
+	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool { _, err := uuid.Parse(id); return err != nil })
+	rows, err := db.Pool.Query(ctx, `select id::text from uploads where id = any($1::uuid[])`, ids)
+	if err != nil {
+		return nil, translate(err)
+	}
+	known, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return known, translate(err)
 }

@@ -8,7 +8,8 @@ import (
 	"waybill/artifact"
 )
 
-// StatBlob returns a blob's size, in bytes, to one who may have it.
+// StatBlob returns a blob's size, in bytes, to one who may have it. One who may push asks before a push, and leaves out
+// of it what is here: so what is here stays for a grace period.
 func (r *Registry) StatBlob(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (int64, error) {
 	if err := r.cfg.Gate.Pull(ctx, p, repository, digest); err != nil {
 		return 0, err
@@ -16,10 +17,13 @@ func (r *Registry) StatBlob(ctx context.Context, p artifact.Principal, repositor
 	if err := r.served(ctx, repository, digest); err != nil {
 		return 0, err
 	}
+	if p.Can(artifact.ActionPush, repository) {
+		return r.cfg.Blobs.KeepBlob(ctx, repository, digest)
+	}
 	return r.cfg.Blobs.Blob(ctx, repository, digest)
 }
 
-// OpenBlob opens a blob for one who may have it.
+// OpenBlob opens a blob for one who may have it, as StatBlob does.
 func (r *Registry) OpenBlob(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (*os.File, int64, error) {
 	if _, err := r.StatBlob(ctx, p, repository, digest); err != nil {
 		return nil, 0, err

@@ -51,8 +51,10 @@ func (b faultyBytes) Append(ctx context.Context, id string, at registry.Progress
 	return next, err
 }
 
-func (b faultyBytes) Commit(ctx context.Context, id string, at registry.Progress, digest artifact.Digest) error {
-	return b.around("commit", func() error { return b.Bytes.Commit(ctx, id, at, digest) })
+func (b faultyBytes) Commit(ctx context.Context, id string, at registry.Progress, digest artifact.Digest) (func() error, error) {
+	var publish func() error
+	err := b.around("commit", func() (err error) { publish, err = b.Bytes.Commit(ctx, id, at, digest); return err })
+	return func() error { return b.around("publish", publish) }, err
 }
 
 type faultyBlobs struct {
@@ -60,8 +62,8 @@ type faultyBlobs struct {
 	*faults
 }
 
-func (b faultyBlobs) SaveBlob(ctx context.Context, r artifact.Repository, d artifact.Digest, size int64, upload string) error {
-	return b.around("blob row", func() error { return b.BlobRows.SaveBlob(ctx, r, d, size, upload) })
+func (b faultyBlobs) SaveBlob(ctx context.Context, r artifact.Repository, d artifact.Digest, size int64, upload string, publish func() error) error {
+	return b.around("blob row", func() error { return b.BlobRows.SaveBlob(ctx, r, d, size, upload, publish) })
 }
 
 type faultyUploads struct {
@@ -90,7 +92,7 @@ func (m faultyManifests) PutManifest(ctx context.Context, p artifact.Push, mutab
 // whole, and pushing again ends as if nothing had been.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	for _, at := range []string{"append", "commit", "blob row", "upload row", "upload offset", "manifest row"} {
+	for _, at := range []string{"append", "commit", "publish", "blob row", "upload row", "upload offset", "manifest row"} {
 		for _, stored := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s stored %v", at, stored), func(t *testing.T) {
 				t.Parallel()

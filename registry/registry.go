@@ -21,7 +21,7 @@ import (
 // Bytes is where blob bytes lie; blob.Store is one (its contract is there).
 type Bytes interface {
 	Append(ctx context.Context, id string, at Progress, r io.Reader) (Progress, error)
-	Commit(ctx context.Context, id string, at Progress, digest artifact.Digest) error
+	Commit(ctx context.Context, id string, at Progress, digest artifact.Digest) (publish func() error, err error)
 	Cancel(id string) error
 	Open(digest artifact.Digest) (*os.File, int64, error)
 }
@@ -33,8 +33,13 @@ type Progress = artifact.Progress
 type BlobRows interface {
 	// Blob returns the size of a blob that a repository has, or NotFound.
 	Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (size int64, err error)
-	// SaveBlob records a durable blob, gives it to the repository, and ends the upload, if there was one.
-	SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string) error
+	// KeepBlob is Blob, and keeps the blob from being collected for another grace period.
+	KeepBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (size int64, err error)
+	// SaveBlob publishes a durable blob, records it, gives it to the repository, and ends the upload, if there was one.
+	// From before publish until the row is there, no collector takes the blob away. publish may be called twice.
+	SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string, publish func() error) error
+	// LinkBlob gives a blob that is here to a repository; false when it is not here, or not whole.
+	LinkBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (bool, error)
 	// BlobRepositories returns which repositories have a blob.
 	BlobRepositories(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error)
 	// UnlinkBlob takes a blob from a repository; Unsupported while one of its manifests needs it.
@@ -48,7 +53,6 @@ type UploadRows interface {
 	// AdvanceUpload moves an upload on from an offset; Conflict when another request moved it meanwhile.
 	AdvanceUpload(ctx context.Context, id string, from, to int64, state []byte) error
 	DeleteUpload(ctx context.Context, id string) error
-	StaleUploads(ctx context.Context, untouchedSince time.Time) ([]string, error)
 }
 
 // ManifestRows records manifests, tags and what they refer to.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -94,15 +93,17 @@ func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repos
 	return r.commit(ctx, u, digest)
 }
 
-// commit: bytes first, durably, then the row. A crash in between leaves bytes without a row, which nobody sees.
+// commit: bytes first, durably, then the row. A crash in between leaves bytes without a row, which nobody sees, and which
+// are collected. A collector that is about to drop the very bytes waits, or is waited for (BlobRows.SaveBlob).
 func (r *Registry) commit(ctx context.Context, u artifact.Upload, digest artifact.Digest) (artifact.Descriptor, error) {
-	if err := r.cfg.Bytes.Commit(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, digest); err != nil {
+	publish, err := r.cfg.Bytes.Commit(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, digest)
+	if err != nil {
 		if artifact.KindOf(err) == artifact.Invalid {
 			_ = r.cfg.Uploads.DeleteUpload(ctx, u.ID)
 		}
 		return artifact.Descriptor{}, err
 	}
-	if err := r.cfg.Blobs.SaveBlob(ctx, u.Repository, digest, u.Offset, u.ID); err != nil {
+	if err := r.cfg.Blobs.SaveBlob(ctx, u.Repository, digest, u.Offset, u.ID, publish); err != nil {
 		return artifact.Descriptor{}, err
 	}
 	r.cfg.Inspector.Arrived(ctx, digest, u.Offset)
@@ -141,23 +142,6 @@ func (r *Registry) CancelUpload(ctx context.Context, p artifact.Principal, repos
 	return r.cfg.Bytes.Cancel(id)
 }
 
-// CollectUploads drops uploads that nobody has continued for that long.
-func (r *Registry) CollectUploads(ctx context.Context, untouched time.Duration) error {
-	stale, err := r.cfg.Uploads.StaleUploads(ctx, r.cfg.Now().Add(-untouched))
-	if err != nil {
-		return err
-	}
-	for _, id := range stale {
-		release, ok := r.uploading.try(id)
-		if !ok {
-			continue
-		}
-		err = errors.Join(err, r.cfg.Uploads.DeleteUpload(ctx, id), r.cfg.Bytes.Cancel(id))
-		release()
-	}
-	return err
-}
-
 // Mount gives a repository a blob that another has, if p may read it there; from may be the zero Repository, which
 // means any. mounted is false when it must be uploaded.
 func (r *Registry) Mount(ctx context.Context, p artifact.Principal, repository, from artifact.Repository, digest artifact.Digest) (mounted bool, err error) {
@@ -171,9 +155,8 @@ func (r *Registry) Mount(ctx context.Context, p artifact.Principal, repository, 
 		}
 	}
 	for _, source := range sources {
-		size, ok := r.reads(ctx, p, source, digest)
-		if ok {
-			return true, r.cfg.Blobs.SaveBlob(ctx, repository, digest, size, "")
+		if r.reads(ctx, p, source, digest) {
+			return r.cfg.Blobs.LinkBlob(ctx, repository, digest)
 		}
 	}
 	return false, nil
@@ -183,20 +166,20 @@ func (r *Registry) Mount(ctx context.Context, p artifact.Principal, repository, 
 func (r *Registry) MountSource(ctx context.Context, p artifact.Principal, digest artifact.Digest) (from artifact.Repository, found bool, err error) {
 	sources, err := r.cfg.Blobs.BlobRepositories(ctx, digest)
 	for _, source := range sources {
-		if _, ok := r.reads(ctx, p, source, digest); ok {
+		if r.reads(ctx, p, source, digest) {
 			return source, true, nil
 		}
 	}
 	return artifact.Repository{}, false, err
 }
 
-// reads returns a blob's size if a repository has it and p may read it there.
-func (r *Registry) reads(ctx context.Context, p artifact.Principal, source artifact.Repository, digest artifact.Digest) (int64, bool) {
+// reads reports whether a repository has a blob and p may read it there.
+func (r *Registry) reads(ctx context.Context, p artifact.Principal, source artifact.Repository, digest artifact.Digest) bool {
 	if r.cfg.Gate.Pull(ctx, p, source, digest) != nil || r.served(ctx, source, digest) != nil {
-		return 0, false
+		return false
 	}
-	size, err := r.cfg.Blobs.Blob(ctx, source, digest)
-	return size, err == nil
+	_, err := r.cfg.Blobs.Blob(ctx, source, digest)
+	return err == nil
 }
 
 // exactly reads a chunk of an announced length: fewer bytes and more are errors.

@@ -7,8 +7,10 @@ import (
 	"crypto/sha512"
 	"errors"
 	"io"
+	"os"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -31,6 +33,25 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		require.Len(t, b, int(size))
 		return b
 	}
+	commit := func(t *testing.T, s blob.Store, id string, at blob.Progress, d artifact.Digest) {
+		t.Helper()
+		publish, err := s.Commit(ctx, id, at, d)
+		require.NoError(t, err)
+		require.NoError(t, publish())
+	}
+	// put stores content in one go.
+	put := func(t *testing.T, s blob.Store, content []byte) artifact.Digest {
+		t.Helper()
+		at, err := s.Append(ctx, "f", blob.Progress{}, bytes.NewReader(content))
+		require.NoError(t, err)
+		commit(t, s, "f", at, artifact.DigestOf(content))
+		return artifact.DigestOf(content)
+	}
+	all := func(t *testing.T, s blob.Store) (digests []artifact.Digest) {
+		t.Helper()
+		require.NoError(t, s.Walk(ctx, func(some []artifact.Digest) error { digests = append(digests, some...); return nil }))
+		return digests
+	}
 	absent := func(t *testing.T, s blob.Store, d artifact.Digest) {
 		_, _, err := s.Open(d)
 		require.Equal(t, artifact.NotFound, artifact.KindOf(err))
@@ -45,7 +66,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 			require.NoError(t, err)
 		}
 		absent(t, s, digest)
-		require.NoError(t, s.Commit(ctx, "1-2", at, digest))
+		commit(t, s, "1-2", at, digest)
 		require.Equal(t, content, read(t, s, digest))
 	})
 	t.Run("failed in the middle, then resumed", func(t *testing.T) {
@@ -59,7 +80,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		require.NoError(t, err)
 		at, err = s.Append(ctx, "a", at, bytes.NewReader(content[400_000:]))
 		require.NoError(t, err)
-		require.NoError(t, s.Commit(ctx, "a", at, digest))
+		commit(t, s, "a", at, digest)
 		require.Equal(t, content, read(t, s, digest))
 	})
 	t.Run("a body that ends early is an error", func(t *testing.T) {
@@ -72,11 +93,12 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		at, err := s.Append(ctx, "a", blob.Progress{}, bytes.NewReader(content))
 		require.NoError(t, err)
 		other := artifact.DigestOf([]byte("other"))
-		require.Equal(t, artifact.Invalid, artifact.KindOf(s.Commit(ctx, "a", at, other)))
+		_, err = s.Commit(ctx, "a", at, other)
+		require.Equal(t, artifact.Invalid, artifact.KindOf(err))
 		absent(t, s, other)
 		absent(t, s, digest)
 	})
-	t.Run("sha512, empty, twice, removed", func(t *testing.T) {
+	t.Run("sha512, empty, twice, dropped", func(t *testing.T) {
 		s := open(t)
 		sum := sha512.New()
 		sum.Write(content)
@@ -84,13 +106,15 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		for range 2 {
 			at, err := s.Append(ctx, "b", blob.Progress{}, bytes.NewReader(content))
 			require.NoError(t, err)
-			require.NoError(t, s.Commit(ctx, "b", at, long))
+			commit(t, s, "b", at, long)
 		}
 		require.Equal(t, content, read(t, s, long))
-		require.NoError(t, s.Remove(long))
-		require.NoError(t, s.Remove(long))
-		absent(t, s, long)
-		require.NoError(t, s.Commit(ctx, "c", blob.Progress{}, artifact.DigestOf(nil)))
+		for range 2 {
+			require.NoError(t, s.SetAside(long))
+			require.NoError(t, s.Drop(long))
+			absent(t, s, long)
+		}
+		commit(t, s, "c", blob.Progress{}, artifact.DigestOf(nil))
 		require.Empty(t, read(t, s, artifact.DigestOf(nil)))
 		require.NoError(t, s.Cancel("never"))
 	})
@@ -100,5 +124,109 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 			_, err := s.Append(ctx, id, blob.Progress{}, bytes.NewReader(content))
 			require.Equal(t, artifact.NotFound, artifact.KindOf(err), id)
 		}
+	})
+	t.Run("nobody sees a blob before it is published", func(t *testing.T) {
+		s := open(t)
+		at, err := s.Append(ctx, "a", blob.Progress{}, bytes.NewReader(content))
+		require.NoError(t, err)
+		publish, err := s.Commit(ctx, "a", at, digest)
+		require.NoError(t, err)
+		absent(t, s, digest)
+		require.Empty(t, all(t, s))
+		for range 2 {
+			require.NoError(t, publish())
+			require.Equal(t, content, read(t, s, digest))
+		}
+		require.NoError(t, s.SetAside(digest))
+		require.NoError(t, s.Drop(digest))
+		require.Equal(t, artifact.NotFound, artifact.KindOf(publish()), "it was collected meanwhile")
+		absent(t, s, digest)
+	})
+	t.Run("an upload that was collected is never made of zeros", func(t *testing.T) {
+		s := open(t)
+		at, err := s.Append(ctx, "a", blob.Progress{}, bytes.NewReader(content))
+		require.NoError(t, err)
+		publish, err := s.Commit(ctx, "a", at, digest)
+		require.NoError(t, err)
+		require.NoError(t, s.Cancel("a"))
+		require.Equal(t, artifact.NotFound, artifact.KindOf(publish()))
+		for range 2 { // the second time there is what Append has made anew
+			_, err = s.Commit(ctx, "a", at, digest)
+			require.Equal(t, artifact.NotFound, artifact.KindOf(err))
+			_, err = s.Append(ctx, "a", at, bytes.NewReader(nil))
+			require.Equal(t, artifact.NotFound, artifact.KindOf(err))
+		}
+		absent(t, s, digest)
+	})
+	t.Run("a push replaces what is there", func(t *testing.T) {
+		s := open(t)
+		put(t, s, content)
+		file, _, err := s.Open(digest)
+		require.NoError(t, err)
+		defer file.Close()
+		before, err := file.Stat()
+		require.NoError(t, err)
+		put(t, s, content)
+		again, _, err := s.Open(digest)
+		require.NoError(t, err)
+		defer again.Close()
+		after, err := again.Stat()
+		require.NoError(t, err)
+		require.False(t, os.SameFile(before, after), "whatever happened to the bytes that were there")
+		old, err := io.ReadAll(file)
+		require.NoError(t, err)
+		require.Equal(t, content, old, "who reads goes on reading")
+	})
+	t.Run("set aside, put back, dropped, in quarantine", func(t *testing.T) {
+		s := open(t)
+		other := put(t, s, []byte("other"))
+		put(t, s, content)
+		require.NoError(t, s.SetAside(digest))
+		absent(t, s, digest)
+		require.Equal(t, []artifact.Digest{other}, all(t, s))
+		aside, err := s.Aside()
+		require.NoError(t, err)
+		require.Equal(t, []artifact.Digest{digest}, aside)
+		for range 2 {
+			require.NoError(t, s.PutBack(digest))
+			require.Equal(t, content, read(t, s, digest))
+		}
+
+		require.NoError(t, s.SetAside(digest))
+		put(t, s, content)
+		require.NoError(t, s.PutBack(digest))
+		require.Equal(t, content, read(t, s, digest))
+		aside, err = s.Aside()
+		require.NoError(t, err)
+		require.Empty(t, aside, "the blob that came meanwhile stays")
+
+		for _, end := range []func(artifact.Digest) error{s.Drop, s.Quarantine} {
+			put(t, s, content)
+			require.NoError(t, s.SetAside(digest))
+			for range 2 {
+				require.NoError(t, end(digest))
+			}
+			require.NoError(t, s.PutBack(digest))
+			absent(t, s, digest)
+			aside, err = s.Aside()
+			require.NoError(t, err)
+			require.Empty(t, aside)
+			require.Equal(t, []artifact.Digest{other}, all(t, s))
+		}
+	})
+	t.Run("uploads are listed", func(t *testing.T) {
+		s := open(t)
+		before := time.Now().Add(-time.Minute)
+		_, err := s.Append(ctx, "1-2", blob.Progress{}, bytes.NewReader(content))
+		require.NoError(t, err)
+		put(t, s, content)
+		var ids []string
+		require.NoError(t, s.Uploads(func(id string, size int64, changed time.Time) error {
+			require.EqualValues(t, len(content), size)
+			require.WithinRange(t, changed, before, time.Now().Add(time.Minute))
+			ids = append(ids, id)
+			return nil
+		}))
+		require.Equal(t, []string{"1-2"}, ids)
 	})
 }

@@ -57,6 +57,9 @@ type RegistryConfig struct {
 	// MutableTags are patterns of tags that may be moved to another digest. Default latest, *-dev and dev-*. All
 	// other tags stay where they were first pushed.
 	MutableTags []string `yaml:"mutableTags"`
+	// GCGrace is how long garbage collection keeps what nothing needs: blobs that no manifest names, uploads that nobody
+	// continues, files without a row. A push must not take longer from its first blob to its manifest. Default 1h.
+	GCGrace time.Duration `yaml:"gcGrace"`
 }
 
 // ScannerConfig bounds the scanner processes.
@@ -180,6 +183,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Scanner.Processes, 2)
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
+	setDefault(&cfg.Registry.GCGrace, time.Hour)
 	setDefault(&cfg.Log.Level, "info")
 	setDefault(&cfg.Log.Format, "text")
 	for i := range cfg.Mirrors {
@@ -204,6 +208,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: log.format is %q; want text or json", errUsage, cfg.Log.Format)
 	case cfg.Scanner.Processes < 1 || cfg.Scanner.Memory < 100 || cfg.Scanner.Timeout < time.Second:
 		return fmt.Errorf("%w: scanner wants at least 1 process, 100 MiB of memory and a timeout of 1s", errUsage)
+	case cfg.Registry.GCGrace < time.Second:
+		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):
 		return fmt.Errorf("%w: externalURL is %q; want https://host[:port]", errUsage, cfg.ExternalURL)
 	}

@@ -92,6 +92,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
 		Inspector: a.inspector, Upstream: a.mirrors, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
 	contents.registry, pushes.Registry = images, images
+	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
 	signing := signer.NewService(k.signer, signerStore{images, db})
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
@@ -108,9 +109,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
-			Checkpoint:     func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
-			CollectUploads: images.CollectUploads,
+			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 		},
+		Collector: &jobs.Collector{Collect: func(ctx context.Context) error { _, err := collector.Collect(ctx, false); return err }},
 	})
 	if err != nil {
 		return nil, err
