@@ -17,6 +17,7 @@ import (
 	"waybill/auth"
 	"waybill/policy"
 	"waybill/promotion"
+	"waybill/registry"
 )
 
 // apiRoot is where the REST API lives; openAPIPath is its description, without the extension.
@@ -52,6 +53,8 @@ type APIConfig struct {
 	Builder       Builder
 	Ledger        Ledger
 	Keys          Keys
+	Collector     Collector
+	Checker       Checker
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -176,6 +179,16 @@ type Keys interface {
 	LedgerVerifier() string // the ledger's note verifier key: golang.org/x/mod/sumdb/note
 }
 
+// Collector removes what nothing needs (registry.Collector).
+type Collector interface {
+	Collect(ctx context.Context, dryRun bool) (registry.Collected, error)
+}
+
+// Checker reads every blob (registry.Checker).
+type Checker interface {
+	Check(ctx context.Context, quarantine bool, report registry.CheckReport) (registry.Checked, error)
+}
+
 // API is the REST API. Mount puts it on an engine; it holds no state of its own.
 type API struct {
 	cfg  APIConfig
@@ -231,7 +244,10 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionAudit), get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
 	register(a, needs(artifact.ActionAudit), get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
 
-	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar")), a.build)
+	register(a, needs(artifact.ActionManage), post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage"), a.collectGarbage)
+	register(a, needs(artifact.ActionManage), streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent"), a.checkBlobs)
+
+	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent"), a.build)
 
 	a.mountDescription(engine)
 }

@@ -67,22 +67,22 @@ func (a *API) build(ctx context.Context, p artifact.Principal, in *buildInput) (
 		events := &eventWriter{hc: hc}
 		done, err := a.cfg.Builder.Build(hc.Context(), p, r, events)
 		if err != nil {
-			a.endBuild(hc, events, err)
+			a.endStream(hc, events, err, func(p *Problem) any { return BuildEvent{Problem: p} })
 			return
 		}
 		events.send(BuildEvent{Result: &done})
 	}}, nil
 }
 
-// endBuild answers with the status itself when nothing was sent yet, and else in the last line.
-func (a *API) endBuild(hc huma.Context, events *eventWriter, err error) {
+// endStream answers with the status itself when nothing was sent yet, and else in the last line.
+func (a *API) endStream(hc huma.Context, events *eventWriter, err error, last func(*Problem) any) {
 	problem := newProblem(err)
 	if !events.begun {
 		a.writeProblem(hc, problem)
 		return
 	}
 	_, _ = a.finish(hc, "", problem)
-	events.send(BuildEvent{Problem: problem})
+	events.send(last(problem))
 }
 
 func (in *buildInput) request() (BuildRequest, error) {
@@ -108,7 +108,8 @@ func (in *buildInput) request() (BuildRequest, error) {
 	return r, nil
 }
 
-// eventWriter makes an event of each line written to it and sends it at once. It is safe for concurrent use.
+// eventWriter sends events as they come; of each line written to it it makes one of a build's log. It is safe for
+// concurrent use.
 type eventWriter struct {
 	hc huma.Context
 
@@ -135,7 +136,7 @@ func (w *eventWriter) Write(p []byte) (int, error) {
 }
 
 // send writes what is left of the log and then an event.
-func (w *eventWriter) send(e BuildEvent) {
+func (w *eventWriter) send(e any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.line.Len() > 0 {
@@ -149,8 +150,8 @@ func (w *eventWriter) flush() {
 	w.line.Reset()
 }
 
-// write ignores errors: a client that left does not end a build that others may wait for.
-func (w *eventWriter) write(e BuildEvent) {
+// write ignores errors: a client that left does not end a build that others may wait for; its context ends the rest.
+func (w *eventWriter) write(e any) {
 	if !w.begun {
 		w.begun = true
 		w.hc.SetHeader("Content-Type", ndjsonType)

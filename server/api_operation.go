@@ -115,10 +115,10 @@ func body(op huma.Operation, contentType string) huma.Operation {
 	return op
 }
 
-// streams declares an answer of newline-delimited JSON: see BuildEvent.
-func streams(op huma.Operation) huma.Operation {
+// streams declares an answer of newline-delimited JSON: see BuildEvent and CheckEvent.
+func streams(op huma.Operation, event string) huma.Operation {
 	op.Responses = map[string]*huma.Response{"200": {
-		Description: "One BuildEvent per line; the last has a result or a problem",
+		Description: "One " + event + " per line; the last has a result or a problem",
 		Content:     map[string]*huma.MediaType{ndjsonType: {Schema: &huma.Schema{Type: huma.TypeString}}},
 	}}
 	return op
@@ -138,10 +138,12 @@ func (s *stream) Resolve(hc huma.Context) []error {
 // body returns the request's body: at most limit bytes, from a sender that may be slow and may not stall.
 func (s *stream) body(limit int64, what string) io.Reader {
 	c := humagin.Unwrap(s.raw)
-	return &bounded{r: patiently(c), left: limit, what: what, end: func() {
-		// What follows may take long, and the deadline for bytes that have all come would end it.
-		_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Time{})
-	}}
+	return &bounded{r: patiently(c), left: limit, what: what, end: s.takeTime}
+}
+
+// takeTime is for what takes long after the body was read: the deadline for bytes that have all come would end it.
+func (s *stream) takeTime() {
+	_ = http.NewResponseController(humagin.Unwrap(s.raw).Writer).SetReadDeadline(time.Time{})
 }
 
 // bounded reads at most left bytes and then fails, where io.LimitReader would end as if that were all.

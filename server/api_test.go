@@ -61,6 +61,8 @@ func routes() []route {
 		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
 		{"GET", "/audit", "", "", "auditor admin", ""},
+		{"POST", "/gc", json, `{}`, "admin", ""},
+		{"POST", "/fsck", json, `{}`, "admin", ""},
 		{"POST", "/builds?repository=shop%2Freturns&tag=v1", "application/x-tar", "tar", "pusher admin", "pusher"},
 	}
 }
@@ -230,6 +232,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/documents", "application/yaml", strings.Repeat("#", 2<<20), 413, "more bytes"},
 		{"GET", "/documents/policy/none", "", "", 404, "no policy named"},
 		{"DELETE", "/tokens/unknown", "", "", 404, "no token"},
+		{"POST", "/gc", "application/json", `{"dry":true}`, 422, "dry"},
+		{"POST", "/fsck", "application/json", `{"quarantine":"yes"}`, 422, "quarantine"},
 		{"POST", "/builds?repository=UP", "application/x-tar", "", 400, "lower-case"},
 		{"POST", "/builds?repository=shop&tag=-x", "application/x-tar", "", 400, "tag"},
 		{"POST", "/builds?repository=shop&arg=novalue", "application/x-tar", "", 400, "NAME=VALUE"},

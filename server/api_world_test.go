@@ -20,6 +20,7 @@ import (
 	"waybill/auth"
 	"waybill/policy"
 	"waybill/promotion"
+	"waybill/registry"
 	"waybill/server"
 )
 
@@ -42,6 +43,8 @@ type world struct {
 	unmet       []artifact.Reason
 	problems    []string
 	builderErr  error
+	slow        time.Duration // that a collection takes
+	busy        bool          // a check runs already
 
 	mu   sync.Mutex // guards calls
 	done []string   // what changed something, in order
@@ -347,6 +350,32 @@ func (w *world) Audit(context.Context) (server.LedgerReport, error) {
 	return server.LedgerReport{Size: 3, Root: "cm9vdA==", Checkpoints: 1, Problems: w.problems}, nil
 }
 
+func (w *world) Collect(ctx context.Context, dryRun bool) (registry.Collected, error) {
+	if w.slow > 0 {
+		select {
+		case <-ctx.Done():
+			return registry.Collected{}, ctx.Err()
+		case <-time.After(w.slow):
+		}
+	}
+	if !dryRun {
+		w.record("collect")
+	}
+	return registry.Collected{DryRun: dryRun, Blobs: registry.Tally{Count: 1, Bytes: 5}, Freed: 5, Items: []registry.Item{{Kind: "blob", Name: w.waiting.String(), Bytes: 5}}}, nil
+}
+
+func (w *world) Check(_ context.Context, quarantine bool, report registry.CheckReport) (registry.Checked, error) {
+	if w.busy {
+		return registry.Checked{}, artifact.Errorf(artifact.Conflict, "a check of the blobs is under way already; wait for its end")
+	}
+	report.Progress(registry.CheckProgress{Blobs: 1, OfBlobs: 2})
+	report.Found(registry.Finding{Damage: registry.DamageBytes, Digest: w.waiting, Size: 5, Detail: "its bytes are others", Repositories: []artifact.Repository{w.shop}, Quarantined: quarantine})
+	if w.problems != nil {
+		return registry.Checked{}, artifact.Errorf(artifact.Unavailable, "the database does not answer; try again")
+	}
+	return registry.Checked{Blobs: 2, Bytes: 10, Findings: 1}, nil
+}
+
 func (w *world) SigningKeyPEM() []byte  { return []byte("-----BEGIN PUBLIC KEY-----\n") }
 func (w *world) SigningKeyID() string   { return "k1" }
 func (w *world) LedgerVerifier() string { return "waybill/test+00000000+key" }
@@ -357,7 +386,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

@@ -93,6 +93,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Inspector: a.inspector, Upstream: a.mirrors, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
 	contents.registry, pushes.Registry = images, images
 	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
+	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
 	signing := signer.NewService(k.signer, signerStore{images, db})
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
@@ -121,7 +122,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
-		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Logger: logger, Now: time.Now})
+		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
