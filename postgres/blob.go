@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,10 +62,7 @@ func (db *DB) KeepBlob(ctx context.Context, repository artifact.Repository, dige
 // Collectors stay away from the digest from before the bytes are published until the row is committed, so that there is
 // never a row without bytes; a crash in between leaves bytes without a row.
 func (db *DB) SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string, publish func() error) error {
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1, $2)`, lockBlob, lockOf(digest)); err != nil {
-			return err
-		}
+	return db.transact(ctx, fmt.Sprintf("begin; select pg_advisory_xact_lock_shared(%d, %d)", lockBlob, lockOf(digest)), func(tx pgx.Tx) error {
 		if err := publish(); err != nil {
 			return err
 		}

@@ -114,8 +114,13 @@ const (
 // Transact runs f in a transaction and commits it. Serialization failures and deadlocks run f again, so f may run
 // more than once and must not act outside the transaction.
 func (db *DB) Transact(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return db.transact(ctx, "begin", f)
+}
+
+// transact is Transact that begins with more than "begin", in the same exchange with the database.
+func (db *DB) transact(ctx context.Context, begin string, f func(tx pgx.Tx) error) error {
 	for attempt := 0; ; attempt++ {
-		err := pgx.BeginFunc(ctx, db.pool(ctx), f)
+		err := pgx.BeginTxFunc(ctx, db.pool(ctx), pgx.TxOptions{BeginQuery: begin}, f)
 		if attempt >= 5 || !retryable(err) {
 			return translate(err)
 		}
