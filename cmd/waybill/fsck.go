@@ -33,7 +33,8 @@ func newFsck() *cobra.Command {
 		Long: `Read every blob, compare its bytes with its digest, and files with rows, while pushes and pulls go on. The exit status
 is 1 when something is not as it should be. With --quarantine, nobody is served what is damaged any more: its file goes
 to blobs/quarantine in the data folder, a pull gets an error instead of wrong bytes, and the next push of that digest
-repairs it.`,
+repairs it. docker pushes every blob that the registry lacks; crane and ko leave out an image whose tag stands already, so
+give it another tag.`,
 		Args: exactly(0),
 	}
 	output := outputFlag(cmd)
