@@ -61,7 +61,7 @@ type Finding struct {
 	Quarantined  bool                  `json:"quarantined" doc:"It is in quarantine: nobody is served it, and its next push repairs it"`
 }
 
-// Progress of a check: how much it has read, of how much there was when it began.
+// CheckProgress is how much a check has read, of how much there was when it began.
 type CheckProgress struct {
 	Blobs   int64 `json:"blobs"`
 	Bytes   int64 `json:"bytes"`

@@ -108,7 +108,7 @@ func (in *buildInput) request() (BuildRequest, error) {
 	return r, nil
 }
 
-// eventWriter sends events as they come; of each line written to it it makes one of a build's log. It is safe for
+// eventWriter sends events as they come; each line that is written to it becomes one of a build's log. It is safe for
 // concurrent use.
 type eventWriter struct {
 	hc huma.Context

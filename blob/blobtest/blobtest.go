@@ -18,45 +18,60 @@ import (
 	"waybill/blob"
 )
 
+var (
+	ctx     = context.Background()
+	content = bytes.Repeat([]byte("waybill "), 100_000)
+	digest  = artifact.DigestOf(content)
+)
+
 // Run runs the suite; open returns an empty store.
 func Run(t *testing.T, open func(t *testing.T) blob.Store) {
-	ctx := context.Background()
-	content := bytes.Repeat([]byte("waybill "), 100_000)
-	digest := artifact.DigestOf(content)
+	t.Run("uploads", func(t *testing.T) { uploads(t, open) })
+	t.Run("publishing", func(t *testing.T) { publishing(t, open) })
+	t.Run("keeping", func(t *testing.T) { keeping(t, open) })
+}
 
-	read := func(t *testing.T, s blob.Store, d artifact.Digest) []byte {
-		file, size, err := s.Open(d)
-		require.NoError(t, err)
-		defer file.Close()
-		b, err := io.ReadAll(file)
-		require.NoError(t, err)
-		require.Len(t, b, int(size))
-		return b
-	}
-	commit := func(t *testing.T, s blob.Store, id string, at blob.Progress, d artifact.Digest) {
-		t.Helper()
-		publish, err := s.Commit(ctx, id, at, d)
-		require.NoError(t, err)
-		require.NoError(t, publish())
-	}
-	// put stores content in one go.
-	put := func(t *testing.T, s blob.Store, content []byte) artifact.Digest {
-		t.Helper()
-		at, err := s.Append(ctx, "f", blob.Progress{}, bytes.NewReader(content))
-		require.NoError(t, err)
-		commit(t, s, "f", at, artifact.DigestOf(content))
-		return artifact.DigestOf(content)
-	}
-	all := func(t *testing.T, s blob.Store) (digests []artifact.Digest) {
-		t.Helper()
-		require.NoError(t, s.Walk(ctx, func(some []artifact.Digest) error { digests = append(digests, some...); return nil }))
-		return digests
-	}
-	absent := func(t *testing.T, s blob.Store, d artifact.Digest) {
-		_, _, err := s.Open(d)
-		require.Equal(t, artifact.NotFound, artifact.KindOf(err))
-	}
+// commit makes an upload a blob.
+func commit(t *testing.T, s blob.Store, id string, at blob.Progress, d artifact.Digest) {
+	t.Helper()
+	publish, err := s.Commit(ctx, id, at, d)
+	require.NoError(t, err)
+	require.NoError(t, publish())
+}
 
+// put stores a blob in one go.
+func put(t *testing.T, s blob.Store, content []byte) artifact.Digest {
+	t.Helper()
+	at, err := s.Append(ctx, "f", blob.Progress{}, bytes.NewReader(content))
+	require.NoError(t, err)
+	commit(t, s, "f", at, artifact.DigestOf(content))
+	return artifact.DigestOf(content)
+}
+
+func read(t *testing.T, s blob.Store, d artifact.Digest) []byte {
+	t.Helper()
+	file, size, err := s.Open(d)
+	require.NoError(t, err)
+	defer file.Close()
+	b, err := io.ReadAll(file)
+	require.NoError(t, err)
+	require.Len(t, b, int(size))
+	return b
+}
+
+func absent(t *testing.T, s blob.Store, d artifact.Digest) {
+	t.Helper()
+	_, _, err := s.Open(d)
+	require.Equal(t, artifact.NotFound, artifact.KindOf(err))
+}
+
+func all(t *testing.T, s blob.Store) (digests []artifact.Digest) {
+	t.Helper()
+	require.NoError(t, s.Walk(ctx, func(some []artifact.Digest) error { digests = append(digests, some...); return nil }))
+	return digests
+}
+
+func uploads(t *testing.T, open func(t *testing.T) blob.Store) {
 	t.Run("in chunks", func(t *testing.T) {
 		s := open(t)
 		var at blob.Progress
@@ -125,6 +140,9 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 			require.Equal(t, artifact.NotFound, artifact.KindOf(err), id)
 		}
 	})
+}
+
+func publishing(t *testing.T, open func(t *testing.T) blob.Store) {
 	t.Run("nobody sees a blob before it is published", func(t *testing.T) {
 		s := open(t)
 		at, err := s.Append(ctx, "a", blob.Progress{}, bytes.NewReader(content))
@@ -177,6 +195,9 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		require.NoError(t, err)
 		require.Equal(t, content, old, "who reads goes on reading")
 	})
+}
+
+func keeping(t *testing.T, open func(t *testing.T) blob.Store) {
 	t.Run("set aside, put back, dropped, in quarantine", func(t *testing.T) {
 		s := open(t)
 		other := put(t, s, []byte("other"))
