@@ -75,7 +75,7 @@ func (c *client) pushBlob(ctx context.Context, repository string, blob []byte) e
 	if err != nil {
 		return err
 	}
-	if answer.StatusCode == 200 {
+	if answer.StatusCode == http.StatusOK {
 		return drain(answer)
 	}
 	if err := drain(answer); err != nil {

@@ -182,7 +182,7 @@ func together(n int, work func(i int) ([]time.Duration, error), amount func() fl
 	return m, nil
 }
 
-// pushes pushes images that nobody has seen.
+// pushes is the pushing of images that nobody has seen.
 func pushes(n, size int) func(context.Context, int) (func(context.Context, target, time.Duration) (measured, error), error) {
 	return func(_ context.Context, round int) (func(context.Context, target, time.Duration) (measured, error), error) {
 		images, err := newImages(n, size)
@@ -197,7 +197,7 @@ func pushes(n, size int) func(context.Context, int) (func(context.Context, targe
 	}
 }
 
-// pulls pulls images that were pushed before the measurement begins.
+// pulls is the pulling of images that were pushed before the measurement begins.
 func pulls(n, size int) func(context.Context, int) (func(context.Context, target, time.Duration) (measured, error), error) {
 	return func(_ context.Context, round int) (func(context.Context, target, time.Duration) (measured, error), error) {
 		images, err := newImages(n, size)

@@ -6,7 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -123,10 +123,16 @@ var verb = regexp.MustCompile(`(?i)^\s*(select|insert|update|delete|with)\s`)
 // statements reads this package's source for SQL: string constants, put together where they are.
 func statements(t *testing.T) []string {
 	t.Helper()
-	set := token.NewFileSet()
-	packages, err := parser.ParseDir(set, ".", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	paths, err := filepath.Glob("*.go")
 	require.NoError(t, err)
-	files := packages["postgres"].Files
+	var files []*ast.File
+	for _, path := range paths {
+		if !strings.HasSuffix(path, "_test.go") {
+			f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			require.NoError(t, err)
+			files = append(files, f)
+		}
+	}
 	constants := map[string]ast.Expr{}
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
