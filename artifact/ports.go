@@ -74,6 +74,13 @@ type BlobLink struct {
 	Size       int64 // bytes
 }
 
+// TagChange is one change of a tag.
+type TagChange struct {
+	Digest Digest    `json:"digest,omitzero"` // where it stood from then on; zero: it was deleted
+	Actor  string    `json:"actor"`
+	At     time.Time `json:"at"`
+}
+
 // PushRecord is an image or index that somebody pushed, or tried to.
 type PushRecord struct {
 	Repository Repository

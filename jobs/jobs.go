@@ -29,6 +29,7 @@ type Config struct {
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
 	Collector   *Collector
+	Keeper      *Keeper
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
 	// a process that was killed. With others, it is taken up when jobTimeout has passed.
 	Alone  bool
@@ -64,6 +65,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Replicator)
 	river.AddWorker(workers, cfg.Housekeeper)
 	river.AddWorker(workers, cfg.Collector)
+	river.AddWorker(workers, cfg.Keeper)
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers: workers,
 		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
@@ -73,6 +75,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 				func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
 			river.NewPeriodicJob(river.PeriodicInterval(askCollect),
 				func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
+			river.NewPeriodicJob(river.PeriodicInterval(askKeep),
+				func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
 		},
 		FetchPollInterval:    500 * time.Millisecond,
 		JobTimeout:           jobTimeout,

@@ -13,7 +13,7 @@ import (
 )
 
 // The kinds of entries that an audit compares with other records. Other kinds are push.accepted, push.denied,
-// manifest.deleted, token.created, token.revoked, signed and database.imported.
+// manifest.deleted, tag.deleted, token.created, token.revoked, signed and database.imported.
 const (
 	KindCreated         = "ledger.created" // the first entry; its subject is the log's public key
 	KindPromotion       = "promotion"
@@ -21,6 +21,7 @@ const (
 	KindRecall          = "recall"
 	KindPolicyApplied   = "policy.applied"
 	KindPipelineApplied = "pipeline.applied"
+	KindStorageApplied  = "repositories.applied"
 )
 
 // Entry is one decision. Its leaf in the tree is its canonical JSON.

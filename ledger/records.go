@@ -25,9 +25,9 @@ type GrantedRoot struct {
 	Root        artifact.Digest
 }
 
-// AppliedDocument is a version of a policy or pipeline.
+// AppliedDocument is a version of a policy, a pipeline or rules for repositories.
 type AppliedDocument struct {
-	Kind    string // Policy or Pipeline
+	Kind    string // Policy, Pipeline or Repositories
 	Name    string
 	Version int
 	Hash    artifact.Digest
@@ -67,7 +67,7 @@ func (a *recordAudit) entry(index int64, e Entry) {
 		a.moved(index, e)
 	case KindRecall:
 		a.recall(index, e)
-	case KindPolicyApplied, KindPipelineApplied:
+	case KindPolicyApplied, KindPipelineApplied, KindStorageApplied:
 		kind, _, _ := strings.Cut(e.Kind, ".")
 		key := kind + " " + e.Subject + "@" + e.Version
 		d, ok := a.documents[key]

@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"waybill/artifact"
@@ -11,11 +10,11 @@ import (
 
 // sizeLimits are the parameters of max-size; one that is absent does not limit.
 type sizeLimits struct {
-	Compressed   quantity `yaml:"compressed"`   // bytes of all blobs
-	Uncompressed quantity `yaml:"uncompressed"` // bytes of all tars
-	Layer        quantity `yaml:"layer"`        // compressed bytes of any one layer
+	Compressed   Quantity `yaml:"compressed"`   // bytes of all blobs
+	Uncompressed Quantity `yaml:"uncompressed"` // bytes of all tars
+	Layer        Quantity `yaml:"layer"`        // compressed bytes of any one layer
 	Layers       int      `yaml:"layers"`       // how many
-	Wasted       quantity `yaml:"wasted"`       // bytes of files that a later layer removes or replaces
+	Wasted       Quantity `yaml:"wasted"`       // bytes of files that a later layer removes or replaces
 }
 
 // bindMaxSize: the image is not bloated. The reasons name what is heaviest.
@@ -41,9 +40,9 @@ func (l sizeLimits) check(img Image) []finding {
 		compressed, uncompressed, wasted = compressed+layer.Compressed, uncompressed+layer.Uncompressed, wasted+layer.Wasted
 	}
 	var found []finding
-	over := func(what string, size int64, limit quantity, hint string) {
+	over := func(what string, size int64, limit Quantity, hint string) {
 		if limit > 0 && size > int64(limit) {
-			found = append(found, finding{message: fmt.Sprintf("%s is %s, over the cap of %s%s", what, human(size), human(int64(limit)), hint)})
+			found = append(found, finding{message: fmt.Sprintf("%s is %s, over the cap of %s%s", what, Quantity(size), limit, hint)})
 		}
 	}
 	over("the image, compressed,", compressed, l.Compressed, "; "+heaviest(img.Facts))
@@ -73,7 +72,7 @@ func heaviest(facts artifact.ImageFacts) string {
 		})
 		var words []string
 		for _, w := range all[:min(3, len(all))] {
-			words = append(words, w.name+" "+human(w.size))
+			words = append(words, w.name+" "+Quantity(w.size).String())
 		}
 		return words
 	}
@@ -103,7 +102,7 @@ func mostWasted(facts artifact.ImageFacts) string {
 	})
 	var words []string
 	for _, h := range hidden[:min(3, len(hidden))] {
-		words = append(words, fmt.Sprintf("/%s %s", h.Path, human(h.Size)))
+		words = append(words, fmt.Sprintf("/%s %s", h.Path, Quantity(h.Size)))
 	}
 	return "most of it: " + strings.Join(words, ", ")
 }
@@ -118,42 +117,4 @@ func step(l artifact.LayerSummary) string {
 		text = strings.ToValidUTF8(text[:60], "") + "…"
 	}
 	return text
-}
-
-// quantity is a number of bytes, written 500Mi, 2Gi, 1G or 1048576.
-type quantity int64
-
-var units = []struct {
-	suffix string
-	bytes  int64
-}{{"Ki", 1 << 10}, {"Mi", 1 << 20}, {"Gi", 1 << 30}, {"Ti", 1 << 40}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}, {"", 1}}
-
-// UnmarshalYAML parses strictly: a whole number above 0 and one of the units.
-func (q *quantity) UnmarshalYAML(b []byte) error {
-	text := strings.Trim(strings.TrimSpace(string(b)), `"'`)
-	for _, u := range units {
-		digits, ok := strings.CutSuffix(text, u.suffix)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || n <= 0 || n > (1<<62)/u.bytes {
-			break
-		}
-		*q = quantity(n * u.bytes)
-		return nil
-	}
-	return artifact.Errorf(artifact.Invalid, "size %q: want a whole number above 0 with a unit of Ki, Mi, Gi, Ti, k, M, G or T, such as 500Mi", text)
-}
-
-// human writes a number of bytes with three digits and a unit.
-func human(n int64) string {
-	value := float64(n)
-	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
-		if value < 1024 {
-			return strconv.FormatFloat(value, 'g', max(3, len(strconv.Itoa(int(value)))), 64) + " " + unit
-		}
-		value /= 1024
-	}
-	return strconv.FormatFloat(value, 'g', 4, 64) + " TiB"
 }

@@ -15,7 +15,7 @@ import (
 	"waybill/policy"
 )
 
-// DocumentRow is a version of a policy or pipeline.
+// DocumentRow is a version of a policy, a pipeline or rules for repositories.
 type DocumentRow struct {
 	Kind      string
 	Name      string

@@ -188,40 +188,47 @@ func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
 func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		// A push of an index that names it holds this row, or comes after and finds it gone.
-		if _, err := tx.Exec(ctx, `select from manifests where repository = $1 and digest = $2 for update`, repository, digest); err != nil {
-			return err
-		}
-		var granted, child bool
-		if err := tx.QueryRow(ctx, `select exists (select from grants where repository = $1 and digest = $2),
-			exists (select from manifest_references where repository = $1 and digest = $2 and kind = 'manifest')`, repository, digest).Scan(&granted, &child); err != nil {
-			return err
-		}
-		if granted {
-			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s is promoted, or belongs to what is; recall that first", repository, digest)
-		}
-		if child {
-			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s is part of an index; delete the index first", repository, digest)
-		}
-		if _, err := tx.Exec(ctx, `insert into tag_history (repository, name, actor) select repository, name, $3 from tags where repository = $1 and digest = $2`, repository, digest, actor); err != nil {
-			return err
-		}
-		// What only this manifest needed is garbage from now on, not since it was pushed.
-		if _, err := tx.Exec(ctx, `with needed as (select repository, digest from repository_blobs where repository = $1
-				and digest in (select digest from manifest_references where repository = $1 and manifest = $2) order by digest for no key update)
-			update repository_blobs b set linked_at = now() from needed n where b.repository = n.repository and b.digest = n.digest`, repository, digest); err != nil {
-			return err
-		}
-		tag, err := tx.Exec(ctx, `delete from manifests where repository = $1 and digest = $2`, repository, digest)
+		entry, err := deleteManifest(ctx, tx, repository, digest, actor)
 		if err != nil {
 			return err
 		}
-		if tag.RowsAffected() == 0 {
-			return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)
-		}
-		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "manifest.deleted", Actor: actor, Repository: repository, Digest: digest})
+		_, err = appendLedger(ctx, tx, entry)
 		return err
 	})
+}
+
+// deleteManifest returns the ledger entry that its caller appends, once all else of the transaction is done.
+func deleteManifest(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor string) (ledger.Entry, error) {
+	entry := ledger.Entry{Kind: "manifest.deleted", Actor: actor, Repository: repository, Digest: digest}
+	// A push of an index that names it holds this row, or comes after and finds it gone.
+	if _, err := tx.Exec(ctx, `select from manifests where repository = $1 and digest = $2 for update`, repository, digest); err != nil {
+		return entry, err
+	}
+	var granted, child bool
+	if err := tx.QueryRow(ctx, `select exists (select from grants where repository = $1 and digest = $2),
+		exists (select from manifest_references where repository = $1 and digest = $2 and kind = 'manifest')`, repository, digest).Scan(&granted, &child); err != nil {
+		return entry, err
+	}
+	if granted {
+		return entry, artifact.Coded(artifact.Denied, "DENIED", "%s@%s is promoted, or belongs to what is; recall that first", repository, digest)
+	}
+	if child {
+		return entry, artifact.Coded(artifact.Denied, "DENIED", "%s@%s is part of an index; delete the index first", repository, digest)
+	}
+	if _, err := tx.Exec(ctx, `insert into tag_history (repository, name, actor) select repository, name, $3 from tags where repository = $1 and digest = $2`, repository, digest, actor); err != nil {
+		return entry, err
+	}
+	// What only this manifest needed is garbage from now on, not since it was pushed.
+	if _, err := tx.Exec(ctx, `with needed as (select repository, digest from repository_blobs where repository = $1
+			and digest in (select digest from manifest_references where repository = $1 and manifest = $2) order by digest for no key update)
+		update repository_blobs b set linked_at = now() from needed n where b.repository = n.repository and b.digest = n.digest`, repository, digest); err != nil {
+		return entry, err
+	}
+	tag, err := tx.Exec(ctx, `delete from manifests where repository = $1 and digest = $2`, repository, digest)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)
+	}
+	return entry, err
 }
 
 // Referrers returns descriptors of the manifests whose subject a digest is (distribution-spec 1.1, "Listing Referrers").

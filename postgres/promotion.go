@@ -151,6 +151,9 @@ func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pas
 		if p.Previous = current.Digest; current.Digest == p.Digest {
 			return nil
 		}
+		if err := staysHere(ctx, tx, p.Repository, p.Digest); err != nil {
+			return err
+		}
 		recalled, err := recalledIn(ctx, tx, p.Repository, p.Digest)
 		if err != nil {
 			return err
@@ -186,6 +189,15 @@ func (db *DB) move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, eviden
 		return err
 	}
 	return db.OnPromoted(ctx, tx, *p)
+}
+
+// staysHere keeps a manifest from being deleted until the transaction ends; NotFound when it was.
+func staysHere(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) error {
+	locked, err := tx.Exec(ctx, `select from manifests where repository = $1 and digest = $2 for key share`, repository, digest)
+	if err == nil && locked.RowsAffected() == 0 {
+		err = artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s@%s was deleted at this moment", repository, digest)
+	}
+	return err
 }
 
 // moment is the time that a ledger entry and the rows beside it share; zero means now.

@@ -21,7 +21,7 @@ func setTag(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag, m
 	case old == p.Digest:
 		return false, nil
 	case !old.IsZero() && !mutable:
-		return false, artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s is %s and stays so: tags are immutable; push another tag, or have the operator add a pattern to registry.mutableTags", tag, p.Repository, old)
+		return false, artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s is %s and stays so: tags are immutable; push another tag, or have an admin add a pattern to mutableTags, in the configuration or in the document that is for the repository", tag, p.Repository, old)
 	case old.IsZero() && !mutable:
 		if err := unburnt(ctx, tx, p, tag); err != nil {
 			return false, err
@@ -54,7 +54,7 @@ func unburnt(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.Tag) 
 		return nil
 	}
 	if err == nil {
-		err = artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s was %s until it was deleted, and tags are immutable; push another tag, or have the operator add a pattern to registry.mutableTags", tag, p.Repository, was)
+		err = artifact.Coded(artifact.Denied, "DENIED", "tag %s of %s was %s until it was deleted, and tags are immutable; push another tag, or have an admin add a pattern to mutableTags, in the configuration or in the document that is for the repository", tag, p.Repository, was)
 	}
 	return err
 }
@@ -129,15 +129,36 @@ func (db *DB) TagsOf(ctx context.Context, repository artifact.Repository, digest
 func (db *DB) DeleteTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, actor string) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		var was artifact.Digest
-		err := tx.QueryRow(ctx, `delete from tags where repository = $1 and name = $2 returning digest`, repository, tag).Scan(&was)
+		entry, err := deleteTag(ctx, tx, repository, tag, actor)
 		if err != nil {
-			return orNotFound(err, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s", repository, tag))
-		}
-		if _, err = tx.Exec(ctx, `insert into tag_history (repository, name, actor) values ($1, $2, $3)`, repository, tag, actor); err != nil {
 			return err
 		}
-		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "tag.deleted", Actor: actor, Repository: repository, Version: tag.String(), Digest: was})
+		_, err = appendLedger(ctx, tx, entry)
 		return err
 	})
+}
+
+// deleteTag returns the ledger entry that its caller appends, once all else of the transaction is done.
+func deleteTag(ctx context.Context, tx pgx.Tx, repository artifact.Repository, tag artifact.Tag, actor string) (ledger.Entry, error) {
+	entry := ledger.Entry{Kind: "tag.deleted", Actor: actor, Repository: repository, Version: tag.String()}
+	err := tx.QueryRow(ctx, `delete from tags where repository = $1 and name = $2 returning digest`, repository, tag).Scan(&entry.Digest)
+	if err != nil {
+		return entry, orNotFound(err, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s", repository, tag))
+	}
+	_, err = tx.Exec(ctx, `insert into tag_history (repository, name, actor) values ($1, $2, $3)`, repository, tag, actor)
+	return entry, err
+}
+
+// maxHistory is how many changes of one tag are shown, the last ones.
+const maxHistory = 1000
+
+// TagHistory returns what a tag stood at, the oldest first.
+func (db *DB) TagHistory(ctx context.Context, repository artifact.Repository, tag artifact.Tag) ([]artifact.TagChange, error) {
+	rows, err := db.Pool.Query(ctx, `select digest, actor, at from (select id, digest, actor, at from tag_history where repository = $1 and name = $2 order by id desc limit $3) last
+		order by id`, repository, tag, maxHistory)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.TagChange])
+	return all, translate(err)
 }

@@ -117,6 +117,10 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 	if err := holdsStatements(tags, subject); err != nil {
 		return Pushed{}, err
 	}
+	mutable, err := r.mutable(ctx, ref.Repository)
+	if err != nil {
+		return Pushed{}, err
+	}
 	verdict, err := r.cfg.Judge.Judge(ctx, subject)
 	if err != nil {
 		return Pushed{}, err
@@ -128,7 +132,7 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 	}
 	switch verdict.Outcome {
 	case artifact.Allow:
-		err = r.cfg.Manifests.PutManifest(ctx, push, r.mutable(ref.Repository))
+		err = r.cfg.Manifests.PutManifest(ctx, push, mutable)
 	case artifact.Deny:
 		err = r.deny(ctx, push)
 	default:

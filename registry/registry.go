@@ -108,6 +108,16 @@ type Inspector interface {
 	Arrived(ctx context.Context, digest artifact.Digest, size int64)
 }
 
+// Rules say what a repository may hold; storage.Rules is one.
+type Rules interface {
+	// MutableTags returns the patterns of tags that may be moved in a repository; false where only the configuration says.
+	MutableTags(ctx context.Context, repository artifact.Repository) ([]string, bool, error)
+	// Room returns how a request takes bytes of the quotas on a repository, before it stores them, and how it says, once,
+	// how many of them it has stored and committed in the end. take is a Denied error, with figures, where they do not
+	// fit. linked is for bytes that the store has already. Both functions are nil where there is no quota.
+	Room(ctx context.Context, repository artifact.Repository, linked bool) (take func(ctx context.Context, n int64) error, settle func(stored int64), err error)
+}
+
 // Config names everything a registry needs.
 type Config struct {
 	Bytes       Bytes
@@ -119,7 +129,8 @@ type Config struct {
 	Names       Names
 	Inspector   Inspector
 	Upstream    Upstream // nil: nothing is mirrored
-	MutableTags []string // patterns, as in path.Match
+	Rules       Rules    // nil: no quotas, and MutableTags everywhere
+	MutableTags []string // patterns, as in path.Match, where no rule has others
 	Logger      *slog.Logger
 	Now         func() time.Time
 }
@@ -174,13 +185,23 @@ func roleFor(a artifact.Action) artifact.Role {
 var subjectTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
 
 // mutable says of the tags of a repository whether they may be moved to another digest.
-func (r *Registry) mutable(repository artifact.Repository) func(artifact.Tag) bool {
+func (r *Registry) mutable(ctx context.Context, repository artifact.Repository) (func(artifact.Tag) bool, error) {
+	patterns := r.cfg.MutableTags
+	if r.cfg.Rules != nil {
+		own, ok, err := r.cfg.Rules.MutableTags(ctx, repository)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			patterns = own
+		}
+	}
 	return func(tag artifact.Tag) bool {
-		return ofMirror(repository) || tag.IsCosign() || subjectTag.MatchString(tag.String()) || slices.ContainsFunc(r.cfg.MutableTags, func(pattern string) bool {
+		return ofMirror(repository) || tag.IsCosign() || subjectTag.MatchString(tag.String()) || slices.ContainsFunc(patterns, func(pattern string) bool {
 			ok, err := path.Match(pattern, tag.String())
 			return ok && err == nil
 		})
-	}
+	}, nil
 }
 
 // page returns the part of sorted names after last, at most n of them, and whether more follow. n < 0 is no limit.

@@ -16,6 +16,14 @@ func (r *Registry) StartUpload(ctx context.Context, p artifact.Principal, reposi
 	if err := may(p, artifact.ActionPush, repository); err != nil {
 		return artifact.Upload{}, err
 	}
+	room, err := r.room(ctx, p, repository, false)
+	if err != nil {
+		return artifact.Upload{}, err
+	}
+	defer room.settle(0)
+	if err := room.take(ctx, 1); err != nil {
+		return artifact.Upload{}, err
+	}
 	u := artifact.Upload{ID: uuid.NewString(), Repository: repository, CreatedBy: p.Name}
 	return u, r.cfg.Uploads.CreateUpload(ctx, u)
 }
@@ -51,17 +59,31 @@ func (r *Registry) Append(ctx context.Context, p artifact.Principal, repository 
 	if err != nil {
 		return u, err
 	}
-	return r.append(ctx, u, at, body)
+	return r.append(ctx, p, u, at, body)
 }
 
-func (r *Registry) append(ctx context.Context, u artifact.Upload, at *Range, body io.Reader) (artifact.Upload, error) {
+func (r *Registry) append(ctx context.Context, p artifact.Principal, u artifact.Upload, at *Range, body io.Reader) (artifact.Upload, error) {
+	length := announced(body)
 	if at != nil {
 		if at.First != u.Offset {
 			return u, artifact.Coded(artifact.Conflict, "RANGE_INVALID", "the chunk starts at byte %d, the upload is at %d", at.First, u.Offset)
 		}
-		body = &exactly{r: body, left: at.Last - at.First + 1}
+		length = at.Last - at.First + 1
+		body = &exactly{r: body, left: length}
 	}
-	next, err := r.cfg.Bytes.Append(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, body)
+	room, err := r.room(ctx, p, u.Repository, false)
+	if err != nil {
+		return u, err
+	}
+	begun := u.Offset
+	defer func() { room.settle(u.Offset - begun) }()
+	var next Progress
+	if body, err = room.bound(ctx, body, length); err == nil {
+		next, err = r.cfg.Bytes.Append(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, body)
+	}
+	if room.refused() {
+		return u, r.tooMuch(ctx, u, err)
+	}
 	if next.Offset > u.Offset {
 		// The request may be gone; what it brought is kept all the same.
 		if saved := r.cfg.Uploads.AdvanceUpload(context.WithoutCancel(ctx), u.ID, u.Offset, next.Offset, next.State); saved != nil {
@@ -87,7 +109,7 @@ func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repos
 	if err != nil {
 		return artifact.Descriptor{}, err
 	}
-	if u, err = r.append(ctx, u, at, body); err != nil {
+	if u, err = r.append(ctx, p, u, at, body); err != nil {
 		return artifact.Descriptor{}, err
 	}
 	return r.commit(ctx, u, digest)
@@ -116,6 +138,15 @@ func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository
 	if err := may(p, artifact.ActionPush, repository); err != nil {
 		return artifact.Descriptor{}, err
 	}
+	room, err := r.room(ctx, p, repository, false)
+	if err != nil {
+		return artifact.Descriptor{}, err
+	}
+	var stored int64
+	defer func() { room.settle(stored) }()
+	if body, err = room.bound(ctx, body, announced(body)); err != nil {
+		return artifact.Descriptor{}, err
+	}
 	u := artifact.Upload{ID: uuid.NewString(), Repository: repository, CreatedBy: p.Name}
 	next, err := r.cfg.Bytes.Append(ctx, u.ID, Progress{}, body)
 	if err != nil {
@@ -123,7 +154,11 @@ func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository
 		return artifact.Descriptor{}, err
 	}
 	u.Offset, u.State = next.Offset, next.State
-	return r.commit(ctx, u, digest)
+	d, err := r.commit(ctx, u, digest)
+	if err == nil {
+		stored = d.Size
+	}
+	return d, err
 }
 
 // CancelUpload drops an upload and what it brought.
@@ -155,18 +190,41 @@ func (r *Registry) Mount(ctx context.Context, p artifact.Principal, repository, 
 		}
 	}
 	for _, source := range sources {
-		if r.reads(ctx, p, source, digest) {
-			return r.cfg.Blobs.LinkBlob(ctx, repository, digest)
+		size, ok := r.reads(ctx, p, source, digest)
+		if ok {
+			return r.link(ctx, p, repository, digest, size)
 		}
 	}
 	return false, nil
+}
+
+// link gives a repository a blob that another has, within its quota.
+func (r *Registry) link(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, size int64) (linked bool, err error) {
+	room, err := r.room(ctx, p, repository, true)
+	if err != nil {
+		return false, err
+	}
+	var stored int64
+	defer func() { room.settle(stored) }()
+	if room != nil {
+		if _, err := r.cfg.Blobs.Blob(ctx, repository, digest); err == nil {
+			size = 0 // it has it already
+		}
+		if err := room.take(ctx, size); err != nil {
+			return false, err
+		}
+	}
+	if linked, err = r.cfg.Blobs.LinkBlob(ctx, repository, digest); linked {
+		stored = size
+	}
+	return linked, err
 }
 
 // MountSource returns a repository from which p may mount a blob.
 func (r *Registry) MountSource(ctx context.Context, p artifact.Principal, digest artifact.Digest) (from artifact.Repository, found bool, err error) {
 	sources, err := r.cfg.Blobs.BlobRepositories(ctx, digest)
 	for _, source := range sources {
-		if r.reads(ctx, p, source, digest) {
+		if _, ok := r.reads(ctx, p, source, digest); ok {
 			return source, true, nil
 		}
 	}
@@ -174,12 +232,12 @@ func (r *Registry) MountSource(ctx context.Context, p artifact.Principal, digest
 }
 
 // reads reports whether a repository has a blob and p may read it there.
-func (r *Registry) reads(ctx context.Context, p artifact.Principal, source artifact.Repository, digest artifact.Digest) bool {
+func (r *Registry) reads(ctx context.Context, p artifact.Principal, source artifact.Repository, digest artifact.Digest) (size int64, ok bool) {
 	if r.cfg.Gate.Pull(ctx, p, source, digest) != nil || r.served(ctx, source, digest) != nil {
-		return false
+		return 0, false
 	}
-	_, err := r.cfg.Blobs.Blob(ctx, source, digest)
-	return err == nil
+	size, err := r.cfg.Blobs.Blob(ctx, source, digest)
+	return size, err == nil
 }
 
 // exactly reads a chunk of an announced length: fewer bytes and more are errors.

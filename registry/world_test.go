@@ -28,6 +28,7 @@ type world struct {
 	t      testing.TB
 	db     *postgres.DB
 	files  *blob.File
+	folder string // of the files
 	judge  *policy.Judge
 	pusher artifact.Principal
 	admin  artifact.Principal
@@ -37,13 +38,14 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	db := pgtest.New(t)
-	files, err := blob.NewFile(t.TempDir())
+	folder := t.TempDir()
+	files, err := blob.NewFile(folder)
 	require.NoError(t, err)
 	parsed, err := policy.Parse("baseline", policy.Baseline())
 	require.NoError(t, err)
 	_, _, err = db.ApplyDocument(t.Context(), "Policy", parsed[0].Name(), parsed[0].Hash(), string(policy.Baseline()), "system")
 	require.NoError(t, err)
-	w := &world{t: t, db: db, files: files, pusher: artifact.Principal{Name: "token:ci", Role: artifact.Pusher}, admin: artifact.Principal{Name: "user:ada", Role: artifact.Admin},
+	w := &world{t: t, db: db, files: files, folder: folder, pusher: artifact.Principal{Name: "token:ci", Role: artifact.Pusher}, admin: artifact.Principal{Name: "user:ada", Role: artifact.Admin},
 		shop: parse(t, artifact.ParseRepository, "shop/returns")}
 	w.judge = policy.NewJudge(policy.JudgeConfig{Facts: w, Contents: contents{w}, Policies: db})
 	w.Registry = registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: w, Gate: promotion.NewGate(db), Names: w, Inspector: w,

@@ -18,6 +18,7 @@ import (
 	"waybill/policy"
 	"waybill/promotion"
 	"waybill/registry"
+	"waybill/storage"
 )
 
 // apiRoot is where the REST API lives; openAPIPath is its description, without the extension.
@@ -55,6 +56,7 @@ type APIConfig struct {
 	Keys          Keys
 	Collector     Collector
 	Checker       Checker
+	Retention     Retention
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -108,6 +110,8 @@ type Records interface {
 	// History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in
 	// which they happened.
 	History(ctx context.Context, r artifact.Repository) ([]artifact.Promotion, error)
+	// TagHistory returns what a tag stood at, the oldest first.
+	TagHistory(ctx context.Context, r artifact.Repository, t artifact.Tag) ([]artifact.TagChange, error)
 }
 
 // SignatureRecord is one thing the service signed. Predicate is empty for the cosign signature.
@@ -126,8 +130,10 @@ type Tokens interface {
 	Revoke(ctx context.Context, actor artifact.Principal, id string) error
 }
 
-// Documents stores policies and pipelines by version.
+// Documents stores policies, pipelines and rules for repositories by version.
 type Documents interface {
+	// Fit refuses documents that cannot be in force together, or with the others that are.
+	Fit(ctx context.Context, all []ParsedDocument) error
 	Apply(ctx context.Context, actor artifact.Principal, d ParsedDocument) (Applied, error)
 	Current(ctx context.Context) ([]Document, error)
 }
@@ -189,6 +195,11 @@ type Checker interface {
 	Check(ctx context.Context, quarantine bool, report registry.CheckReport) (registry.Checked, error)
 }
 
+// Retention removes what nobody needs (storage.Keeper).
+type Retention interface {
+	Run(ctx context.Context, actor string, dryRun bool) (storage.Report, error)
+}
+
 // API is the REST API. Mount puts it on an engine; it holds no state of its own.
 type API struct {
 	cfg  APIConfig
@@ -217,9 +228,9 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionManage), get("list-tokens", "/tokens", "Tokens, without their secrets", "Tokens"), a.listTokens)
 	register(a, needs(artifact.ActionManage), remove("revoke-token", "/tokens/{id}", "Revoke a token at once", "Tokens"), a.revokeToken)
 
-	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies and pipelines: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
-	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies and pipelines in force", "Documents"), a.listDocuments)
-	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One policy or pipeline in force", "Documents"), a.getDocument)
+	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies, pipelines and rules for repositories: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
+	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies, pipelines and rules for repositories in force", "Documents"), a.listDocuments)
+	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document in force", "Documents"), a.getDocument)
 
 	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
 	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
@@ -238,6 +249,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
+	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
+	register(a, needs(artifact.ActionManage), post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage"), a.retention)
 
 	register(a, needs(artifact.ActionAudit), get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, needs(artifact.ActionAudit), get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)

@@ -10,17 +10,18 @@ import (
 	"waybill/artifact"
 	"waybill/policy"
 	"waybill/promotion"
+	"waybill/storage"
 )
 
 // ParsedDocument is one YAML document that its own package took as valid.
 type ParsedDocument struct {
-	Kind string // Policy or Pipeline
+	Kind string // Policy, Pipeline or Repositories
 	Name string
 	Hash artifact.Digest // of its meaning: two spellings of one policy share it
 	Body []byte          // as it was sent
 }
 
-// Document is a policy or pipeline in force.
+// Document is a policy, a pipeline or rules for repositories in force.
 type Document struct {
 	Kind      string          `json:"kind"`
 	Name      string          `json:"name"`
@@ -58,7 +59,7 @@ type (
 	applyOutput         struct{ Body AppliedList }
 	listDocumentsOutput struct{ Body DocumentList }
 	documentInput       struct {
-		Kind string `path:"kind" enum:"Policy,Pipeline,policy,pipeline"`
+		Kind string `path:"kind" enum:"Policy,Pipeline,Repositories,policy,pipeline,repositories"`
 		Name string `path:"name" maxLength:"100"`
 	}
 	documentOutput struct{ Body Document }
@@ -74,6 +75,9 @@ func (a *API) applyDocuments(ctx context.Context, p artifact.Principal, in *appl
 	}
 	documents, err := parseDocuments(in.File, src)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.cfg.Documents.Fit(ctx, documents); err != nil {
 		return nil, err
 	}
 	out := &applyOutput{Body: AppliedList{Documents: []Applied{}}}
@@ -132,7 +136,7 @@ func parseDocuments(file string, src []byte) ([]ParsedDocument, error) {
 		all = append(all, d)
 	}
 	if len(all) == 0 {
-		return nil, artifact.Errorf(artifact.Invalid, "%s has no document; want apiVersion: waybill/v1 and kind: Policy or Pipeline", file)
+		return nil, artifact.Errorf(artifact.Invalid, "%s has no document; want apiVersion: waybill/v1 and kind: Policy, Pipeline or Repositories", file)
 	}
 	return all, nil
 }
@@ -190,8 +194,14 @@ func (p yamlPart) parse(file string) (ParsedDocument, bool, error) {
 			return d, false, err
 		}
 		d.Name, d.Hash = parsed[0].Name(), parsed[0].Hash()
+	case storage.Kind:
+		parsed, err := storage.Parse(file, padded)
+		if err != nil {
+			return d, false, err
+		}
+		d.Name, d.Hash = parsed[0].Name(), parsed[0].Hash()
 	default:
-		return d, false, nodes[0].At("$.kind").Errorf("kind %.60q is not known; want Policy or Pipeline", d.Kind)
+		return d, false, nodes[0].At("$.kind").Errorf("kind %.60q is not known; want Policy, Pipeline or Repositories", d.Kind)
 	}
 	return d, true, nil
 }

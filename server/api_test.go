@@ -57,6 +57,8 @@ func routes() []route {
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
+		{"GET", "/tags/history" + ref, "", "", lookers, "auditor"},
+		{"POST", "/retention", json, `{}`, "admin", "admin"},
 		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
 		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
@@ -430,6 +432,47 @@ func TestApplyChecksAllFirst(t *testing.T) {
 	got = call(t, s, "admin", "POST", "/documents", "application/yaml", "# head\n---\n"+policy("one")+"---\n"+pipeline+"---\n")
 	require.Equal(t, 200, got.status, string(got.body))
 	require.Equal(t, []string{"apply Policy one by token:admin", "apply Pipeline default by token:admin"}, w.changes())
+
+	rules := func(name string) string {
+		return "apiVersion: waybill/v1\nkind: Repositories\nmetadata: {name: " + name + "}\nspec: {match: {repositories: [\"shop/**\"]}, quota: 1Gi}\n"
+	}
+	got = call(t, s, "admin", "POST", "/documents", "application/yaml", rules("shop"))
+	require.Equal(t, 200, got.status, string(got.body))
+	require.Contains(t, w.changes(), "apply Repositories shop by token:admin")
+	got = call(t, s, "admin", "POST", "/documents", "application/yaml", policy("three")+"---\n"+rules("tie"))
+	require.Equal(t, 409, got.status, string(got.body))
+	require.Len(t, w.changes(), 3, "what does not fit keeps the others out as well")
+	got = call(t, s, "admin", "POST", "/documents?file=r.yaml", "application/yaml", policy("three")+"---\n"+strings.Replace(rules("shop"), "quota", "quotas", 1))
+	require.Equal(t, 400, got.status, string(got.body))
+	require.Contains(t, string(got.body), "r.yaml:12:")
+	require.Contains(t, string(got.body), "quotas")
+}
+
+func TestTagHistory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var out server.TagHistory
+	call(t, s, "reader", "GET", "/tags/history?ref=shop/returns:v456", "", "").decode(t, &out)
+	require.Equal(t, []artifact.TagChange{{Digest: w.promoted, Actor: "token:ci", At: noon.Add(-time.Hour)}, {Actor: "user:ada", At: noon}}, out.Changes)
+	for ref, want := range map[string]string{"shop/returns:never": "has never had a tag never", "shop/returns@" + w.promoted.String(): "names no tag"} {
+		got := call(t, s, "reader", "GET", "/tags/history?ref="+url.QueryEscape(ref), "", "")
+		require.Contains(t, requireProblem(t, got).Detail, want)
+	}
+}
+
+func TestRetentionIsDryWhenAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "admin", "POST", "/retention", "application/json", `{"dryRun":true}`)
+	require.JSONEq(t, `{"dryRun":true,"repositories":[]}`, string(got.body))
+	require.Empty(t, w.changes())
+	got = call(t, s, "admin", "POST", "/retention", "application/json", `{"dry":true}`)
+	require.Equal(t, 422, got.status, "a misspelt dry run is no run")
+	require.Empty(t, w.changes())
+	call(t, s, "admin", "POST", "/retention", "application/json", `{}`)
+	require.Equal(t, []string{"retention by token:admin"}, w.changes())
 }
 
 func TestImportIsStreamed(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"waybill/promotion"
 	"waybill/registry"
 	"waybill/server"
+	"waybill/storage"
 )
 
 // noon is when everything in these tests happens.
@@ -299,6 +300,29 @@ func (w *world) Apply(_ context.Context, actor artifact.Principal, d server.Pars
 	return server.Applied{Kind: d.Kind, Name: d.Name, Version: 1, Hash: d.Hash, Changed: true}, nil
 }
 
+func (w *world) Fit(_ context.Context, all []server.ParsedDocument) error {
+	for _, d := range all {
+		if d.Name == "tie" {
+			return artifact.Errorf(artifact.Conflict, "shop and tie are for the same repositories alike")
+		}
+	}
+	return nil
+}
+
+func (w *world) TagHistory(_ context.Context, r artifact.Repository, tag artifact.Tag) ([]artifact.TagChange, error) {
+	if r != w.shop || tag.String() != "v456" {
+		return nil, nil
+	}
+	return []artifact.TagChange{{Digest: w.promoted, Actor: "token:ci", At: noon.Add(-time.Hour)}, {Actor: "user:ada", At: noon}}, nil
+}
+
+func (w *world) Run(_ context.Context, actor string, dryRun bool) (storage.Report, error) {
+	if !dryRun {
+		w.record("retention by %s", actor)
+	}
+	return storage.Report{DryRun: dryRun, Repositories: []storage.RepositoryReport{}}, nil
+}
+
 func (w *world) Current(context.Context) ([]server.Document, error) { return w.documents, nil }
 
 func (w *world) Import(_ context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error) {
@@ -386,7 +410,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

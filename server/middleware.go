@@ -126,11 +126,15 @@ type patient struct {
 	io.ReadCloser
 	control *http.ResponseController
 	set     time.Time
+	length  int64
 }
 
 func patiently(c *gin.Context) io.Reader {
-	return &patient{ReadCloser: c.Request.Body, control: http.NewResponseController(c.Writer)}
+	return &patient{ReadCloser: c.Request.Body, control: http.NewResponseController(c.Writer), length: c.Request.ContentLength}
 }
+
+// Announced is the body's Content-Length, in bytes; -1 where the request has none.
+func (p *patient) Announced() int64 { return p.length }
 
 func (p *patient) Read(b []byte) (int, error) {
 	if now := time.Now(); now.Sub(p.set) > stall/10 {

@@ -23,6 +23,10 @@ func (s *Server) getManifest(r *request) error {
 	if m.Stale {
 		r.Header("Warning", `110 - "Response is Stale"`) // RFC 7234, section 5.5.1
 	}
+	// A client that only looks, with HEAD, needs nothing kept.
+	if s.cfg.Pulled != nil && r.Request.Method == http.MethodGet {
+		s.cfg.Pulled(r.repository, m.Digest)
+	}
 	r.Header("Docker-Content-Digest", m.Digest.String())
 	r.Header("ETag", `"`+m.Digest.String()+`"`)
 	if r.GetHeader("If-None-Match") == `"`+m.Digest.String()+`"` {

@@ -37,7 +37,8 @@ type Config struct {
 	AccessTokens  AccessTokens
 	ExternalURL   string // how clients reach it; empty: as each request says
 	Ready         func(ctx context.Context) error
-	Mount         []func(*gin.Engine) // more routes: the REST API, the pages
+	Pulled        func(repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
+	Mount         []func(*gin.Engine)                                          // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
 	Logger        *slog.Logger
 	Now           func() time.Time

@@ -26,6 +26,7 @@ import (
 	"waybill/scanner"
 	"waybill/server"
 	"waybill/signer"
+	"waybill/storage"
 )
 
 // Packages declare the small interfaces that they call; here what implements them is fitted. Nothing is decided here.
@@ -252,6 +253,35 @@ func (d documents) Apply(ctx context.Context, actor artifact.Principal, p server
 	}
 	v, changed, err := d.db.ApplyDocument(ctx, p.Kind, p.Name, p.Hash, string(p.Body), actor.Name)
 	return server.Applied{Kind: p.Kind, Name: p.Name, Version: v, Hash: p.Hash, Changed: changed}, err
+}
+
+// Fit checks rules for repositories all together with those in force; a pipeline is checked when its turn comes.
+func (d documents) Fit(ctx context.Context, all []server.ParsedDocument) error {
+	var together []storage.Document
+	anew := map[string]bool{}
+	for _, p := range all {
+		if p.Kind != storage.Kind {
+			continue
+		}
+		parsed, err := storage.Parse(p.Name, p.Body)
+		if err != nil {
+			return err
+		}
+		together, anew[p.Name] = append(together, parsed...), true
+	}
+	if len(together) == 0 {
+		return nil
+	}
+	current, err := d.db.StorageDocuments(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range current {
+		if !anew[c.Name()] {
+			together = append(together, c.Document)
+		}
+	}
+	return storage.Fit(together)
 }
 
 func (d documents) Current(ctx context.Context) ([]server.Document, error) {

@@ -19,8 +19,8 @@ func newApply() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Apply policies and pipelines: one or many YAML documents",
-		Long: `Apply policies and pipelines from a file, or from standard input with -f -. All documents are checked before any is
+		Short: "Apply policies, pipelines and rules for repositories: one or many YAML documents",
+		Long: `Apply policies, pipelines and rules for repositories from a file, or from standard input with -f -. All documents are checked before any is
 applied. A document that means what is in force already makes no new version.`,
 		Args: exactly(0),
 	}
@@ -62,8 +62,8 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 
 // newPolicy shows what apply stored.
 func newPolicy() *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "List and print the policies and pipelines in force"}
-	list := &cobra.Command{Use: "list", Short: "List the policies and pipelines in force", Args: exactly(0)}
+	cmd := &cobra.Command{Use: "policy", Short: "List and print the policies, pipelines and rules for repositories in force"}
+	list := &cobra.Command{Use: "list", Short: "List the documents in force", Args: exactly(0)}
 	output := outputFlag(list)
 	list.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		var out server.DocumentList
@@ -86,10 +86,10 @@ func newPolicyShow() *cobra.Command {
 	kind := "policy"
 	cmd := &cobra.Command{Use: "show NAME", Short: "Print a policy as it was applied", Args: exactly(1, "NAME")}
 	output := outputFlag(cmd)
-	cmd.Flags().StringVar(&kind, "kind", kind, "policy or pipeline")
+	cmd.Flags().StringVar(&kind, "kind", kind, "policy, pipeline or repositories")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		if kind != "policy" && kind != "pipeline" {
-			return usagef("kind %.40q: want policy or pipeline", kind)
+		if kind != "policy" && kind != "pipeline" && kind != "repositories" {
+			return usagef("kind %.40q: want policy, pipeline or repositories", kind)
 		}
 		var out server.Document
 		if err := c.get(ctx, "/documents/"+kind+"/"+url.PathEscape(args[0]), nil, &out); err != nil {

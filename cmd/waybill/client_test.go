@@ -25,6 +25,7 @@ import (
 	"waybill/artifact"
 	"waybill/ledger"
 	"waybill/server"
+	"waybill/storage"
 )
 
 const testToken = "wbt_test_secret"
@@ -106,7 +107,7 @@ func TestWrongUsageIsTwo(t *testing.T) {
 		"nonsense", "promote", "promote a b", "promote a b c d", "promote a b c --nonsense", "token create", "token create --role king",
 		"token create --role reader --expires soon", "token", "token nonsense", "apply", "apply -f /does/not/exist", "db import", "db import /does/not/exist",
 		"build .", "build -t a:b", "build -t nocolon /tmp", "build -t a:b /does/not/exist", "build -t a:b -t c:d /tmp", "inspect", "inspect shop", "inspect UP:v1",
-		"verdict a:b extra", "scan a:b --output xml", "show shop", "rollback returns", "recall shop@" + testDigest.String(), "recall shop:v1 --reason=", "status a b", "history", "replication", "replication status a b",
+		"verdict a:b extra", "scan a:b --output xml", "show shop", "rollback returns", "recall shop@" + testDigest.String(), "recall shop:v1 --reason=", "status a b", "history", "history shop@" + testDigest.String(), "history UP:v1", "retention now", "policy show shop --kind rules", "replication", "replication status a b",
 		"audit x", "gc x", "gc --dry", "fsck x", "fsck --repair", "verify", "verify shop", "verify shop:v1 --environment UP", "key", "key private", "login", "login ftp://x",
 	} {
 		out, errs, code := run(t, "", strings.Fields(line)...)
@@ -248,6 +249,7 @@ func TestReaders(t *testing.T) {
 		Promotions: []artifact.Promotion{{Action: "promote", Environment: environment(t, "dev"), Digest: testDigest, Actor: "token:ci", At: testTime}}}
 	fakeServer(t, map[string]any{"GET /inspect": inspection, "GET /scan": scan, "GET /show": story, "GET /history": server.HistoryList{Promotions: story.Promotions},
 		"GET /replications": server.ReplicationList{Replications: []artifact.Replication{{Target: "edge", Repository: repository(t, "shop/returns"), Digest: testDigest, State: artifact.ReplicationFailed, Problem: "it is away", Since: testTime}}},
+		"GET /tags/history": server.TagHistory{Changes: []artifact.TagChange{{Digest: testDigest, Actor: "token:ci", At: testTime}, {Actor: "user:ada", At: testTime}}},
 		"GET /keys":         server.PublicKeys{PublicKeyPEM: "-----BEGIN PUBLIC KEY-----\n"}})
 	for line, wants := range map[string][]string{
 		"inspect shop/returns:v456": {"(none: root)", "12 (0 hidden", "openssl", "2.0 KiB"},
@@ -255,6 +257,7 @@ func TestReaders(t *testing.T) {
 		"show shop/returns:v456":    {"allow", "not yet", "promote", "token:ci"},
 		"history returns":           {"promote", "2026-10-01 12:00:00Z"},
 		"replication status":        {"edge", "shop/returns", "failed", "it is away"},
+		"history shop/returns:v456": {testDigest.String(), "deleted", "user:ada"},
 		"key public":                {"-----BEGIN PUBLIC KEY-----\n"},
 	} {
 		out, errs, code := run(t, "", strings.Fields(line)...)
@@ -268,6 +271,36 @@ func TestReaders(t *testing.T) {
 	}
 	out, _, _ := run(t, "", "scan", "shop/returns:v456")
 	require.Less(t, strings.Index(out, "CVE-2"), strings.Index(out, "CVE-1"), "the worst comes first")
+}
+
+func TestRetention(t *testing.T) {
+	tag := func(s string) artifact.Tag {
+		parsed, err := artifact.ParseTag(s)
+		require.NoError(t, err)
+		return parsed
+	}
+	report := storage.Report{DryRun: true, Repositories: []storage.RepositoryReport{{Repository: repository(t, "shop/returns"), Document: "shop@3", Freed: 3 << 20,
+		Removed: []storage.Removed{{Digest: testDigest, Tags: []artifact.Tag{tag("v1"), tag("v2")}, Bytes: 2048}, {Digest: testDigest, Tags: []artifact.Tag{tag("v3")}, TagOnly: true}},
+		Kept:    []storage.Kept{{Tag: tag("v9"), Digest: testDigest, Reasons: []string{"promoted to dev", "one of the newest 10"}}},
+		Skipped: []storage.Skipped{{Digest: testDigest, Tags: []artifact.Tag{}, Reason: "it changed\x1b[2J"}}}}}
+	got := fakeServer(t, map[string]any{"POST /retention": report})
+	out, errs, code := run(t, "", "retention", "--dry-run")
+	require.Zero(t, code, errs)
+	require.JSONEq(t, `{"dryRun":true}`, (*got)[0].body)
+	for _, want := range []string{"v1 v2", "2.0 KiB", "would be removed", "nothing in shop@3 keeps it", "tag would be removed", "promoted to dev; one of the newest 10", "skipped", "3.0 MiB of blobs would be no longer needed"} {
+		require.Contains(t, out, want)
+	}
+	require.NotContains(t, out, "\x1b")
+	report.DryRun = false
+	fakeServer(t, map[string]any{"POST /retention": report})
+	out, _, code = run(t, "", "retention")
+	require.Zero(t, code)
+	require.Contains(t, out, "3.0 MiB of blobs are no longer needed")
+	require.NotContains(t, out, "would")
+	fakeServer(t, map[string]any{"POST /retention": storage.Report{}})
+	out, _, code = run(t, "", "retention")
+	require.Zero(t, code)
+	require.Contains(t, out, "no document in force has retention")
 }
 
 func TestAudit(t *testing.T) {

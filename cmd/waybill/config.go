@@ -16,6 +16,7 @@ import (
 
 	"waybill/artifact"
 	"waybill/mirror"
+	"waybill/policy"
 )
 
 // Config is the whole configuration of waybill serve: a YAML file, each key of which may be set or overridden by a
@@ -54,12 +55,15 @@ type DatabaseConfig struct {
 
 // RegistryConfig holds the rules for repositories.
 type RegistryConfig struct {
-	// MutableTags are patterns of tags that may be moved to another digest. Default latest, *-dev and dev-*. All
-	// other tags stay where they were first pushed.
+	// MutableTags are patterns of tags that may be moved to another digest, where no document of kind Repositories
+	// has others. Default latest, *-dev and dev-*. All other tags stay where they were first pushed.
 	MutableTags []string `yaml:"mutableTags"`
 	// GCGrace is how long garbage collection keeps what nothing needs: blobs that no manifest names, uploads that nobody
 	// continues, files without a row. A push must not take longer from its first blob to its manifest. Default 1h.
 	GCGrace time.Duration `yaml:"gcGrace"`
+	// Quota is how many bytes the whole store may hold, such as 500Gi: a push that would bring more is refused. Default
+	// none. Documents of kind Repositories have quotas of repositories.
+	Quota policy.Quantity `yaml:"quota"`
 }
 
 // ScannerConfig bounds the scanner processes.
@@ -368,6 +372,12 @@ func set(field reflect.Value, value string) error {
 			return err
 		}
 		field.SetInt(int64(d))
+	case policy.Quantity:
+		q, err := policy.ParseQuantity(value)
+		if err != nil {
+			return err
+		}
+		field.SetInt(int64(q))
 	default:
 		n, err := strconv.ParseInt(value, 10, field.Type().Bits())
 		if err != nil {

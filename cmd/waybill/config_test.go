@@ -24,10 +24,11 @@ func TestConfig(t *testing.T) {
 	})
 	t.Run("a variable beats the file", func(t *testing.T) {
 		cfg, err := loadConfig(file("listen: 0.0.0.0:80\nscanner: {processes: 4, timeout: 90s}\n"),
-			[]string{"WAYBILL_LISTEN=:5000", "WAYBILL_REGISTRY_MUTABLETAGS=latest, edge", "WAYBILL_SCANNER_MEMORY=512"})
+			[]string{"WAYBILL_LISTEN=:5000", "WAYBILL_REGISTRY_MUTABLETAGS=latest, edge", "WAYBILL_SCANNER_MEMORY=512", "WAYBILL_REGISTRY_QUOTA=500Gi"})
 		require.NoError(t, err)
 		require.Equal(t, ":5000", cfg.Listen)
 		require.Equal(t, []string{"latest", "edge"}, cfg.Registry.MutableTags)
+		require.EqualValues(t, 500<<30, cfg.Registry.Quota)
 		require.Equal(t, ScannerConfig{Processes: 4, Memory: 512, Timeout: 90 * time.Second}, cfg.Scanner)
 	})
 	t.Run("mirrors", func(t *testing.T) {
@@ -81,6 +82,8 @@ func TestConfig(t *testing.T) {
 		"unknown variable":          {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
 		"bad number":                {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
 		"bad level":                 {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
+		"bad quota":                 {"data: d\nregistry:\n  quota: lots\n", nil, `waybill.yaml:3:10: size "lots": want a whole number above 0`},
+		"bad quota there":           {"", []string{"WAYBILL_REGISTRY_QUOTA=500GB"}, `WAYBILL_REGISTRY_QUOTA: size "500GB"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := loadConfig(file(c.file), c.environ)

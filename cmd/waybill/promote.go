@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -102,9 +103,17 @@ func newRecall() *cobra.Command {
 }
 
 func newHistory() *cobra.Command {
-	cmd := &cobra.Command{Use: "history SERVICE", Short: "Show promotions, rollbacks and recalls of a service", Args: exactly(1, "SERVICE")}
+	cmd := &cobra.Command{
+		Use:     "history SERVICE|REPO:TAG",
+		Short:   "Show promotions, rollbacks and recalls of a service, or what a tag stood at",
+		Example: "  waybill history returns\n  waybill history shop/returns:latest",
+		Args:    exactly(1, "SERVICE or REPO:TAG"),
+	}
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		if strings.Contains(args[0], ":") {
+			return tagHistory(ctx, cmd, c, output, args[0])
+		}
 		var out server.HistoryList
 		if err := c.get(ctx, "/history", url.Values{"service": {args[0]}}, &out); err != nil {
 			return err
@@ -112,6 +121,31 @@ func newHistory() *cobra.Command {
 		return output.show(cmd, out, func(w io.Writer) { printPromotions(w, out.Promotions) })
 	})
 	return cmd
+}
+
+func tagHistory(ctx context.Context, cmd *cobra.Command, c *client, output *format, ref string) error {
+	parsed, err := artifact.ParseReference(ref)
+	if err != nil {
+		return usageError{err}
+	}
+	if parsed.Tag.IsZero() {
+		return usagef("%.200q: want SERVICE or REPO:TAG; `waybill show` has the story of a digest", ref)
+	}
+	var out server.TagHistory
+	if err := c.get(ctx, "/tags/history", url.Values{"ref": {ref}}, &out); err != nil {
+		return err
+	}
+	return output.show(cmd, out, func(w io.Writer) {
+		t := newTable(w, "at", "digest", "by")
+		for _, change := range out.Changes {
+			stood := "deleted"
+			if !change.Digest.IsZero() {
+				stood = change.Digest.String()
+			}
+			t.AppendRow([]any{stamp(change.At), stood, printable(change.Actor)})
+		}
+		t.Render()
+	})
 }
 
 func printPromotions(w io.Writer, all []artifact.Promotion) {

@@ -30,6 +30,7 @@ import (
 	"waybill/scanner"
 	"waybill/server"
 	"waybill/signer"
+	"waybill/storage"
 	"waybill/web"
 )
 
@@ -43,6 +44,7 @@ type app struct {
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
 	mirrors       *mirror.Service
+	pulls         *storage.Pulls
 	database      *postgres.DB
 	embedded      *postgres.Embedded // nil with database.url
 	newAdminToken string
@@ -89,11 +91,14 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
 		return nil, err
 	}
+	rules := storage.NewRules(storage.RulesConfig{Documents: db, Usage: db, Total: cfg.Registry.Quota, Now: time.Now})
 	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
-		Inspector: a.inspector, Upstream: a.mirrors, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
+		Inspector: a.inspector, Upstream: a.mirrors, Rules: rules, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
 	contents.registry, pushes.Registry = images, images
 	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
 	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
+	a.pulls = storage.NewPulls(db, logger)
+	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
 	signing := signer.NewService(k.signer, signerStore{images, db})
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
@@ -113,6 +118,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 		},
 		Collector: &jobs.Collector{Collect: func(ctx context.Context) error { _, err := collector.Collect(ctx, false); return err }},
+		Keeper:    &jobs.Keeper{Run: func(ctx context.Context) error { _, err := keeper.Run(ctx, artifact.System.Name, false); return err }},
 	})
 	if err != nil {
 		return nil, err
@@ -122,14 +128,14 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
-		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Logger: logger, Now: time.Now})
+		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping,
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Pulled: a.pulls.Note,
 		Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
 	return a, nil
 }
@@ -170,7 +176,7 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 // stopping is how long running jobs may go on at a stop; they are tried again at the next start.
 const stopping = 10 * time.Second
 
-// close stops what is left to stop, in order: fetches, workers, scanners, database.
+// close stops what is left to stop, in order: fetches, workers, scanners, what pulls are still to be written, database.
 func (a *app) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopping)
 	defer cancel()
@@ -187,6 +193,9 @@ func (a *app) close() {
 	}
 	if a.inspector != nil {
 		a.inspector.Wait()
+	}
+	if a.pulls != nil {
+		a.pulls.Close()
 	}
 	if a.database != nil {
 		a.database.Close()

@@ -31,19 +31,20 @@ var mayImport = map[string][]string{
 
 	"signer":    {"artifact", "policy"},
 	"promotion": {"artifact", "policy"},
+	"storage":   {"artifact", "policy"},
 
 	"scanner/trivy": {"artifact", "scanner", "layer"},
 
-	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "migrations"},
+	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "storage", "migrations"},
 	"postgres/pgtest": {"postgres"},
 	"blob/blobtest":   {"artifact", "blob"},
 
 	"jobs":   {"artifact", "layer", "policy", "scanner", "signer", "ledger", "promotion", "builder"},
-	"server": {"artifact", "registry", "promotion", "policy", "builder", "auth"},
+	"server": {"artifact", "registry", "promotion", "policy", "builder", "auth", "storage"},
 	"web":    {"artifact", "promotion", "policy", "auth"},
 
 	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "ledger", "mirror", "policy", "postgres", "promotion", "registry",
-		"scanner", "server", "signer", "web"},
+		"scanner", "server", "signer", "storage", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
 	"bench":            {},

@@ -1,0 +1,33 @@
+package server
+
+import (
+	"context"
+
+	"waybill/artifact"
+	"waybill/storage"
+)
+
+// RetentionRequest asks to remove what no rule keeps.
+type RetentionRequest struct {
+	DryRun bool `json:"dryRun,omitempty" doc:"Remove nothing, and say what would be removed and why the rest stays"`
+}
+
+type (
+	retentionInput struct {
+		stream
+		Body RetentionRequest
+	}
+	retentionOutput struct{ Body storage.Report }
+)
+
+func (a *API) retention(ctx context.Context, p artifact.Principal, in *retentionInput) (*retentionOutput, error) {
+	if len(p.Repositories) > 0 {
+		return nil, artifact.Errorf(artifact.Denied, "retention is of all repositories, and the token of %s is for %v only; ask an admin whose token is for all", p.Name, p.Repositories)
+	}
+	in.takeTime()
+	done, err := a.cfg.Retention.Run(ctx, p.Name, in.Body.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	return &retentionOutput{Body: done}, nil
+}
