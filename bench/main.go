@@ -85,7 +85,7 @@ func run(ctx context.Context) error {
 
 // compare runs a work on each target in turn, in rounds, and prints the medians.
 func compare(ctx context.Context, w work, all targets, rounds int, length time.Duration) error {
-	rates, tails := make([][]float64, len(all)), make([][]time.Duration, len(all))
+	rates, tails, failed := make([][]float64, len(all)), make([][]time.Duration, len(all)), make([]error, len(all))
 	for round := range rounds {
 		prepared, err := w.prepare(ctx, round)
 		if err != nil {
@@ -93,7 +93,14 @@ func compare(ctx context.Context, w work, all targets, rounds int, length time.D
 		}
 		for i := range all {
 			at := (i + round) % len(all) // nobody is always first
+			if failed[at] != nil {
+				continue
+			}
 			measured, err := prepared(ctx, all[at], length)
+			if err != nil && at > 0 {
+				failed[at] = err
+				continue
+			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", all[at].name, err)
 			}
@@ -104,6 +111,10 @@ func compare(ctx context.Context, w work, all targets, rounds int, length time.D
 	fmt.Printf("%-18s", w.name)
 	best := 0.0
 	for i := range all {
+		if failed[i] != nil {
+			fmt.Printf("%22s", "failed")
+			continue
+		}
 		rate := median(rates[i])
 		if i > 0 {
 			best = max(best, rate)
@@ -114,6 +125,11 @@ func compare(ctx context.Context, w work, all targets, rounds int, length time.D
 		fmt.Printf("%18.2f", median(rates[0])/best)
 	}
 	fmt.Println()
+	for i, err := range failed {
+		if err != nil {
+			fmt.Printf("  %s: %v\n", all[i].name, err)
+		}
+	}
 	return nil
 }
 

@@ -36,6 +36,8 @@ var whole = map[string]string{
 	"select exists (select from ledger_entries)":                                "whether there is any",
 	"from repository_blobs b join blobs using (digest) where linked_at < now()": "a dry run of garbage collection reads everything",
 	"from blobs b where created_at < now() - $1::interval and not exists":       "a dry run of garbage collection reads everything",
+	"select coalesce(sum(size), 0) from blobs":                                  "the total quota counts what there is, every half minute at most",
+	"select coalesce(sum(offset_), 0) from uploads":                             "uploads under way are few",
 	"select count(*), coalesce(sum(size), 0)::bigint from blobs":                "a check of all blobs says how many there are",
 	"on p.id = d.promotion;":                                                    "deployment() adds which",
 }

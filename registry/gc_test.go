@@ -239,7 +239,7 @@ func (s *store) awaitLock() {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
 		var n int
-		require.NoError(s.t, s.db.Pool.QueryRow(s.ctx, "select count(*) from pg_locks where not granted").Scan(&n))
+		require.NoError(s.t, s.db.Pool.QueryRow(s.ctx, "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").Scan(&n))
 		return n > 0
 	}, 10*time.Second, time.Millisecond)
 }
