@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/readahead"
 
 	"waybill/artifact"
 )
@@ -83,8 +85,8 @@ func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
 		return artifact.LayerFacts{}, err
 	}
 	facts.Format, facts.Compression = artifact.FactsFormat, compression
-	facts.Digest, facts.Compressed = artifact.DigestFrom("sha256", stored.sum), stored.n
-	facts.DiffID, facts.Uncompressed = artifact.DigestFrom("sha256", tar.sum), tar.n
+	facts.Digest, facts.Compressed = artifact.DigestFrom("sha256", stored.sum), stored.n.Load()
+	facts.DiffID, facts.Uncompressed = artifact.DigestFrom("sha256", tar.sum), tar.n.Load()
 	if tar.sum512 != nil {
 		facts.DiffID512 = artifact.DigestFrom("sha512", tar.sum512)
 	}
@@ -94,11 +96,27 @@ func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
 // decompress recognises gzip (RFC 1952), zstd (RFC 8878, whose skippable frames may stand first) or a plain tar by the
 // first bytes.
 func decompress(r io.Reader) (io.ReadCloser, string, error) {
-	buffered := bufio.NewReaderSize(r, 256<<10)
+	buffered := bufio.NewReaderSize(r, portion)
 	head, err := buffered.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", err
 	}
+	plain, compression, err := unpack(buffered, head)
+	if err != nil {
+		return nil, "", err
+	}
+	if _, err := buffered.Peek(portion); err != nil || compression == "none" {
+		return plain, compression, nil // what is this small needs no help
+	}
+	// Unpacking takes as long as all that is done with what it gives: the one need not wait for the other.
+	ahead, err := readahead.NewReadCloserSize(plain, 4, portion)
+	return ahead, compression, err
+}
+
+// portion is how many bytes go from hand to hand.
+const portion = 256 << 10
+
+func unpack(buffered *bufio.Reader, head []byte) (io.ReadCloser, string, error) {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(buffered)
@@ -154,14 +172,14 @@ var errTrailing = errors.New("bytes follow the compressed stream")
 // meter counts and hashes what is read through it.
 type meter struct {
 	r      io.Reader
-	n      int64
+	n      atomic.Int64 // read ahead, elsewhere
 	sum    hash.Hash
 	sum512 hash.Hash // or nil
 }
 
 func (m *meter) Read(b []byte) (int, error) {
 	n, err := m.r.Read(b)
-	m.n += int64(n)
+	m.n.Add(int64(n))
 	m.sum.Write(b[:n])
 	if m.sum512 != nil {
 		m.sum512.Write(b[:n])
@@ -191,10 +209,10 @@ func (b *bounded) Read(p []byte) (int, error) {
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return n, fmt.Errorf("the compressed stream is damaged: %w", err)
 	}
-	if b.n > b.limits.Uncompressed {
+	if b.n.Load() > b.limits.Uncompressed {
 		return n, fmt.Errorf("it unpacks to more than %d bytes", b.limits.Uncompressed)
 	}
-	if b.n > b.limits.RatioFrom && b.n > b.limits.Ratio*max(b.stored.n, 1) {
+	if b.n.Load() > b.limits.RatioFrom && b.n.Load() > b.limits.Ratio*max(b.stored.n.Load(), 1) {
 		return n, fmt.Errorf("it unpacks to more than %d times its size, as bombs do", b.limits.Ratio)
 	}
 	return n, err

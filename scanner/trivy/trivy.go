@@ -26,6 +26,7 @@ import (
 	"github.com/aquasecurity/trivy/pkg/fanal/types"
 	"github.com/aquasecurity/trivy/pkg/fanal/walker"
 	"github.com/aquasecurity/trivy/pkg/semaphore"
+	"github.com/klauspost/readahead"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
@@ -95,8 +96,14 @@ func (s *Scanner) Analyse(ctx context.Context, blob io.Reader, sha512 bool) (sca
 		_ = w.CloseWithError(err)
 		done <- outcome{facts, err}
 	}()
-	info, analyseErr := s.walk(ctx, r)
+	// The analysers lag behind where files are many, and catch up where they are large.
+	ahead, err := readahead.NewReaderSize(r, 8, 256<<10)
+	if err != nil {
+		return scanner.Analysis{}, err
+	}
+	info, analyseErr := s.walk(ctx, ahead)
 	r.Close() // analysers that failed must not hold up the facts
+	ahead.Close()
 	read := <-done
 	if read.err != nil {
 		return scanner.Analysis{}, read.err
