@@ -29,12 +29,13 @@ type Event struct {
 	Kind       EventKind
 	Repository Repository
 	Digest     Digest
+	ScanFailed bool // and is to be tried again
 }
 
 // EventKind names an Event.
 type EventKind string
 
-// Accepted: an image was allowed and stored; it is to be scanned and signed.
+// Accepted: an image was allowed and stored; it is to be signed.
 const Accepted EventKind = "image accepted"
 
 // Push is a judged manifest on its way into a repository, with all that one transaction records of it.
@@ -42,7 +43,13 @@ type Push struct {
 	StoredManifest
 	Tags      []Tag
 	Reference string // what the pusher called it
-	Verdict   VerdictRecord
+	Judgement
+}
+
+// Judgement is a verdict with what it was come to by, of a manifest on its way in.
+type Judgement struct {
+	Verdict VerdictRecord
+	Scan    *Scan // of an image; nil when nothing was scanned, or nothing anew
 }
 
 // Upload is an upload session.

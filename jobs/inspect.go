@@ -18,6 +18,7 @@ import (
 // Layers keeps what is learned of layers; *postgres.DB is one.
 type Layers interface {
 	LayerFacts(ctx context.Context, digest artifact.Digest) (facts artifact.LayerFacts, found bool, err error)
+	LayerAnalyses(ctx context.Context, layers []artifact.Digest) ([][]byte, error)
 	SaveLayer(ctx context.Context, facts artifact.LayerFacts, analyser string, analysis []byte) error
 	SaveLayerFailure(ctx context.Context, digest artifact.Digest, why string) error
 }
@@ -37,7 +38,11 @@ type Inspector struct {
 
 	running singleflight.Group
 	waiting sync.WaitGroup
+	recent  recent
 }
+
+// Expected has a scanner ready by the time that the blob is here.
+func (i *Inspector) Expected(ctx context.Context) { i.Scanner.Warm(ctx) }
 
 // Arrived starts inspecting a blob that has just become complete, if its first bytes look like a layer's. It does
 // not wait, and outlives the request: the manifest that follows will ask for the result.
@@ -93,7 +98,72 @@ func (i *Inspector) inspect(ctx context.Context, d artifact.Descriptor) (artifac
 	if err != nil {
 		return artifact.LayerFacts{}, fmt.Errorf("inspect layer %s: %w", d.Digest, err)
 	}
-	return analysis.Facts, i.Layers.SaveLayer(ctx, analysis.Facts, analysis.Analyser, analysis.Blob)
+	if err := i.Layers.SaveLayer(ctx, analysis.Facts, analysis.Analyser, analysis.Blob); err != nil {
+		return artifact.LayerFacts{}, err
+	}
+	i.recent.add(d.Digest, analysis.Blob)
+	return analysis.Facts, nil
+}
+
+// Analyses returns what the scanner made of each layer, in their order. No layer is read, unless its analysis is missing.
+func (i *Inspector) Analyses(ctx context.Context, repository artifact.Repository, layers []artifact.Descriptor) ([][]byte, error) {
+	all := make([][]byte, len(layers))
+	var stored []artifact.Digest
+	for n, d := range layers {
+		if all[n] = i.recent.get(d.Digest); all[n] != nil {
+			continue
+		}
+		if _, err := i.Layer(ctx, repository, d); err != nil {
+			return nil, err
+		}
+		stored = append(stored, d.Digest)
+	}
+	if len(stored) == 0 {
+		return all, nil
+	}
+	read, err := i.Layers.LayerAnalyses(ctx, stored)
+	if err != nil {
+		return nil, err
+	}
+	for n := range all {
+		if all[n] == nil {
+			all[n], read = read[0], read[1:]
+		}
+	}
+	return all, nil
+}
+
+// recent remembers analyses that were just made: the manifest that asks for them follows within moments.
+type recent struct {
+	mu    sync.Mutex
+	known map[artifact.Digest][]byte
+	order []artifact.Digest
+	bytes int
+}
+
+// maxRecent bounds what recent holds, in bytes.
+const maxRecent = 16 << 20
+
+func (r *recent) add(digest artifact.Digest, analysis []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(analysis) > maxRecent/4 || r.known[digest] != nil {
+		return
+	}
+	if r.known == nil {
+		r.known = map[artifact.Digest][]byte{}
+	}
+	r.known[digest], r.order, r.bytes = analysis, append(r.order, digest), r.bytes+len(analysis)
+	for ; r.bytes > maxRecent; r.order = r.order[1:] {
+		r.bytes -= len(r.known[r.order[0]])
+		delete(r.known, r.order[0])
+	}
+}
+
+func (r *recent) get(digest artifact.Digest) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known[digest]
 }
 
 // looksLikeLayer: gzip (RFC 1952), zstd (RFC 8878) and POSIX tar by their magic numbers. A layer that is missed is

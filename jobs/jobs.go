@@ -152,10 +152,14 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.river.StopAndCancel(cancelled)
 }
 
-// Accepted inserts, in the push's own transaction, what an accepted image or index sets off: a scan (of an index
-// there is nothing to scan) and a signature.
+// Accepted inserts, in the push's own transaction, what an accepted image or index sets off: a signature, and another
+// scan if the one of the push failed.
 func (c *Client) Accepted(ctx context.Context, tx pgx.Tx, e artifact.Event) error {
-	_, err := c.river.InsertManyTx(ctx, tx, []river.InsertManyParams{{Args: scanArgs{e.Repository, e.Digest}}, {Args: signArgs{e.Repository, e.Digest}}})
+	all := []river.InsertManyParams{{Args: signArgs{e.Repository, e.Digest}}}
+	if e.ScanFailed {
+		all = append(all, river.InsertManyParams{Args: scanArgs{e.Repository, e.Digest}})
+	}
+	_, err := c.river.InsertManyTx(ctx, tx, all)
 	return err
 }
 

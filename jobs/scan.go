@@ -16,14 +16,16 @@ import (
 // queueScan is apart, so that a rescan of everything does not hold up signatures.
 const queueScan = "scan"
 
-// scanArgs asks for one image to be matched with the advisory database in force.
+// scanArgs asks for one image to be matched again with the advisory database in force.
 type scanArgs struct {
 	Repository artifact.Repository `json:"repository"`
 	Digest     artifact.Digest     `json:"digest"`
 }
 
-func (scanArgs) Kind() string                 { return "scan" }
-func (scanArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: queueScan} }
+func (scanArgs) Kind() string { return "scan" }
+func (scanArgs) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: queueScan, MaxAttempts: 5}
+}
 
 // rescanArgs asks for every image to be scanned again: a new advisory database is in force.
 type rescanArgs struct{}
@@ -35,12 +37,13 @@ func (rescanArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue:
 type ScanStore interface {
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
-	LayerAnalyses(ctx context.Context, layers []artifact.Digest) ([][]byte, error)
+	Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, error)
 	SaveScan(ctx context.Context, s artifact.Scan) error
 	Images(ctx context.Context) ([]artifact.Reference, error)
 }
 
-// Scanner matches an image's stored packages with the advisory database, and attaches an SBOM to it once.
+// Scanner matches an image's packages, as they were found when its layers were inspected, with the advisory database:
+// for the verdict about its push, and again for each new database.
 type Scanner struct {
 	river.WorkerDefaults[scanArgs]
 
@@ -51,78 +54,109 @@ type Scanner struct {
 	Config func(ctx context.Context, repository artifact.Repository, config artifact.Digest) ([]byte, error)
 	// Folder returns where an imported advisory database lies.
 	Folder func(database artifact.Digest) string
-	// AttachSBOM stores a CycloneDX document as a referrer of the image, unless there is one of ours.
-	AttachSBOM func(ctx context.Context, subject artifact.StoredManifest, cycloneDX []byte) error
-	// Busy reports whether somebody pushes at this moment.
-	Busy   func() bool
 	Logger *slog.Logger
 }
 
-// Work scans one image. An image that was deleted meanwhile is done.
-func (s *Scanner) Work(ctx context.Context, job *river.Job[scanArgs]) error {
-	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
-		return err
+// noDatabase is why a scan is pending, and what to do about it.
+const noDatabase = "no advisory database: import one with `waybill db import FILE`"
+
+// Scan is for a verdict: the stored scan if there is one, by whichever database; else, and of an image that is arriving
+// with a stored scan of an older database, a fresh one.
+func (s *Scanner) Scan(ctx context.Context, image artifact.Subject, arriving bool) (scan artifact.Scan, fresh bool, err error) {
+	known, err := s.Store.Scan(ctx, image.Digest)
+	if err != nil || known.State == artifact.Scanned && !arriving {
+		return known, false, err
 	}
-	err := s.scan(artifact.DoneAgain(ctx), job.Args.Repository, job.Args.Digest)
+	database, have, err := s.Store.AdvisoryDatabase(ctx)
+	switch {
+	case err != nil:
+		return known, false, err
+	case !have:
+		return artifact.Scan{Digest: image.Digest, State: artifact.ScanPending, Reason: noDatabase}, known.Reason != noDatabase, nil
+	case known.State == artifact.Scanned && known.DatabaseDigest == database.Digest:
+		return known, false, nil
+	}
+	scan, err = s.match(ctx, image, database)
+	return scan, true, err
+}
+
+// match asks a scanner. One that cannot match the image is an answer too, and never "clean".
+func (s *Scanner) match(ctx context.Context, image artifact.Subject, database artifact.AdvisoryDatabase) (artifact.Scan, error) {
+	request, err := s.request(ctx, image)
+	if artifact.KindOf(err) == artifact.NotFound {
+		return artifact.Scan{Digest: image.Digest, State: artifact.ScanFailed, Reason: "a layer lies elsewhere, and what is not here cannot be scanned"}, nil
+	} else if err != nil {
+		return artifact.Scan{}, err
+	}
+	request.Database = s.Folder(database.Digest)
+	result, err := s.Client.Match(ctx, request)
+	switch {
+	case ctx.Err() != nil:
+		return artifact.Scan{}, ctx.Err()
+	case err != nil:
+		s.Logger.ErrorContext(ctx, "scan failed", "repository", image.Repository, "digest", image.Digest, "error", err)
+		return artifact.Scan{Digest: image.Digest, State: artifact.ScanFailed, Reason: err.Error()}, nil
+	}
+	return artifact.Scan{Digest: image.Digest, State: artifact.Scanned, ScannedAt: time.Now().UTC(), DatabaseDigest: database.Digest,
+		DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings, Counts: count(result.Findings)}, nil
+}
+
+// Work scans one image again whose scan failed when it was pushed. An image that was deleted meanwhile is done.
+func (s *Scanner) Work(ctx context.Context, job *river.Job[scanArgs]) error {
+	err := s.Refresh(artifact.DoneAgain(ctx), job.Args.Repository, job.Args.Digest)
 	if artifact.KindOf(err) == artifact.NotFound {
 		return nil
 	}
 	return err
 }
 
-func (s *Scanner) scan(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
-	image, err := s.Store.Manifest(ctx, repository, digest)
-	if err != nil {
+// Refresh scans an image that is stored by the database in force, unless that was done.
+func (s *Scanner) Refresh(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
+	image, err := s.image(ctx, repository, digest)
+	if err != nil || !image.IsImage {
 		return err
 	}
-	if !image.IsImage {
-		return nil
-	}
-	database, have, err := s.Store.AdvisoryDatabase(ctx)
-	if err != nil {
+	scan, fresh, err := s.Scan(ctx, image, true)
+	if err != nil || !fresh {
 		return err
-	}
-	request, err := s.request(ctx, image)
-	if err != nil {
-		return err
-	}
-	if have {
-		request.Database = s.Folder(database.Digest)
-	}
-	result, err := s.Client.Match(ctx, request)
-	if artifact.KindOf(err) == artifact.Denied {
-		return s.Store.SaveScan(ctx, artifact.Scan{Digest: digest, State: artifact.ScanFailed, Reason: err.Error()})
-	}
-	if err != nil {
-		return fmt.Errorf("scan %s@%s: %w", repository, digest, err)
-	}
-	scan := artifact.Scan{Digest: digest, State: artifact.ScanPending, Reason: "no advisory database: import one with `waybill db import FILE`"}
-	if have {
-		scan = artifact.Scan{Digest: digest, State: artifact.Scanned, ScannedAt: time.Now().UTC(), DatabaseDigest: database.Digest,
-			DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings, Counts: count(result.Findings)}
 	}
 	if err := s.Store.SaveScan(ctx, scan); err != nil {
 		return err
 	}
-	s.Logger.Info("scanned", "repository", repository, "digest", digest, "state", scan.State, "packages", len(result.Packages), "findings", len(result.Findings))
-	return s.AttachSBOM(ctx, image, result.CycloneDX)
+	if scan.State == artifact.ScanFailed {
+		return fmt.Errorf("scan %s@%s: %s", repository, digest, scan.Reason)
+	}
+	return nil
+}
+
+func (s *Scanner) image(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.Subject, error) {
+	m, err := s.Store.Manifest(ctx, repository, digest)
+	if err != nil || !m.IsImage {
+		return artifact.Subject{}, err
+	}
+	config, err := s.Config(ctx, repository, m.Manifest.Config.Digest)
+	return artifact.Subject{Repository: repository, Digest: digest, Manifest: m.Manifest, IsImage: true, Config: config}, err
+}
+
+// SBOM returns an image's CycloneDX document, or nothing of what is no image. What it says depends on the image alone.
+func (s *Scanner) SBOM(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error) {
+	image, err := s.image(ctx, repository, digest)
+	if err != nil || !image.IsImage {
+		return nil, err
+	}
+	request, err := s.request(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	request.SBOM = true
+	result, err := s.Client.Match(ctx, request)
+	return result.CycloneDX, err
 }
 
 // request collects what matching needs; no layer is read, unless its analysis went missing.
-func (s *Scanner) request(ctx context.Context, image artifact.StoredManifest) (scanner.MatchRequest, error) {
-	config, err := s.Config(ctx, image.Repository, image.Manifest.Config.Digest)
-	if err != nil {
-		return scanner.MatchRequest{}, err
-	}
-	layers := make([]artifact.Digest, len(image.Manifest.Layers))
-	for i, d := range image.Manifest.Layers {
-		if _, err := s.Inspector.Layer(ctx, image.Repository, d); err != nil {
-			return scanner.MatchRequest{}, err
-		}
-		layers[i] = d.Digest
-	}
-	analyses, err := s.Store.LayerAnalyses(ctx, layers)
-	return scanner.MatchRequest{Config: config, Layers: analyses, Name: image.Repository.String(), Digest: image.Digest}, err
+func (s *Scanner) request(ctx context.Context, image artifact.Subject) (scanner.MatchRequest, error) {
+	analyses, err := s.Inspector.Analyses(ctx, image.Repository, image.Manifest.Layers)
+	return scanner.MatchRequest{Config: image.Config, Layers: analyses, Name: image.Repository.String(), Digest: image.Digest}, err
 }
 
 func count(findings []artifact.Finding) map[artifact.Severity]int {
@@ -148,7 +182,7 @@ func (r *rescanner) Work(ctx context.Context, _ *river.Job[rescanArgs]) error {
 	}
 	var failed error
 	for _, image := range images {
-		if err := r.scanner.scan(ctx, image.Repository, image.Digest); err != nil && artifact.KindOf(err) != artifact.NotFound {
+		if err := r.scanner.Refresh(ctx, image.Repository, image.Digest); err != nil && artifact.KindOf(err) != artifact.NotFound {
 			failed = errors.Join(failed, err)
 		}
 	}

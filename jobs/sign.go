@@ -19,7 +19,7 @@ type signArgs struct {
 
 func (signArgs) Kind() string { return "sign" }
 
-// Signer judges a digest again, under the policy of now, and signs what passes.
+// Signer judges a digest again, under the policy of now, signs what passes, and attaches its SBOM.
 type Signer struct {
 	river.WorkerDefaults[signArgs]
 
@@ -29,7 +29,10 @@ type Signer struct {
 	Service interface {
 		SignImage(ctx context.Context, pass policy.Pass) error
 	}
-	Busy   func() bool // as Scanner's
+	// Describe attaches an SBOM to an image, unless it has one of ours.
+	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
+	// Busy reports whether somebody pushes at this moment.
+	Busy   func() bool
 	Logger *slog.Logger
 }
 
@@ -51,5 +54,8 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		s.Logger.Warn("not signed: the policy in force does not allow it", "repository", job.Args.Repository, "digest", job.Args.Digest, "outcome", verdict.Outcome)
 		return nil
 	}
-	return s.Service.SignImage(ctx, pass)
+	if err := s.Service.SignImage(ctx, pass); err != nil {
+		return err
+	}
+	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
 }

@@ -157,20 +157,21 @@ func (w *world) deny(digest string) {
 	w.denied[digest] = true
 }
 
-func (w *world) Judge(_ context.Context, s artifact.Subject) (artifact.VerdictRecord, error) {
+func (w *world) Judge(_ context.Context, s artifact.Subject) (artifact.Judgement, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	v := artifact.VerdictRecord{Repository: s.Repository, Digest: s.Digest, Outcome: artifact.Allow, PolicyHash: artifact.DigestOf(nil), Policies: []string{"baseline@1"}, Reasons: []artifact.Reason{}}
 	if w.denied[s.Digest.String()] {
 		v.Outcome, v.Reasons = artifact.Deny, []artifact.Reason{{Rule: "no-root-user", Message: "it runs as root"}, {Rule: "no-sshd", Message: "it has an sshd"}}
 	}
-	return v, nil
+	return artifact.Judgement{Verdict: v}, nil
 }
 
 func (w *world) Reserved(_ context.Context, _ artifact.Repository, tag artifact.Tag) (bool, error) {
 	return tag.String() == "production", nil
 }
 
+func (w *world) Expected(context.Context)                        {}
 func (w *world) Arrived(context.Context, artifact.Digest, int64) {}
 
 var (

@@ -25,9 +25,17 @@ type Policies interface {
 	Policies(ctx context.Context) ([]Versioned, error)
 }
 
+// Scans gives what the scanner finds in an image whose layers have been inspected.
+type Scans interface {
+	// Scan returns the newest scan there is, and makes one where there is none. Of an image that is arriving it is one by
+	// the advisory database in force; with fresh, the caller has to store it.
+	Scan(ctx context.Context, s artifact.Subject, arriving bool) (scan artifact.Scan, fresh bool, err error)
+}
+
 // JudgeConfig names what a judge needs.
 type JudgeConfig struct {
 	Facts    Facts
+	Scans    Scans
 	Contents Contents
 	Policies Policies
 }
@@ -45,14 +53,18 @@ const (
 	maxManifests = 500 // in all
 )
 
-// Judge judges a manifest that is here, or on its way in with all that it names. An error is no verdict: the caller
-// refuses, and may try again.
+// Judge judges a manifest on its way in, with all that it names. An error is no verdict: the caller refuses, and may
+// try again.
 func (j *Judge) Judge(ctx context.Context, s artifact.Subject) (Verdict, error) {
+	return j.begin(ctx, s, s.Digest)
+}
+
+func (j *Judge) begin(ctx context.Context, s artifact.Subject, arriving artifact.Digest) (Verdict, error) {
 	policies, err := j.cfg.Policies.Policies(ctx)
 	if err != nil {
 		return Verdict{}, err
 	}
-	return (&judging{Judge: j, set: NewSet(policies), known: map[artifact.Digest]Verdict{}}).judge(ctx, s, 0)
+	return (&judging{Judge: j, set: NewSet(policies), arriving: arriving, known: map[artifact.Digest]Verdict{}}).judge(ctx, s, 0)
 }
 
 // JudgeStored judges a manifest by its digest; NotFound when the repository does not have it.
@@ -61,7 +73,7 @@ func (j *Judge) JudgeStored(ctx context.Context, repository artifact.Repository,
 	if err != nil {
 		return Verdict{}, err
 	}
-	return j.Judge(ctx, s)
+	return j.begin(ctx, s, artifact.Digest{})
 }
 
 func (j *Judge) subject(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.Subject, error) {
@@ -79,8 +91,9 @@ func (j *Judge) subject(ctx context.Context, repository artifact.Repository, dig
 // judging is one question under way: whatever an index names more than once is judged once.
 type judging struct {
 	*Judge
-	set   Set
-	known map[artifact.Digest]Verdict
+	set      Set
+	arriving artifact.Digest // what is not stored yet; the zero Digest when all is
+	known    map[artifact.Digest]Verdict
 }
 
 func (j *judging) judge(ctx context.Context, s artifact.Subject, depth int) (Verdict, error) {
@@ -173,5 +186,14 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 		return j.set.Uninspectable(s, why...), nil
 	}
 	img.Facts = folding.Facts()
-	return j.set.Evaluate(img), nil
+	scan, fresh, err := j.cfg.Scans.Scan(ctx, s, s.Digest == j.arriving)
+	if err != nil {
+		return Verdict{}, err
+	}
+	img.Scan = scan
+	v := j.set.Evaluate(img)
+	if fresh {
+		v.Scan = &scan
+	}
+	return v, nil
 }

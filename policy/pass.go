@@ -10,6 +10,7 @@ import (
 // passes: sealed is set here and nowhere else.
 type Verdict struct {
 	artifact.VerdictRecord
+	Scan   *artifact.Scan // of an image that was scanned for this verdict, and whose scan is not stored yet
 	sealed bool
 }
 

@@ -16,8 +16,9 @@ type Image struct {
 	Subject artifact.Subject
 	Config  artifact.ImageConfig
 	Facts   artifact.ImageFacts
-	Lies    []string // of the config about its layers
-	Foreign []string // layers that are not here
+	Lies    []string      // of the config about its layers
+	Foreign []string      // layers that are not here
+	Scan    artifact.Scan // what the scanner says; the zero Scan is no answer
 }
 
 // Versioned is a policy as it is in force.

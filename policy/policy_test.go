@@ -215,6 +215,10 @@ func (w *world) Blob(_ context.Context, _ artifact.Repository, d artifact.Digest
 	return w.blobs[d], nil
 }
 
+func (w *world) Scan(_ context.Context, s artifact.Subject, _ bool) (artifact.Scan, bool, error) {
+	return artifact.Scan{Digest: s.Digest, State: artifact.ScanPending}, true, nil
+}
+
 func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
 	facts, ok := w.facts[d.Digest]
 	if !ok && d.IsForeign() {
@@ -244,7 +248,7 @@ func TestJudge(t *testing.T) {
 	require.NoError(t, err)
 	w := &world{policies: []policy.Versioned{{Document: parsed[0], Version: 1}}, manifests: map[artifact.Digest]artifact.StoredManifest{},
 		blobs: map[artifact.Digest][]byte{}, facts: map[artifact.Digest]artifact.LayerFacts{}}
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: w, Contents: w, Policies: w})
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: w, Scans: w, Contents: w, Policies: w})
 	plain := artifact.DigestOf([]byte("plain"))
 	good, bad := w.image("good", "1000", plain), w.image("bad", "root", plain)
 	lying := w.image("lying", "1000", artifact.DigestOf([]byte("another")))

@@ -100,7 +100,8 @@ func (db *DB) announce(ctx context.Context, tx pgx.Tx, p artifact.Push, created 
 		return nil
 	}
 	if created && db.OnAccepted != nil {
-		if err := db.OnAccepted(ctx, tx, artifact.Event{Kind: artifact.Accepted, Repository: p.Repository, Digest: p.Digest}); err != nil {
+		if err := db.OnAccepted(ctx, tx, artifact.Event{Kind: artifact.Accepted, Repository: p.Repository, Digest: p.Digest,
+			ScanFailed: p.Scan != nil && p.Scan.State == artifact.ScanFailed}); err != nil {
 			return err
 		}
 	}
@@ -109,7 +110,7 @@ func (db *DB) announce(ctx context.Context, tx pgx.Tx, p artifact.Push, created 
 	return err
 }
 
-// insertManifest stores the rows of a manifest and its verdict, in one exchange with the database.
+// insertManifest stores the rows of a manifest, its verdict and its scan, in one exchange with the database.
 func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bool, err error) {
 	var config, subject artifact.Digest
 	if p.Manifest.Config != nil {
@@ -148,6 +149,11 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	batch.Queue(`insert into manifest_references (repository, manifest, position, digest, kind)
 		select $1, $2, n - 1, digest, kind from unnest($3::text[], $4::text[]) with ordinality as r (digest, kind, n) on conflict do nothing`, p.Repository, p.Digest, digests, kinds)
 	queueVerdict(batch, p.Verdict, p.Reference, p.PushedBy)
+	if p.Scan != nil {
+		if err := queueScan(batch, *p.Scan); err != nil {
+			return false, err
+		}
+	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return false, err
 	}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -12,6 +13,15 @@ import (
 
 // SaveScan makes s the newest scan of its image.
 func (db *DB) SaveScan(ctx context.Context, s artifact.Scan) error {
+	batch := &pgx.Batch{}
+	if err := queueScan(batch, s); err != nil {
+		return err
+	}
+	// A batch is one transaction. Whoever finds a scan missing makes it again, so that it need not be waited for.
+	return translate(db.loose.SendBatch(ctx, batch).Close())
+}
+
+func queueScan(batch *pgx.Batch, s artifact.Scan) error {
 	var packages []byte
 	if s.State == artifact.Scanned {
 		var err error
@@ -19,28 +29,27 @@ func (db *DB) SaveScan(ctx context.Context, s artifact.Scan) error {
 			return err
 		}
 	}
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if s.Counts == nil {
-			s.Counts = map[artifact.Severity]int{}
-		}
-		if _, err := tx.Exec(ctx, `insert into scans (digest, state, reason, scanned_at, database_digest, database_updated_at, packages, counts)
-			values ($1, $2, $3, $4, $5, $6, $7, $8)
-			on conflict (digest) do update set state = excluded.state, reason = excluded.reason, scanned_at = excluded.scanned_at,
-			database_digest = excluded.database_digest, database_updated_at = excluded.database_updated_at,
-			packages = coalesce(excluded.packages, scans.packages), counts = excluded.counts`,
-			s.Digest, s.State, s.Reason, orNull(s.ScannedAt), s.DatabaseDigest, orNull(s.DatabaseUpdatedAt), packages, s.Counts); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `delete from findings where digest = $1`, s.Digest); err != nil {
-			return err
-		}
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"findings"}, []string{"digest", "position", "id", "class", "severity", "finding"},
-			pgx.CopyFromSlice(len(s.Findings), func(i int) ([]any, error) {
-				f := s.Findings[i]
-				return []any{s.Digest.String(), i, f.ID, f.Class, string(f.Severity), f}, nil
-			}))
+	if s.Counts == nil {
+		s.Counts = map[artifact.Severity]int{}
+	}
+	batch.Queue(`insert into scans (digest, state, reason, scanned_at, database_digest, database_updated_at, packages, counts)
+		values ($1, $2, $3, $4, $5, $6, $7, $8)
+		on conflict (digest) do update set state = excluded.state, reason = excluded.reason, scanned_at = excluded.scanned_at,
+		database_digest = excluded.database_digest, database_updated_at = excluded.database_updated_at,
+		packages = coalesce(excluded.packages, scans.packages), counts = excluded.counts`,
+		s.Digest, s.State, s.Reason, orNull(s.ScannedAt), s.DatabaseDigest, orNull(s.DatabaseUpdatedAt), packages, s.Counts)
+	batch.Queue(`delete from findings where digest = $1`, s.Digest)
+	if len(s.Findings) == 0 {
+		return nil
+	}
+	encoded, err := json.Marshal(s.Findings)
+	if err != nil {
 		return err
-	})
+	}
+	batch.Queue(`insert into findings (digest, position, id, class, severity, finding)
+		select $1, position - 1, finding->>'id', finding->>'class', finding->>'severity', finding
+		from jsonb_array_elements($2::jsonb) with ordinality as f (finding, position)`, s.Digest, encoded)
+	return nil
 }
 
 // Scan returns the newest scan of an image with its findings; one that was never scanned is pending.

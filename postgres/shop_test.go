@@ -81,8 +81,8 @@ func push(t require.TestingT, db *postgres.DB, repository artifact.Repository, n
 	p := artifact.Push{StoredManifest: artifact.StoredManifest{Repository: repository, IsImage: true, PushedBy: "token:ci",
 		Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest, Config: &artifact.Descriptor{MediaType: artifact.MediaTypeConfig, Digest: artifact.DigestOf([]byte("{}")), Size: 2},
 			Layers: []artifact.Descriptor{blob}}},
-		Reference: name, Verdict: artifact.VerdictRecord{Repository: repository, Outcome: artifact.Allow, Reasons: []artifact.Reason{}, Policies: []string{"baseline@1"},
-			PolicyHash: artifact.DigestOf([]byte("policy"))}}
+		Reference: name, Judgement: artifact.Judgement{Verdict: artifact.VerdictRecord{Repository: repository, Outcome: artifact.Allow, Reasons: []artifact.Reason{}, Policies: []string{"baseline@1"},
+			PolicyHash: artifact.DigestOf([]byte("policy"))}}}
 	if change != nil {
 		change(&p)
 	}

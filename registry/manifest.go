@@ -121,14 +121,15 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 	if err != nil {
 		return Pushed{}, err
 	}
-	verdict, err := r.cfg.Judge.Judge(ctx, subject)
+	judgement, err := r.cfg.Judge.Judge(ctx, subject)
 	if err != nil {
 		return Pushed{}, err
 	}
+	verdict := judgement.Verdict
 	push := artifact.Push{
 		StoredManifest: artifact.StoredManifest{Repository: ref.Repository, Digest: digest, Manifest: m, Body: body, IsImage: subject.IsImage,
 			Platform: platform(subject), PushedBy: p.Name},
-		Tags: tags, Reference: subject.Reference, Verdict: verdict,
+		Tags: tags, Reference: subject.Reference, Judgement: judgement,
 	}
 	switch verdict.Outcome {
 	case artifact.Allow:

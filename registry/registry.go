@@ -85,7 +85,7 @@ type TagRow = struct {
 
 // Judge says whether what is pushed is allowed; policy.Judge is one.
 type Judge interface {
-	Judge(ctx context.Context, s artifact.Subject) (artifact.VerdictRecord, error)
+	Judge(ctx context.Context, s artifact.Subject) (artifact.Judgement, error)
 }
 
 // Gate decides every pull; promotion.Gate is one.
@@ -105,6 +105,9 @@ type Names interface {
 
 // Inspector is told of each blob as soon as it is complete. It does not block.
 type Inspector interface {
+	// Expected says that a blob is on its way.
+	Expected(ctx context.Context)
+	// Arrived says that it is stored.
 	Arrived(ctx context.Context, digest artifact.Digest, size int64)
 }
 

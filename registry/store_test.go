@@ -65,9 +65,9 @@ func (s *store) config() registry.Config {
 // allow judges everything as allowed.
 type allow struct{}
 
-func (allow) Judge(_ context.Context, s artifact.Subject) (artifact.VerdictRecord, error) {
-	return artifact.VerdictRecord{Repository: s.Repository, Digest: s.Digest, Outcome: artifact.Allow, Reasons: []artifact.Reason{}, Policies: []string{"test@1"},
-		PolicyHash: artifact.DigestOf([]byte("policy"))}, nil
+func (allow) Judge(_ context.Context, s artifact.Subject) (artifact.Judgement, error) {
+	return artifact.Judgement{Verdict: artifact.VerdictRecord{Repository: s.Repository, Digest: s.Digest, Outcome: artifact.Allow, Reasons: []artifact.Reason{}, Policies: []string{"test@1"},
+		PolicyHash: artifact.DigestOf([]byte("policy"))}}, nil
 }
 
 // open lets everybody pull everything.
@@ -93,6 +93,7 @@ func (open) Reserved(context.Context, artifact.Repository, artifact.Tag) (bool, 
 	return false, nil
 }
 
+func (open) Expected(context.Context)                        {}
 func (open) Arrived(context.Context, artifact.Digest, int64) {}
 
 // collector keeps what nothing needs for that long.

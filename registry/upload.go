@@ -16,6 +16,7 @@ func (r *Registry) StartUpload(ctx context.Context, p artifact.Principal, reposi
 	if err := may(p, artifact.ActionPush, repository); err != nil {
 		return artifact.Upload{}, err
 	}
+	r.cfg.Inspector.Expected(ctx)
 	room, err := r.room(ctx, p, repository, false)
 	if err != nil {
 		return artifact.Upload{}, err

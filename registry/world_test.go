@@ -47,7 +47,7 @@ func newWorld(t testing.TB) *world {
 	require.NoError(t, err)
 	w := &world{t: t, db: db, files: files, folder: folder, pusher: artifact.Principal{Name: "token:ci", Role: artifact.Pusher}, admin: artifact.Principal{Name: "user:ada", Role: artifact.Admin},
 		shop: parse(t, artifact.ParseRepository, "shop/returns")}
-	w.judge = policy.NewJudge(policy.JudgeConfig{Facts: w, Contents: contents{w}, Policies: db})
+	w.judge = policy.NewJudge(policy.JudgeConfig{Facts: w, Scans: w, Contents: contents{w}, Policies: db})
 	w.Registry = registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: w, Gate: promotion.NewGate(db), Names: w, Inspector: w,
 		MutableTags: []string{"latest"}, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 	return w
@@ -85,11 +85,16 @@ func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descr
 	return facts, err
 }
 
-func (w *world) Judge(ctx context.Context, s artifact.Subject) (artifact.VerdictRecord, error) {
+func (w *world) Judge(ctx context.Context, s artifact.Subject) (artifact.Judgement, error) {
 	v, err := w.judge.Judge(ctx, s)
-	return v.VerdictRecord, err
+	return artifact.Judgement{Verdict: v.VerdictRecord, Scan: v.Scan}, err
 }
 
+func (w *world) Scan(_ context.Context, s artifact.Subject, _ bool) (artifact.Scan, bool, error) {
+	return artifact.Scan{Digest: s.Digest, State: artifact.ScanPending}, true, nil
+}
+
+func (w *world) Expected(context.Context)                        {}
 func (w *world) Arrived(context.Context, artifact.Digest, int64) {}
 
 func (w *world) Reserved(_ context.Context, _ artifact.Repository, tag artifact.Tag) (bool, error) {

@@ -32,10 +32,12 @@ type Client struct {
 	cfg   Config
 	slots chan struct{}
 
-	mu     sync.Mutex
-	idle   []*process // waiting for work, the last used last
-	closed bool
-	warned bool // that the kernel does not confine them
+	mu        sync.Mutex
+	idle      []*process    // waiting for work, the last used last
+	preferred string        // the database of a process that needs none, so that it can match next
+	warming   chan struct{} // closed when the process that starts for work to come is idle, or failed; nil: none does
+	closed    bool
+	warned    bool // that the kernel does not confine them
 }
 
 // New returns a client; nothing runs until there is work.
@@ -75,6 +77,9 @@ func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error)
 		if _, err := os.Stat(m.Database); err != nil {
 			return MatchResult{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the advisory database is gone; import it again", Err: err}
 		}
+	}
+	if m.Database != "" {
+		c.Prefer(m.Database)
 	}
 	r, err := c.ask(ctx, m.Database, Request{Match: &m}, nil)
 	if err != nil {
@@ -146,12 +151,65 @@ func (c *Client) ask(ctx context.Context, database string, request Request, file
 	return response, nil
 }
 
+// Prefer has processes start with the folder of an advisory database, also for work that needs none.
+func (c *Client) Prefer(database string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.preferred = database
+}
+
+// Warm starts a process for work that is about to come, unless there is one. It does not wait.
+func (c *Client) Warm(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.warming != nil || len(c.idle) > 0 || len(c.slots) > 0 {
+		return
+	}
+	done := make(chan struct{})
+	c.warming = done
+	go func() {
+		p, err := c.start(context.WithoutCancel(ctx), "")
+		if err == nil {
+			c.give(p)
+		}
+		c.mu.Lock()
+		c.warming = nil
+		c.mu.Unlock()
+		close(done)
+	}()
+}
+
+// start runs a process. One that needs no database gets the preferred one, if it is there.
+func (c *Client) start(ctx context.Context, database string) (*process, error) {
+	if database == "" {
+		c.mu.Lock()
+		database = c.preferred
+		c.mu.Unlock()
+		if _, err := os.Stat(database); err != nil {
+			database = ""
+		}
+	}
+	p, err := start(ctx, c.cfg, database)
+	if err == nil && p.unconfined != "" {
+		c.warn(ctx, p.unconfined)
+	}
+	return p, err
+}
+
 // take returns an idle process that sees the database, or starts one. With none asked for, any will do.
 func (c *Client) take(ctx context.Context, database string) (*process, error) {
 	for {
-		p, surplus, err := c.pick(database)
+		p, surplus, warming, err := c.pick(database)
 		if err != nil {
 			return nil, err
+		}
+		if warming != nil {
+			select {
+			case <-warming:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}
 		if surplus != nil && surplus.expiry.Stop() {
 			surplus.kill()
@@ -164,33 +222,32 @@ func (c *Client) take(ctx context.Context, database string) (*process, error) {
 		}
 		p.kill() // it was just about to end, or died while it waited
 	}
-	p, err := start(ctx, c.cfg, database)
-	if err == nil && p.unconfined != "" {
-		c.warn(ctx, p.unconfined)
-	}
-	return p, err
+	return c.start(ctx, database)
 }
 
-// pick takes a process out of the idle ones. If there is none that fits and another would be one too many, surplus is
-// the one that has waited longest.
-func (c *Client) pick(database string) (fits, surplus *process, err error) {
+// pick takes a process out of the idle ones. If there is none that fits, it may be warming; and if another would be one
+// too many, surplus is the one that has waited longest.
+func (c *Client) pick(database string) (fits, surplus *process, warming chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, nil, errors.New("the server is stopping")
+		return nil, nil, nil, errors.New("the server is stopping")
 	}
 	for i, p := range slices.Backward(c.idle) {
 		if database == "" || p.database == database {
 			c.idle = slices.Delete(c.idle, i, i+1)
-			return p, nil, nil
+			return p, nil, nil, nil
 		}
+	}
+	if c.warming != nil && (database == "" || database == c.preferred) {
+		return nil, nil, c.warming, nil
 	}
 	// Each that works, this one to be among them, holds a slot.
 	if len(c.idle) > 0 && len(c.idle)+len(c.slots) > cap(c.slots) {
 		surplus = c.idle[0]
 		c.idle = slices.Delete(c.idle, 0, 1)
 	}
-	return nil, surplus, nil
+	return nil, surplus, nil, nil
 }
 
 func (c *Client) warn(ctx context.Context, unconfined string) {

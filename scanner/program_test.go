@@ -96,7 +96,7 @@ func (w *world) match(t *testing.T, database string, layers ...scanner.Analysis)
 	t.Helper()
 	config := artifact.ImageConfig{OS: "linux", Architecture: "amd64"}
 	config.RootFS.Type = "layers"
-	request := scanner.MatchRequest{Database: database, Name: "shop/returns", Digest: artifact.DigestOf([]byte("image"))}
+	request := scanner.MatchRequest{SBOM: true, Database: database, Name: "shop/returns", Digest: artifact.DigestOf([]byte("image"))}
 	for _, l := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.Facts.DiffID)
 		request.Layers = append(request.Layers, l.Blob)

@@ -29,7 +29,7 @@ type Hello struct {
 }
 
 // Protocol is the version of these messages.
-const Protocol = 2
+const Protocol = 3
 
 // Request asks for one thing.
 type Request struct {
@@ -57,6 +57,7 @@ type MatchRequest struct {
 	Layers   [][]byte        `json:"layers"`   // Analysis.Blob of each, lowest first
 	Name     string          `json:"name"`     // of the repository, for the SBOM
 	Digest   artifact.Digest `json:"digest"`
+	SBOM     bool            `json:"sbom"`    // whether it is wanted
 	Created  time.Time       `json:"created"` // for the SBOM, so that one image has one SBOM
 }
 

@@ -44,9 +44,9 @@ func (c *contents) Blob(ctx context.Context, r artifact.Repository, d artifact.D
 // recordJudge gives the registry a verdict's record: it stores and shows verdicts, and signs nothing.
 type recordJudge struct{ judge *policy.Judge }
 
-func (j recordJudge) Judge(ctx context.Context, s artifact.Subject) (artifact.VerdictRecord, error) {
+func (j recordJudge) Judge(ctx context.Context, s artifact.Subject) (artifact.Judgement, error) {
 	v, err := j.judge.Judge(ctx, s)
-	return v.VerdictRecord, err
+	return artifact.Judgement{Verdict: v.VerdictRecord, Scan: v.Scan}, err
 }
 
 // mirrorPushes stores what a mirror fetched by the path of every push.
@@ -110,10 +110,14 @@ func (s signerStore) Signed(ctx context.Context, r signer.Record, manifest artif
 	return s.db.RecordSignature(ctx, r.Repository, r.Digest, r.Predicate, r.KeyID, r.PolicyHash, manifest)
 }
 
-// attachSBOM stores an SBOM as a referrer of an image, unless Waybill did before.
-func attachSBOM(images *registry.Registry, db *postgres.DB) func(context.Context, artifact.StoredManifest, []byte) error {
-	return func(ctx context.Context, subject artifact.StoredManifest, cycloneDX []byte) error {
-		there, err := db.Referrers(ctx, subject.Repository, subject.Digest)
+// describe brings an image's scan up to date, for a database that came in force while it was pushed, and stores an SBOM
+// as its referrer, unless Waybill did before.
+func describe(images *registry.Registry, db *postgres.DB, scans *jobs.Scanner) func(context.Context, artifact.Repository, artifact.Digest) error {
+	return func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
+		if err := scans.Refresh(ctx, repository, digest); err != nil {
+			return err
+		}
+		there, err := db.Referrers(ctx, repository, digest)
 		if err != nil {
 			return err
 		}
@@ -121,7 +125,7 @@ func attachSBOM(images *registry.Registry, db *postgres.DB) func(context.Context
 			if d.ArtifactType != signer.SBOMType {
 				continue
 			}
-			m, err := db.Manifest(ctx, subject.Repository, d.Digest)
+			m, err := db.Manifest(ctx, repository, d.Digest)
 			if err != nil {
 				return err
 			}
@@ -129,11 +133,19 @@ func attachSBOM(images *registry.Registry, db *postgres.DB) func(context.Context
 				return nil
 			}
 		}
-		image, err := signer.SBOM(cycloneDX, artifact.Descriptor{MediaType: subject.Manifest.MediaType, Digest: subject.Digest, Size: int64(len(subject.Body))})
+		cycloneDX, err := scans.SBOM(ctx, repository, digest)
+		if err != nil || cycloneDX == nil {
+			return err
+		}
+		subject, err := db.Manifest(ctx, repository, digest)
 		if err != nil {
 			return err
 		}
-		_, err = images.PutImage(ctx, artifact.System, subject.Repository, nil, image)
+		image, err := signer.SBOM(cycloneDX, artifact.Descriptor{MediaType: subject.Manifest.MediaType, Digest: digest, Size: int64(len(subject.Body))})
+		if err != nil {
+			return err
+		}
+		_, err = images.PutImage(ctx, artifact.System, repository, nil, image)
 		return err
 	}
 }
@@ -360,6 +372,15 @@ type advisories struct {
 
 func (a *advisories) path(d artifact.Digest) string { return filepath.Join(a.folder, d.Hex()) }
 
+// prefer has scanners see the database in force from their start.
+func (a *advisories) prefer(ctx context.Context) error {
+	d, have, err := a.db.AdvisoryDatabase(ctx)
+	if have {
+		a.scanner.Prefer(a.path(d.Digest))
+	}
+	return err
+}
+
 func (a *advisories) AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error) {
 	return a.db.AdvisoryDatabase(ctx)
 }
@@ -397,6 +418,7 @@ func (a *advisories) Import(ctx context.Context, actor artifact.Principal, archi
 	if err := a.db.SaveAdvisoryDatabase(ctx, d); err != nil {
 		return d, err
 	}
+	a.scanner.Prefer(a.path(digest))
 	if err := a.rescan(ctx); err != nil {
 		return d, err
 	}

@@ -84,7 +84,12 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 	a.inspector = &jobs.Inspector{Layers: db, Blobs: files, Scanner: a.scanner, Logger: logger}
 	contents := &contents{DB: db}
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Contents: contents, Policies: db})
+	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
+	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: logger}
+	if err := advisories.prefer(ctx); err != nil {
+		return nil, err
+	}
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, Contents: contents, Policies: db})
 	gate := promotion.NewGate(db)
 	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
 	pushes := &mirrorPushes{}
@@ -100,7 +105,6 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.pulls = storage.NewPulls(db, logger)
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
 	signing := signer.NewService(k.signer, signerStore{images, db})
-	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
@@ -110,9 +114,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
-		Scanner:    &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Busy: images.Busy, Logger: logger},
+		Scanner:    scans,
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
-		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
+		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(images, db, scans), Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },

@@ -291,11 +291,19 @@ func TestNoAdvisories(t *testing.T) {
 	require.Error(t, s.push(pusher, "shop/random:v1", img), "a layer that is no file system")
 	s.pushed(pusher, "shop/a:v1", configured(t, "1", files(t, map[string]string{"a": "1"})))
 	var scan artifact.Scan
-	s.await("the scan's answer", func() bool {
-		s.json(pusher, &scan, "scan", "shop/a:v1")
-		return strings.Contains(scan.Reason, "no advisory database")
-	})
+	s.json(pusher, &scan, "scan", "shop/a:v1")
 	require.Equal(t, artifact.ScanPending, scan.State)
+	require.Contains(t, scan.Reason, "no advisory database")
+
+	// Once there is one, what is here is scanned by it, and what comes is scanned by the time that its push is answered.
+	s.ok(s.admin(), "db", "import", advisories(t))
+	s.pushed(pusher, "shop/b:v1", configured(t, "1", files(t, map[string]string{"b": "1"})))
+	s.json(pusher, &scan, "scan", "shop/b:v1")
+	require.Equal(t, artifact.Scanned, scan.State)
+	s.await("the scan of what was here", func() bool {
+		s.json(pusher, &scan, "scan", "shop/a:v1")
+		return scan.State == artifact.Scanned
+	})
 }
 
 // advisories is the real vulnerability database that the repository ships for its tests and its demo.

@@ -53,7 +53,9 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.Ma
 		return scanner.MatchResult{}, err
 	}
 	result := scanner.MatchResult{OS: strings.TrimSpace(string(response.OS.Family) + " " + response.OS.Name), Packages: packages(response.Results), Findings: findings(response.Results)}
-	result.CycloneDX, err = s.sbom(ctx, m, stored, response)
+	if m.SBOM {
+		result.CycloneDX, err = s.sbom(ctx, m, stored, response)
+	}
 	return result, err
 }
 
