@@ -1,5 +1,7 @@
 package artifact
 
+import "cmp"
+
 // FactsFormat is the version of LayerFacts' meaning; facts of an older format are computed anew.
 const FactsFormat = 1
 
@@ -97,4 +99,27 @@ type HiddenFile struct {
 	File
 	Layer    int `json:"layer"`
 	HiddenBy int `json:"hiddenBy"`
+}
+
+// LayerLimits bound one layer, which may be made to fill whatever reads it. The zero value of each means its default.
+type LayerLimits struct {
+	Uncompressed int64 `json:"uncompressed,omitempty"` // bytes of the tar; default 20 GiB
+	Ratio        int64 `json:"ratio,omitempty"`        // uncompressed to compressed, looked at beyond RatioFrom; default 100
+	RatioFrom    int64 `json:"ratioFrom,omitempty"`    // bytes; default 3 GiB: so much may be zeros
+	Entries      int   `json:"entries,omitempty"`      // default 1,000,000
+	Path         int   `json:"path,omitempty"`         // bytes of a path; default 4096 (PATH_MAX of Linux)
+	Depth        int   `json:"depth,omitempty"`        // components of a path; default 255
+	Names        int64 `json:"names,omitempty"`        // bytes of all paths and link targets together, which are held in memory; default 256 MiB
+}
+
+// WithDefaults fills in what is zero.
+func (l LayerLimits) WithDefaults() LayerLimits {
+	l.Uncompressed = cmp.Or(l.Uncompressed, 20<<30)
+	l.Ratio = cmp.Or(l.Ratio, 100)
+	l.RatioFrom = cmp.Or(l.RatioFrom, 3<<30)
+	l.Entries = cmp.Or(l.Entries, 1_000_000)
+	l.Path = cmp.Or(l.Path, 4096)
+	l.Depth = cmp.Or(l.Depth, 255)
+	l.Names = cmp.Or(l.Names, 256<<20)
+	return l
 }

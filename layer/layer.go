@@ -21,37 +21,7 @@ import (
 )
 
 // Limits bound one layer. The zero value of each means its default.
-type Limits struct {
-	Uncompressed int64 // bytes of the tar; default 20 GiB
-	Ratio        int64 // uncompressed to compressed, looked at beyond RatioFrom; default 100
-	RatioFrom    int64 // bytes; default 3 GiB: so much may be zeros
-	Entries      int   // default 1,000,000
-	Path         int   // bytes of a path; default 4096 (PATH_MAX of Linux)
-	Depth        int   // components of a path; default 255
-	Names        int64 // bytes of all paths and link targets together, which are held in memory; default 256 MiB
-}
-
-func (l Limits) withDefaults() Limits {
-	or := func(v *int64, d int64) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	or(&l.Uncompressed, 20<<30)
-	or(&l.Ratio, 100)
-	or(&l.RatioFrom, 3<<30)
-	or(&l.Names, 256<<20)
-	if l.Entries == 0 {
-		l.Entries = 1_000_000
-	}
-	if l.Path == 0 {
-		l.Path = 4096
-	}
-	if l.Depth == 0 {
-		l.Depth = 255
-	}
-	return l
-}
+type Limits = artifact.LayerLimits
 
 // Options say how to read.
 type Options struct {
@@ -62,7 +32,7 @@ type Options struct {
 
 // Read reads a layer, compressed or not, to its end and returns its facts. Every error is the layer's fault, or r's.
 func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
-	limits := opt.Limits.withDefaults()
+	limits := opt.Limits.WithDefaults()
 	stored := &meter{r: r, sum: sha256.New()}
 	plain, compression, err := decompress(stored)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -233,6 +234,9 @@ func TestRefused(t *testing.T) {
 		"large pax":      {extended(pack(t, entry{name: "a", content: strings.Repeat("x", 2<<20)})), "tar"},
 		"cut off zstd":   {zst(t, pack(t, entry{name: "a", content: strings.Repeat("x", 1000)}))[:30], "cut off"},
 		"cut off tar":    {pack(t, entry{name: "a", content: strings.Repeat("x", 600)})[:512+256], "cut off"},
+		"sparse":         {sparse(t, 2<<20), "files are larger"},
+		"GNU long name":  {gnu(t, strings.Repeat("x/", 100)+"y"), "longer"},
+		"pax long name":  {pack(t, entry{name: strings.Repeat("é", 150)}), "longer"},
 		"bare whiteout":  {pack(t, entry{name: "a/.wh."}), "names nothing"},
 	} {
 		_, err := layer.Read(bytes.NewReader(c.blob), layer.Options{Limits: small})
@@ -240,6 +244,49 @@ func TestRefused(t *testing.T) {
 	}
 	_, err := layer.Read(io.MultiReader(bytes.NewReader(good[:10]), errorReader{}), layer.Options{})
 	require.ErrorContains(t, err, "disk")
+}
+
+// sparse is an archive of one file of so many bytes that are nearly all holes (GNU tar's pax format 0.1).
+func sparse(t *testing.T, size int) []byte {
+	var records string
+	for _, r := range [][2]string{{"GNU.sparse.size", strconv.Itoa(size)}, {"GNU.sparse.numblocks", "1"}, {"GNU.sparse.map", "0,1"}, {"GNU.sparse.name", "holes"}} {
+		record := " " + r[0] + "=" + r[1] + "\n"
+		n := len(record) + 2 // each is of 10 to 99 bytes
+		records += strconv.Itoa(n) + record
+	}
+	return extended(pack(t, entry{name: "pax", content: records}, entry{name: "holes", content: "x"}))
+}
+
+// gnu is an archive with a name in GNU tar's own way.
+func gnu(t *testing.T, name string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Format: tar.FormatGNU}))
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+// TestOddEntries: what is no file of its own is listed, and not opened; of two entries of one name the later counts.
+func TestOddEntries(t *testing.T) {
+	t.Parallel()
+	inner := gz(pack(t, entry{name: "inner", content: strings.Repeat("\x00", 5<<20)}))
+	facts, err := layer.Read(bytes.NewReader(pack(t,
+		entry{name: "dev/sda", kind: tar.TypeBlock, mode: 0o666}, entry{name: "dev/mem", kind: tar.TypeChar}, entry{name: "pipe", kind: tar.TypeFifo},
+		entry{name: "a", kind: tar.TypeSymlink, link: "b"}, entry{name: "b", kind: tar.TypeSymlink, link: "a"},
+		entry{name: "nested.tar.gz", content: string(inner)}, entry{name: "etc/passwd", content: "root:x:0:0::/:\n"}, entry{name: "etc/passwd", content: "app:x:1:1::/:\n"})),
+		layer.Options{Limits: layer.Limits{Uncompressed: 1 << 20}})
+	require.NoError(t, err)
+	types := map[string]artifact.FileType{}
+	for _, f := range facts.Files {
+		types[f.Path] = f.Type
+	}
+	require.Equal(t, map[string]artifact.FileType{"dev/sda": artifact.Device, "dev/mem": artifact.Device, "pipe": artifact.Fifo, "a": artifact.Symlink, "b": artifact.Symlink,
+		"nested.tar.gz": artifact.Regular, "etc/passwd": artifact.Regular}, types)
+	require.Equal(t, "app:x:1:1::/:\n", facts.Contents["etc/passwd"])
+
+	facts, err = layer.Read(bytes.NewReader(sparse(t, 1<<20)), layer.Options{})
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<20, facts.Files[0].Size, "as large as it will be, not as it is packed")
 }
 
 // extended makes an archive's first entry an extended header (pax, "x"), which holds whatever the entry holds.

@@ -20,9 +20,10 @@ type Config struct {
 	Program   string        // path of waybill-scanner
 	Version   string        // that it must be of
 	Folder    string        // where it may write; a folder is made there and removed at the end
-	Processes int           // at most at once; default 2
+	Processes int           // at most at once; default Affordable
 	Memory    int64         // soft limit of each, in bytes; default 400 MiB
 	Timeout   time.Duration // of one request; default 10 minutes
+	Layers    artifact.LayerLimits
 	Idle      time.Duration // after which a process without work ends; default 10 seconds
 	Logger    *slog.Logger
 }
@@ -43,7 +44,7 @@ type Client struct {
 // New returns a client; nothing runs until there is work.
 func New(cfg Config) *Client {
 	if cfg.Processes == 0 {
-		cfg.Processes = 2
+		cfg.Processes = Affordable()
 	}
 	if cfg.Memory == 0 {
 		cfg.Memory = 400 << 20
@@ -60,7 +61,7 @@ func New(cfg Config) *Client {
 // Analyse reads a layer from file. A layer that cannot be inspected, whatever the reason, is a Denied error; a scanner
 // that cannot be run is an Unavailable one.
 func (c *Client) Analyse(ctx context.Context, file *os.File, d artifact.Descriptor) (Analysis, error) {
-	r, err := c.ask(ctx, "", Request{Analyse: &AnalyseRequest{Digest: d.Digest}}, file)
+	r, err := c.ask(ctx, "", Request{Analyse: &AnalyseRequest{Digest: d.Digest, Limits: c.cfg.Layers}}, file)
 	if err != nil {
 		return Analysis{}, err
 	}

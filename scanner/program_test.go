@@ -42,7 +42,7 @@ func newWorld(t *testing.T) *world {
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	w := &world{warnings: &bytes.Buffer{}, folder: folder, database: filepath.Join(folder, "db")}
-	w.client = scanner.New(scanner.Config{Program: program, Version: "test", Folder: folder, Logger: slog.New(slog.NewTextHandler(w.warnings, nil))})
+	w.client = scanner.New(scanner.Config{Program: program, Version: "test", Folder: folder, Layers: artifact.LayerLimits{Path: 3000}, Logger: slog.New(slog.NewTextHandler(w.warnings, nil))})
 	t.Cleanup(func() { require.NoError(t, w.client.Close()) })
 	w.unpackAdvisories(t)
 	return w
@@ -254,8 +254,9 @@ func (w *world) refused(t *testing.T) {
 	require.NoError(t, os.WriteFile(cut, whole[:len(whole)-10], 0o600))
 	for path, want := range map[string]string{
 		cut: "cut off",
-		w.layer(t, map[string]string{"../a": "a"}): "climbs",
-		w.layer(t, map[string]string{"/a": "a"}):   "absolute",
+		w.layer(t, map[string]string{"../a": "a"}):                                                                  "climbs",
+		w.layer(t, map[string]string{"/a": "a"}):                                                                    "absolute",
+		w.layer(t, map[string]string{strings.Repeat("a", 3001): "a"}):                                               "longer than 3000 bytes", // as it was configured
 		w.layer(t, map[string]string{"var/lib/rpm/rpmdb.sqlite": "SQLite format 3\x00" + strings.Repeat("x", 500)}): "the package database var/lib/rpm/rpmdb.sqlite cannot be read",
 	} {
 		_, err := w.analyse(t, path)

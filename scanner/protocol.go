@@ -40,7 +40,8 @@ type Request struct {
 
 // AnalyseRequest asks for a layer's facts and packages; its file comes beside.
 type AnalyseRequest struct {
-	Digest artifact.Digest `json:"digest"`
+	Digest artifact.Digest      `json:"digest"`
+	Limits artifact.LayerLimits `json:"limits"`
 }
 
 // Analysis is all that is learned of one layer.

@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"waybill/layer"
 	"waybill/scanner"
 	"waybill/scanner/trivy"
 )
@@ -88,7 +89,8 @@ func answer(s *trivy.Scanner, files *net.UnixConn, request scanner.Request) (res
 			return scanner.Response{Failed: err.Error()}
 		}
 		defer file.Close()
-		analysis, err := s.Analyse(ctx, io.NewSectionReader(file, 0, 1<<62), request.Analyse.Digest.Algorithm() == "sha512")
+		analysis, err := s.Analyse(ctx, io.NewSectionReader(file, 0, 1<<62),
+			layer.Options{Limits: request.Analyse.Limits, SHA512: request.Analyse.Digest.Algorithm() == "sha512"})
 		if err != nil {
 			return scanner.Response{Refused: err.Error()}
 		}

@@ -17,6 +17,7 @@ import (
 	"waybill/artifact"
 	"waybill/mirror"
 	"waybill/policy"
+	"waybill/scanner"
 )
 
 // Config is the whole configuration of waybill serve: a YAML file, each key of which may be set or overridden by a
@@ -37,6 +38,8 @@ type Config struct {
 	Registry RegistryConfig `yaml:"registry"`
 	// Scanner bounds the scanner processes.
 	Scanner ScannerConfig `yaml:"scanner"`
+	// Layers bounds what a layer may be: one that passes a bound is denied, with the bound as the reason.
+	Layers LayersConfig `yaml:"layers"`
 	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
@@ -70,12 +73,36 @@ type RegistryConfig struct {
 type ScannerConfig struct {
 	// Program is the path of waybill-scanner. Default: beside this program, else on PATH.
 	Program string `yaml:"program"`
-	// Processes is how many run at once at most. Default 2.
+	// Processes is how many run at once at most. Default as many as there are processors and 1.5 GiB parts of memory,
+	// at least 1.
 	Processes int `yaml:"processes"`
 	// Memory is the soft limit of each, in MiB. Default 400.
 	Memory int64 `yaml:"memory"`
 	// Timeout ends the inspection of a layer, or the matching of an image. Default 10m.
 	Timeout time.Duration `yaml:"timeout"`
+}
+
+// LayersConfig bounds what a layer may be.
+type LayersConfig struct {
+	// Uncompressed is how large its tar may be. Default 20Gi.
+	Uncompressed policy.Quantity `yaml:"uncompressed"`
+	// Ratio is how many times its compressed size that may be, where it is more than RatioFrom. Default 100.
+	Ratio int64 `yaml:"ratio"`
+	// RatioFrom is how much may be all zeros. Default 3Gi.
+	RatioFrom policy.Quantity `yaml:"ratioFrom"`
+	// Entries is how many files, folders and links it may hold. Default 1000000.
+	Entries int `yaml:"entries"`
+	// Path is how many bytes a path may have. Default 4096, as many as Linux takes.
+	Path int `yaml:"path"`
+	// Depth is how many names a path may have. Default 255.
+	Depth int `yaml:"depth"`
+	// Names is how many bytes all paths and targets of links may have together, since they are held in memory. Default 256Mi.
+	Names policy.Quantity `yaml:"names"`
+}
+
+// limits are the same as the scanner takes them.
+func (l LayersConfig) limits() artifact.LayerLimits {
+	return artifact.LayerLimits{Uncompressed: int64(l.Uncompressed), Ratio: l.Ratio, RatioFrom: int64(l.RatioFrom), Entries: l.Entries, Path: l.Path, Depth: l.Depth, Names: int64(l.Names)}
 }
 
 // RemoteConfig names a registry elsewhere, and who Waybill is there.
@@ -184,7 +211,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Listen, "127.0.0.1:8080")
 	setDefault(&cfg.Data, "waybill-data")
 	setDefault(&cfg.Database.Connections, 16)
-	setDefault(&cfg.Scanner.Processes, 2)
+	setDefault(&cfg.Scanner.Processes, scanner.Affordable())
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
 	setDefault(&cfg.Registry.GCGrace, time.Hour)
@@ -212,6 +239,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: log.format is %q; want text or json", errUsage, cfg.Log.Format)
 	case cfg.Scanner.Processes < 1 || cfg.Scanner.Memory < 100 || cfg.Scanner.Timeout < time.Second:
 		return fmt.Errorf("%w: scanner wants at least 1 process, 100 MiB of memory and a timeout of 1s", errUsage)
+	case cfg.Layers.Ratio < 0 || cfg.Layers.Entries < 0 || cfg.Layers.Path < 0 || cfg.Layers.Depth < 0:
+		return fmt.Errorf("%w: a bound below layers is negative; leave it out for its default", errUsage)
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
 )
 
 func TestConfig(t *testing.T) {
@@ -30,6 +32,11 @@ func TestConfig(t *testing.T) {
 		require.Equal(t, []string{"latest", "edge"}, cfg.Registry.MutableTags)
 		require.EqualValues(t, 500<<30, cfg.Registry.Quota)
 		require.Equal(t, ScannerConfig{Processes: 4, Memory: 512, Timeout: 90 * time.Second}, cfg.Scanner)
+	})
+	t.Run("layers", func(t *testing.T) {
+		cfg, err := loadConfig(file("layers: {uncompressed: 2Gi, entries: 5000}\n"), []string{"WAYBILL_LAYERS_NAMES=1Mi", "WAYBILL_LAYERS_DEPTH=9"})
+		require.NoError(t, err)
+		require.Equal(t, artifact.LayerLimits{Uncompressed: 2 << 30, Entries: 5000, Names: 1 << 20, Depth: 9}, cfg.Layers.limits())
 	})
 	t.Run("mirrors", func(t *testing.T) {
 		secret := file("s3cret\n")
@@ -82,6 +89,7 @@ func TestConfig(t *testing.T) {
 		"unknown variable":          {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
 		"bad number":                {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
 		"bad level":                 {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
+		"negative bound":            {"layers: {entries: -1}\n", nil, "a bound below layers is negative"},
 		"bad quota":                 {"data: d\nregistry:\n  quota: lots\n", nil, `waybill.yaml:3:10: size "lots": want a whole number above 0`},
 		"bad quota there":           {"", []string{"WAYBILL_REGISTRY_QUOTA=500GB"}, `WAYBILL_REGISTRY_QUOTA: size "500GB"`},
 	} {

@@ -295,7 +295,7 @@ func openScanner(cfg Config, logger *slog.Logger) (*scanner.Client, error) {
 		temp = os.TempDir() // the scanner runs as another user, who must reach it
 	}
 	return scanner.New(scanner.Config{Program: program, Version: version, Folder: temp, Processes: cfg.Scanner.Processes, Memory: cfg.Scanner.Memory << 20,
-		Timeout: cfg.Scanner.Timeout, Logger: logger}), nil
+		Timeout: cfg.Scanner.Timeout, Layers: cfg.Layers.limits(), Logger: logger}), nil
 }
 
 // firstStart puts the default policy and pipeline in force where there are none, and ties the ledger to its key.

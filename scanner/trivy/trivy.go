@@ -76,9 +76,9 @@ func New(version, database string) (*Scanner, error) {
 	return &Scanner{version: version, database: database, group: group, handlers: handlers, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
-// Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers. With
-// sha512 the facts have the tar's SHA-512 too.
-func (s *Scanner) Analyse(ctx context.Context, blob io.Reader, sha512 bool) (scanner.Analysis, error) {
+// Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers, which
+// are its Tee.
+func (s *Scanner) Analyse(ctx context.Context, blob io.Reader, opt layer.Options) (scanner.Analysis, error) {
 	r, w := io.Pipe()
 	type outcome struct {
 		facts ours.LayerFacts
@@ -88,7 +88,8 @@ func (s *Scanner) Analyse(ctx context.Context, blob io.Reader, sha512 bool) (sca
 	go func() {
 		// One hand-over for many of the archive's small pieces: the two sides take turns.
 		tee := bufio.NewWriterSize(w, 256<<10)
-		facts, err := layer.Read(blob, layer.Options{Tee: tee, SHA512: sha512})
+		opt.Tee = tee
+		facts, err := layer.Read(blob, opt)
 		if err == nil {
 			_ = tee.Flush() // that the analysers stopped reading is theirs to say
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/layer"
 	"waybill/scanner"
 	"waybill/scanner/trivy"
 )
@@ -21,8 +22,8 @@ import (
 func BenchmarkAnalyse(b *testing.B) {
 	s, err := trivy.New("bench", "")
 	require.NoError(b, err)
-	var layer bytes.Buffer
-	z, err := gzip.NewWriterLevel(&layer, gzip.NoCompression)
+	var archive bytes.Buffer
+	z, err := gzip.NewWriterLevel(&archive, gzip.NoCompression)
 	require.NoError(b, err)
 	w := tar.NewWriter(z)
 	random := rand.NewChaCha8([32]byte{})
@@ -35,9 +36,9 @@ func BenchmarkAnalyse(b *testing.B) {
 	}
 	require.NoError(b, w.Close())
 	require.NoError(b, z.Close())
-	b.SetBytes(int64(layer.Len()))
+	b.SetBytes(int64(archive.Len()))
 	for b.Loop() {
-		_, err := s.Analyse(b.Context(), bytes.NewReader(layer.Bytes()), false)
+		_, err := s.Analyse(b.Context(), bytes.NewReader(archive.Bytes()), layer.Options{})
 		require.NoError(b, err)
 	}
 }
@@ -46,7 +47,7 @@ func BenchmarkAnalyse(b *testing.B) {
 func BenchmarkMatch(b *testing.B) {
 	s, err := trivy.New("bench", "")
 	require.NoError(b, err)
-	a, err := s.Analyse(b.Context(), bytes.NewReader(make([]byte, 1024)), false)
+	a, err := s.Analyse(b.Context(), bytes.NewReader(make([]byte, 1024)), layer.Options{})
 	require.NoError(b, err)
 	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[%q]}}`, a.Facts.DiffID)
 	request := scanner.MatchRequest{Config: []byte(config), Layers: [][]byte{a.Blob}, Name: "shop/returns", Digest: artifact.DigestOf([]byte("image"))}
