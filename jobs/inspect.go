@@ -28,13 +28,21 @@ type Blobs interface {
 	Open(digest artifact.Digest) (*os.File, int64, error)
 }
 
+// Analyser reads a layer; *scanner.Client is one.
+type Analyser interface {
+	Analyse(ctx context.Context, file *os.File, d artifact.Descriptor) (scanner.Analysis, error)
+	Warm(ctx context.Context)
+}
+
 // Inspector has each layer read once: when its blob arrives, or when a manifest asks for one that no arrival started.
 // However many ask at a time, one inspection runs.
 type Inspector struct {
 	Layers  Layers
 	Blobs   Blobs
-	Scanner *scanner.Client
-	Logger  *slog.Logger
+	Scanner Analyser
+	// Lock keeps other replicas from inspecting the same layer; nil when there are none.
+	Lock   func(ctx context.Context, layer artifact.Digest) (release func(), err error)
+	Logger *slog.Logger
 
 	running singleflight.Group
 	waiting sync.WaitGroup
@@ -79,6 +87,13 @@ func (i *Inspector) Layer(ctx context.Context, _ artifact.Repository, d artifact
 }
 
 func (i *Inspector) inspect(ctx context.Context, d artifact.Descriptor) (artifact.LayerFacts, error) {
+	if i.Lock != nil {
+		release, err := i.Lock(ctx, d.Digest)
+		if err != nil {
+			return artifact.LayerFacts{}, err
+		}
+		defer release()
+	}
 	if facts, found, err := i.Layers.LayerFacts(ctx, d.Digest); err != nil || found {
 		return facts, err // stored between the caller's look and ours
 	}

@@ -37,6 +37,12 @@ func (db *DB) LayerFacts(ctx context.Context, digest artifact.Digest) (facts art
 	return facts, true, unpack(packed, &facts)
 }
 
+// LockLayer waits until no other replica inspects a layer, and keeps it so until release is called. It holds a connection
+// of its own for that long.
+func (db *DB) LockLayer(ctx context.Context, digest artifact.Digest) (release func(), err error) {
+	return db.hold(ctx, "layer/"+digest.String())
+}
+
 // SaveLayer keeps a layer's facts and the scanner's analysis of it, together.
 func (db *DB) SaveLayer(ctx context.Context, facts artifact.LayerFacts, analyser string, analysis []byte) error {
 	packed, err := pack(facts)

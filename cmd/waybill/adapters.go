@@ -110,6 +110,24 @@ func (s signerStore) Signed(ctx context.Context, r signer.Record, manifest artif
 	return s.db.RecordSignature(ctx, r.Repository, r.Digest, r.Predicate, r.KeyID, r.PolicyHash, manifest)
 }
 
+// layerLock has one replica inspect a layer, and uses at most so many connections for that.
+func layerLock(db *postgres.DB, most int) func(context.Context, artifact.Digest) (func(), error) {
+	turns := make(chan struct{}, most)
+	return func(ctx context.Context, layer artifact.Digest) (func(), error) {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		release, err := db.LockLayer(ctx, layer)
+		if err != nil {
+			<-turns
+			return nil, err
+		}
+		return func() { release(); <-turns }, nil
+	}
+}
+
 // describe brings an image's scan up to date, for a database that came in force while it was pushed, and stores an SBOM
 // as its referrer, unless Waybill did before.
 func describe(images *registry.Registry, db *postgres.DB, scans *jobs.Scanner) func(context.Context, artifact.Repository, artifact.Digest) error {

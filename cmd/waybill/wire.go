@@ -83,6 +83,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, fmt.Errorf("first admin token: %w", err)
 	}
 	a.inspector = &jobs.Inspector{Layers: db, Blobs: files, Scanner: a.scanner, Logger: logger}
+	if a.embedded == nil {
+		a.inspector.Lock = layerLock(db, cfg.Scanner.Processes)
+	}
 	contents := &contents{DB: db}
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: logger}
