@@ -49,16 +49,26 @@ type ImageInspection struct {
 	Files        int                     `json:"files"`        // that a container would see
 	Hidden       int                     `json:"hidden"`       // that a later layer removed or replaced
 	Packages     []artifact.Package      `json:"packages"`
+	Trees        []artifact.LayerTree    `json:"trees,omitempty"` // what each layer adds, overwrites, removes and wastes, where it was asked for
 }
 
-type inspectOutput struct{ Body Inspection }
+type (
+	inspectInput struct {
+		Ref  string `query:"ref" required:"true" doc:"REPOSITORY:TAG or REPOSITORY@DIGEST" example:"shop/returns:v456"`
+		Tree int    `query:"tree" minimum:"0" maximum:"8" doc:"how many levels of folders to show of each layer" example:"2"`
+	}
+	inspectOutput struct{ Body Inspection }
+)
 
-func (a *API) inspect(ctx context.Context, p artifact.Principal, in *refInput) (*inspectOutput, error) {
+// maxBranches is how many entries of a folder a tree shows, the heaviest.
+const maxBranches = 20
+
+func (a *API) inspect(ctx context.Context, p artifact.Principal, in *inspectInput) (*inspectOutput, error) {
 	s, err := a.look(ctx, p, in.Ref)
 	if err != nil {
 		return nil, err
 	}
-	i, err := a.inspection(ctx, s.StoredManifest)
+	i, err := a.inspection(ctx, s.StoredManifest, in.Tree)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +99,7 @@ func (a *API) outline(ctx context.Context, m artifact.StoredManifest) (Inspectio
 	return i, nil
 }
 
-func (a *API) inspection(ctx context.Context, m artifact.StoredManifest) (Inspection, error) {
+func (a *API) inspection(ctx context.Context, m artifact.StoredManifest, tree int) (Inspection, error) {
 	i, err := a.outline(ctx, m)
 	if err != nil || !m.IsImage {
 		return i, err
@@ -112,7 +122,11 @@ func (a *API) inspection(ctx context.Context, m artifact.StoredManifest) (Inspec
 			return i, artifact.Errorf(artifact.Invalid, "%s@%s cannot be stacked: %w", m.Repository, m.Digest, err)
 		}
 	}
-	i.Image = summarize(config, folding.Facts())
+	stacked := folding.Facts()
+	i.Image = summarize(config, stacked)
+	if tree > 0 {
+		i.Image.Trees = stacked.Trees(tree, maxBranches)
+	}
 	return i, nil
 }
 

@@ -214,6 +214,7 @@ func TestBadRequests(t *testing.T) {
 		want                            string
 	}{
 		{"GET", "/inspect?ref=SHOP:v1", "", "", 400, "lower-case"},
+		{"GET", "/inspect?ref=shop/returns:v456&tree=9", "", "", 422, "8"},
 		{"GET", "/inspect?ref=shop", "", "", 400, "REPOSITORY:TAG"},
 		{"GET", "/inspect", "", "", 422, "required"},
 		{"GET", "/inspect?ref=shop/returns:v456&bogus=1", "", "", 422, "unknown query parameter"},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,7 +40,75 @@ func reader[T any](use, short string, text func(io.Writer, T), after func(*cobra
 }
 
 func newInspect() *cobra.Command {
-	return reader("inspect", "Show what an image's bytes say: layers, user, files, packages", printInspection, nil)
+	cmd := &cobra.Command{Use: "inspect" + refUse, Short: "Show what an image's bytes say: layers, user, files, packages", Args: exactly(1, "REPO:TAG or REPO@DIGEST"),
+		Long: "Show what an image's bytes say: layers, user, files, packages. With --tree, what each layer adds, overwrites, removes\nand wastes, folder by folder, the heaviest first."}
+	output := outputFlag(cmd)
+	tree := cmd.Flags().Int("tree", 0, "levels of folders to show of each layer, 1 to 8")
+	cmd.Flags().Lookup("tree").NoOptDefVal = "2"
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		if _, err := artifact.ParseReference(args[0]); err != nil {
+			return usageError{err}
+		}
+		if *tree < 0 || *tree > 8 {
+			return usagef("--tree %d: want 1 to 8 levels", *tree)
+		}
+		var out server.Inspection
+		if err := c.get(ctx, "/inspect", url.Values{"ref": {args[0]}, "tree": {strconv.Itoa(*tree)}}, &out); err != nil {
+			return err
+		}
+		return output.show(cmd, out, func(w io.Writer) {
+			if *tree == 0 || out.Image == nil {
+				printInspection(w, out)
+				return
+			}
+			printOutline(w, out)
+			printTrees(w, out.Image.Trees)
+		})
+	})
+	return cmd
+}
+
+// printTrees draws what each layer does, folder by folder.
+func printTrees(w io.Writer, trees []artifact.LayerTree) {
+	for n, l := range trees {
+		fmt.Fprintf(w, "\nlayer %d  %s  %s compressed  %s\n", n+1, shortDigest(l.Digest), bytesOf(l.Compressed), clip(l.CreatedBy, 60))
+		fmt.Fprintf(w, "  %s\n", treeLine("", l.Added, l.Overwritten, l.Removed, l.Hidden))
+		printBranches(w, l.Tree, 0, "  ")
+	}
+}
+
+func printBranches(w io.Writer, nodes []artifact.TreeNode, more int, indent string) {
+	for i, n := range nodes {
+		branch, below := "├── ", "│   "
+		if i == len(nodes)-1 && more == 0 {
+			branch, below = "└── ", "    "
+		}
+		fmt.Fprintf(w, "%s%s%s\n", indent, branch, treeLine(printable(n.Name), n.Added, n.Overwritten, n.Removed, n.Hidden))
+		printBranches(w, n.Children, n.More, indent+below)
+	}
+	if more > 0 {
+		fmt.Fprintf(w, "%s└── and %d lighter\n", indent, more)
+	}
+}
+
+// treeLine says what happens at a name, in a few words.
+func treeLine(name string, added, overwritten, removed, hidden artifact.Sum) string {
+	var parts []string
+	for _, part := range []struct {
+		verb string
+		sum  artifact.Sum
+	}{{"adds", added}, {"overwrites", overwritten}, {"removes", removed}, {"wastes", hidden}} {
+		switch {
+		case part.sum.Files == 1:
+			parts = append(parts, part.verb+" "+bytesOf(part.sum.Bytes))
+		case part.sum.Files > 1:
+			parts = append(parts, fmt.Sprintf("%s %s in %d files", part.verb, bytesOf(part.sum.Bytes), part.sum.Files))
+		}
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "adds nothing")
+	}
+	return strings.TrimSpace(name + "  " + strings.Join(parts, ", "))
 }
 
 func printInspection(w io.Writer, i server.Inspection) {
