@@ -260,3 +260,14 @@ func (db *DB) Repositories(ctx context.Context) ([]artifact.Repository, error) {
 	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Repository])
 	return all, translate(err)
 }
+
+// RepositoriesAfter returns names of repositories that have a manifest, sorted, after last, at most n.
+func (db *DB) RepositoriesAfter(ctx context.Context, last string, n int) ([]artifact.Repository, error) {
+	rows, err := db.Pool.Query(ctx, `select name from repositories where name collate "C" > $1 and exists (select from manifests where repository = name)
+		order by name collate "C" limit $2`, last, n)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Repository])
+	return all, translate(err)
+}

@@ -39,18 +39,30 @@ func (r *Registry) Tags(ctx context.Context, p artifact.Principal, repository ar
 	return tags, more, nil
 }
 
+// catalogRows is how many names are read at a time: of those that p may know of, a page has as many as it wants.
+const catalogRows = 1000
+
 // Catalog returns the repositories that p may know of, paged like Tags.
-func (r *Registry) Catalog(ctx context.Context, p artifact.Principal, last string, n int) ([]artifact.Repository, bool, error) {
-	all, err := r.cfg.Manifests.Repositories(ctx)
-	if err != nil {
-		return nil, false, err
+func (r *Registry) Catalog(ctx context.Context, p artifact.Principal, last string, n int) (known []artifact.Repository, more bool, err error) {
+	for n != 0 {
+		rows, err := r.cfg.Manifests.RepositoriesAfter(ctx, last, catalogRows)
+		if err != nil {
+			return nil, false, err
+		}
+		some, err := r.cfg.Gate.Repositories(ctx, p, rows)
+		if err != nil {
+			return nil, false, err
+		}
+		known = append(known, some...)
+		if n > 0 && len(known) > n {
+			return known[:n], true, nil
+		}
+		if len(rows) < catalogRows {
+			break
+		}
+		last = rows[len(rows)-1].String()
 	}
-	known, err := r.cfg.Gate.Repositories(ctx, p, all)
-	if err != nil {
-		return nil, false, err
-	}
-	known, more := page(known, last, n)
-	return known, more, nil
+	return known, false, nil
 }
 
 // Referrers returns descriptors of the manifests that name a digest as their subject and that p may pull; of

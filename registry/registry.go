@@ -71,7 +71,8 @@ type ManifestRows interface {
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
 	// Tags returns the tags of a repository, environments' names among them, sorted.
 	Tags(ctx context.Context, repository artifact.Repository) ([]TagRow, error)
-	Repositories(ctx context.Context) ([]artifact.Repository, error)
+	// RepositoriesAfter returns the repositories that have a manifest, sorted, after a name, at most n.
+	RepositoriesAfter(ctx context.Context, last string, n int) ([]artifact.Repository, error)
 	Referrers(ctx context.Context, repository artifact.Repository, subject artifact.Digest) ([]artifact.Descriptor, error)
 	// Named reports whether a manifest of the repository names a blob.
 	Named(ctx context.Context, repository artifact.Repository, blob artifact.Digest) (bool, error)
