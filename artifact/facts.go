@@ -3,7 +3,7 @@ package artifact
 import "cmp"
 
 // FactsFormat is the version of LayerFacts' meaning; facts of an older format are computed anew.
-const FactsFormat = 1
+const FactsFormat = 2
 
 // FileType is what an archive entry is.
 type FileType string
@@ -41,6 +41,9 @@ type File struct {
 	Size   int64    `json:"size,omitempty"`   // bytes of a regular file as the file system shows it
 	Target string   `json:"target,omitempty"` // of a link, as written in the archive (a hard link's: cleaned like Path)
 	Marks  []Mark   `json:"marks,omitempty"`
+	// Capabilities is what running the file gives, a bit for each of capabilities(7) that its security.capability
+	// permits or lets it inherit.
+	Capabilities uint64 `json:"capabilities,omitempty"`
 }
 
 // LayerFacts is what the bytes of one layer say, learned in one pass and kept by the blob's digest for ever.
@@ -83,6 +86,7 @@ type LayerSummary struct {
 	DiffID       Digest `json:"diffID"`
 	Compressed   int64  `json:"compressed"`   // bytes of the blob
 	Uncompressed int64  `json:"uncompressed"` // bytes of the tar
+	Unpacked     int64  `json:"unpacked"`     // bytes of its files as they unpack: of a sparse one with its holes
 	Entries      int    `json:"entries"`
 	Wasted       int64  `json:"wasted"` // bytes of this layer that a later one hides
 	CreatedBy    string `json:"createdBy,omitempty"`

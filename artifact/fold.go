@@ -72,6 +72,9 @@ func (f *Folding) Add(l LayerFacts) error {
 	if f.layer < len(f.created) {
 		summary.CreatedBy = f.created[f.layer]
 	}
+	for _, e := range l.Files {
+		summary.Unpacked += e.Size
+	}
 	f.facts.Layers = append(f.facts.Layers, summary)
 	for _, p := range l.Packages {
 		f.packages = append(f.packages, layerPackage{p, f.layer})
@@ -90,6 +93,9 @@ func (f *Folding) Add(l LayerFacts) error {
 	}
 	return nil
 }
+
+// lending are the bits of a mode by which a file runs, and by which it lends its owner's rights to who runs it.
+const lending = 0o6111
 
 // whiteouts hide what lower layers have, wherever in the archive they stand.
 func (f *Folding) whiteouts(files []File) error {
@@ -158,8 +164,11 @@ func (f *Folding) add(e File, contents map[string]string) error {
 		}
 		f.linked[e.Path], f.linked[e.Target] = true, true
 		content, kept = f.facts.Contents[e.Target]
-		// A second name for the same bytes: it has their marks, and no size of its own.
-		e.Marks, e.Mode, e.UID, e.GID = target.Marks, target.Mode, target.UID, target.GID
+		// A second name for the same bytes: it has their marks, and no size of its own. What its entry says of mode and
+		// capabilities, docker and containerd set on those bytes too.
+		target.Mode, target.Capabilities = target.Mode|e.Mode&lending, target.Capabilities|e.Capabilities
+		f.facts.Files[e.Target] = target
+		e.Marks, e.Mode, e.UID, e.GID, e.Capabilities = target.Marks, target.Mode, target.UID, target.GID, target.Capabilities
 		if target.Type != Regular {
 			e.Type, e.Target = target.Type, target.Target
 		}

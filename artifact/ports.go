@@ -10,6 +10,7 @@ type Subject struct {
 	Config     []byte // the config blob; nil of an index, or of an artifact whose config is too large to be an image's
 	IsImage    bool   // as its bytes say, not only its types
 	Reference  string // what the pusher called it: a tag or a digest, for the reasons
+	Tags       []Tag  // that a push is about to set; none of what is stored already
 }
 
 // StoredManifest is a manifest as it lies in a repository.

@@ -39,6 +39,9 @@ type Finding struct {
 	URL       string   `json:"url,omitempty"`
 	Path      string   `json:"path,omitempty"`
 	Layer     Digest   `json:"layer,omitzero"` // diff id
+	// PublishedAt is when the advisory was, FirstSeenAt when a scan here first had it; zero where that is not known.
+	PublishedAt time.Time `json:"publishedAt,omitzero"`
+	FirstSeenAt time.Time `json:"firstSeenAt,omitzero"`
 }
 
 // ScanState says how far a scan is; only Scanned is an answer.

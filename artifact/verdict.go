@@ -21,6 +21,7 @@ type Reason struct {
 	Policy   string   `json:"policy,omitempty"`   // the policy's name, or the pipeline's
 	Message  string   `json:"message"`            // what was found and what to do, one sentence or two
 	Warning  bool     `json:"warning,omitempty"`  // does not deny
+	Pending  bool     `json:"pending,omitempty"`  // of a warning: it denies a promotion, for which there is time to meet it
 	Platform string   `json:"platform,omitempty"` // of an index's image
 	Evidence []string `json:"evidence,omitempty"` // paths, packages, layers
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,17 +116,46 @@ func TestMarks(t *testing.T) {
 		require.Equal(t, []artifact.Mark{artifact.MarkSSHD}, facts.Files[0].Marks, "at %d", at)
 	}
 	for content, want := range map[string][]artifact.Mark{
-		"\x7fELF Dropbear server v2022.83":                                    {artifact.MarkDropbear},
-		"\x7fELF Dropbear SSH client v2022.83":                                nil,
-		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile":                            nil,
-		"\x7fELF OpenSSH_10.0p2 sshd-session should not be executed directly": {artifact.MarkSSHD},
-		"\x7fELF OpenSSH_10.0p2 sshd-auth should not be executed directly":    {artifact.MarkSSHD},
-		"\x7fELF sshd: no hostkeys available":                                 nil,
-		"a text about sshd: no hostkeys available.":                           nil,
+		"\x7fELF Dropbear server v2022.83":                                                    {artifact.MarkDropbear},
+		"\x7fELF Dropbear SSH client v2022.83":                                                nil,
+		"\x7fELF Dropbear sshd v2012.55":                                                      {artifact.MarkDropbear},
+		"\x7fELF SSH-2.0-dropbear_2022.83 %s/.ssh/authorized_keys":                            {artifact.MarkDropbear},
+		"\x7fELF SSH-2.0-dropbear_2022.83 %s/.ssh/known_hosts":                                nil,
+		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile Missing privilege separation directory: %s": {artifact.MarkSSHD},
+		"a text: exec sshd -D":                                                                {artifact.MarkRunsSSHD},
+		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile":                                            nil,
+		"\x7fELF OpenSSH_10.0p2 sshd-session should not be executed directly":                 {artifact.MarkSSHD},
+		"\x7fELF OpenSSH_10.0p2 sshd-auth should not be executed directly":                    {artifact.MarkSSHD},
+		"\x7fELF sshd: no hostkeys available":                                                 nil,
+		"a text about sshd: no hostkeys available.":                                           nil,
 	} {
 		facts, err := layer.Read(bytes.NewReader(pack(t, entry{name: "x", content: content})), layer.Options{})
 		require.NoError(t, err)
 		require.Equal(t, want, facts.Files[0].Marks, content)
+	}
+}
+
+// TestCapabilities: what running a file gives is read from its extended attribute, and all of it where that is none.
+func TestCapabilities(t *testing.T) {
+	t.Parallel()
+	set := func(revision byte, words ...byte) string {
+		value := []byte{1, 0, 0, revision}
+		for _, word := range words {
+			value = append(value, word, 0, 0, 0)
+		}
+		return string(value)
+	}
+	for value, want := range map[string]uint64{
+		set(2, 0, 0x20, 0, 0): 1 << 5, set(2, 0x20, 0, 1, 0): 1<<5 | 1<<32, set(3, 0x20, 0, 0, 0, 9): 1 << 5, set(1, 4, 0): 4,
+		set(2, 0x20): math.MaxUint64, set(9, 0, 0, 0, 0): math.MaxUint64, "": math.MaxUint64, "x": math.MaxUint64,
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: "ping", Typeflag: tar.TypeReg, Mode: 0o755, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": value}}))
+		require.NoError(t, w.Close())
+		facts, err := layer.Read(&b, layer.Options{})
+		require.NoError(t, err)
+		require.Equal(t, want, facts.Files[0].Capabilities, "%q", value)
 	}
 }
 

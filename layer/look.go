@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"waybill/artifact"
@@ -49,20 +50,23 @@ func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 		return l.program(r, n)
 	}
 	keep := l.keeps(f, head)
-	script := f.Size <= maxScript && (f.Mode&0o111 != 0 || bytes.HasPrefix(head, []byte("#!"))) && !bytes.ContainsRune(head, 0)
+	// Any text: a shell takes one that is neither executable nor begins with #!.
+	script := f.Size <= maxScript && bytes.IndexByte(head, 0) < 0
 	if !keep && !script {
 		_, err = io.Copy(io.Discard, r)
 		return seen{}, err
 	}
-	content := bytes.Clone(head)
-	rest, err := io.ReadAll(r) // the archive bounds it by its size, which is small
-	if err != nil {
-		return seen{}, err
+	content := head
+	if f.Size > int64(n) {
+		rest, err := io.ReadAll(r) // the archive bounds it by its size, which is small
+		if err != nil {
+			return seen{}, err
+		}
+		content = slices.Concat(head, rest)
 	}
-	content = append(content, rest...)
 	var s seen
 	if keep {
-		s.keep = content
+		s.keep = bytes.Clone(content)
 	}
 	if script && runsDaemon(content) {
 		s.marks = append(s.marks, artifact.MarkRunsSSHD)
@@ -83,26 +87,40 @@ func (l *looker) keeps(f artifact.File, head []byte) bool {
 	return true
 }
 
-// Daemons are known by what they say. The words are written with underscores, so that this program's own bytes are
+// Daemons are known by what they say. The words are written with a bar in them, so that this program's own bytes are
 // not taken for a daemon's.
 var daemons = []struct {
 	mark artifact.Mark
 	all  [][]byte
 }{
-	{artifact.MarkSSHD, words("sshd:_no_hostkeys_available", "AuthorizedKeysFile", "OpenSSH_")},
+	{artifact.MarkSSHD, words("sshd:| no hostkeys available", "AuthorizedKeysFile", "OpenSSH_")},
+	{artifact.MarkSSHD, words("Missing| privilege separation directory", "AuthorizedKeysFile", "OpenSSH_")},
 	// OpenSSH 9.8 and 10.0 split the daemon; these do not start by themselves, and nothing else needs them.
-	{artifact.MarkSSHD, words("sshd-session_should_not_be", "OpenSSH_")},
-	{artifact.MarkSSHD, words("sshd-auth_should_not_be", "OpenSSH_")},
-	{artifact.MarkDropbear, words("Dropbear_server_v")},
+	{artifact.MarkSSHD, words("sshd-session| should not be", "OpenSSH_")},
+	{artifact.MarkSSHD, words("sshd-auth| should not be", "OpenSSH_")},
+	{artifact.MarkDropbear, words("Dropbear| server v")},
+	{artifact.MarkDropbear, words("Dropbear| sshd v")}, // before 2013
+	// One that was built without its help; a client reads known_hosts, not authorized_keys.
+	{artifact.MarkDropbear, words("SSH-2.0-|dropbear", "/.ssh/|authorized_keys")},
 }
+
+// distinct are the words of all daemons, each once.
+var distinct = func() [][]byte {
+	var all [][]byte
+	for _, d := range daemons {
+		for _, word := range d.all {
+			if !slices.ContainsFunc(all, func(w []byte) bool { return bytes.Equal(w, word) }) {
+				all = append(all, word)
+			}
+		}
+	}
+	return all
+}()
 
 func words(texts ...string) [][]byte {
 	var all [][]byte
 	for _, text := range texts {
-		if text != "OpenSSH_" {
-			text = strings.ReplaceAll(text, "_", " ")
-		}
-		all = append(all, []byte(text))
+		all = append(all, []byte(strings.ReplaceAll(text, "|", "")))
 	}
 	return all
 }
@@ -111,11 +129,9 @@ func words(texts ...string) [][]byte {
 func (l *looker) program(r io.Reader, n int) (seen, error) {
 	found := map[string]bool{}
 	note := func(window []byte) {
-		for _, d := range daemons {
-			for _, word := range d.all {
-				if !found[string(word)] && bytes.Contains(window, word) {
-					found[string(word)] = true
-				}
+		for _, word := range distinct {
+			if !found[string(word)] && bytes.Contains(window, word) {
+				found[string(word)] = true
 			}
 		}
 	}
@@ -156,6 +172,9 @@ var daemonCommand = regexp.MustCompile("(?m)(^|[\\s;&|(/\"'`])(sshd|dropbear|dro
 
 // runsDaemon: a script that names an ssh daemon as a word of a command; what a comment says does not count.
 func runsDaemon(script []byte) bool {
+	if !bytes.Contains(script, []byte("ssh")) && !bytes.Contains(script, []byte("dropbear")) {
+		return false
+	}
 	for line := range bytes.Lines(script) {
 		line = bytes.TrimSpace(line)
 		if len(line) > 0 && line[0] != '#' && daemonCommand.Match(line) {

@@ -2,9 +2,11 @@ package layer
 
 import (
 	"archive/tar"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"strings"
 	"unicode/utf8"
@@ -89,6 +91,7 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 		}
 		return artifact.File{Path: path.Join(dir, hidden), Type: artifact.Whiteout}, nil
 	}
+	f.Capabilities = capabilities(h.PAXRecords)
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont, '\x00':
 		f.Type, f.Size = artifact.Regular, h.Size
@@ -114,6 +117,27 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 		return f, fmt.Errorf("%.200q is of type %q, which no layer has", h.Name, h.Typeflag)
 	}
 	return f, nil
+}
+
+// capabilityRecord is where archives keep the extended attribute security.capability.
+const capabilityRecord = "SCHILY.xattr.security.capability"
+
+// capabilities reads struct vfs_cap_data (linux/capability.h): a word of revision and flags, then permitted and
+// inheritable sets, one word or two of each. What is none counts as all, since runtimes and kernels differ in what
+// they make of it.
+func capabilities(records map[string]string) uint64 {
+	value, ok := records[capabilityRecord]
+	if !ok {
+		return 0
+	}
+	word := func(i int) uint64 { return uint64(binary.LittleEndian.Uint32([]byte(value[4*i:]))) }
+	switch {
+	case len(value) == 12 && value[3] == 1:
+		return word(1) | word(2)
+	case len(value) == 20 && value[3] == 2, len(value) == 24 && value[3] == 3:
+		return word(1) | word(2) | (word(3)|word(4))<<32
+	}
+	return math.MaxUint64
 }
 
 // cleanPath returns a path relative to the root, without ./ and trailing slashes, and refuses what could leave it.

@@ -114,6 +114,7 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 	if err != nil {
 		return Pushed{}, err
 	}
+	subject.Tags = tags
 	if err := holdsStatements(tags, subject); err != nil {
 		return Pushed{}, err
 	}

@@ -89,6 +89,9 @@ func findings(results types.Results) []ours.Finding {
 			if f.Path == "" && r.Class == types.ClassLangPkg {
 				f.Path = r.Target
 			}
+			if v.PublishedDate != nil {
+				f.PublishedAt = v.PublishedDate.UTC()
+			}
 			all = append(all, f)
 		}
 		for _, secret := range r.Secrets {
