@@ -42,6 +42,11 @@ require (
 require github.com/klauspost/readahead v1.4.0
 
 require (
+	cel.dev/cel-go v0.33.2
+	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
+)
+
+require (
 	al.essio.dev/pkg/shellescape v1.6.0 // indirect
 	cel.dev/expr v0.25.3 // indirect
 	cloud.google.com/go v0.123.0 // indirect

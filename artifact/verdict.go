@@ -17,13 +17,14 @@ const (
 
 // Reason is one thing a rule or a gate says against (or, for a warning, about) an artifact.
 type Reason struct {
-	Rule     string   `json:"rule"`               // the rule's or gate's name: no-root-user, after, signed
-	Policy   string   `json:"policy,omitempty"`   // the policy's name, or the pipeline's
-	Message  string   `json:"message"`            // what was found and what to do, one sentence or two
-	Warning  bool     `json:"warning,omitempty"`  // does not deny
-	Pending  bool     `json:"pending,omitempty"`  // of a warning: it denies a promotion, for which there is time to meet it
-	Platform string   `json:"platform,omitempty"` // of an index's image
-	Evidence []string `json:"evidence,omitempty"` // paths, packages, layers
+	Rule    string `json:"rule"`              // the rule's or gate's name: no-root-user, after, signed
+	Policy  string `json:"policy,omitempty"`  // the policy's name, or the pipeline's
+	Message string `json:"message"`           // what was found and what to do, one sentence or two
+	Warning bool   `json:"warning,omitempty"` // does not deny
+	// Promotion says of a warning that it denies a promotion: no push can have yet what it asks for.
+	Promotion bool     `json:"promotion,omitempty"`
+	Platform  string   `json:"platform,omitempty"` // of an index's image
+	Evidence  []string `json:"evidence,omitempty"` // paths, packages, layers
 }
 
 // String is the reason on one line.
@@ -75,6 +76,17 @@ func (v VerdictRecord) Denials() []Reason { return v.pick(false) }
 
 // Warnings returns the reasons that do not deny.
 func (v VerdictRecord) Warnings() []Reason { return v.pick(true) }
+
+// Waiting returns the warnings that deny a promotion.
+func (v VerdictRecord) Waiting() []Reason {
+	var picked []Reason
+	for _, r := range v.Reasons {
+		if r.Promotion {
+			picked = append(picked, r)
+		}
+	}
+	return picked
+}
 
 func (v VerdictRecord) pick(warning bool) []Reason {
 	var picked []Reason

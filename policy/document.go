@@ -18,12 +18,6 @@ type Document struct {
 	hash  artifact.Digest
 }
 
-// match says which repositories a policy is for.
-type match struct {
-	Repositories []string `yaml:"repositories" json:"repositories"`
-	Except       []string `yaml:"except" json:"except,omitempty"`
-}
-
 type action string
 
 const (
@@ -87,7 +81,7 @@ func parseDocument(n Node) (Document, error) {
 	if err := CheckHeader(n, src.APIVersion, src.Kind, "Policy", src.Metadata.Name); err != nil {
 		return Document{}, err
 	}
-	if err := CheckMatch(n, src.Spec.Match.Repositories, src.Spec.Match.Except); err != nil {
+	if err := src.Spec.Match.check(n); err != nil {
 		return Document{}, err
 	}
 	d := Document{name: src.Metadata.Name, match: src.Spec.Match}
@@ -142,10 +136,11 @@ func (d Document) Name() string { return d.name }
 // Hash identifies what the policy means: two spellings of the same rules have the same hash.
 func (d Document) Hash() artifact.Digest { return d.hash }
 
-// Matches reports whether the policy is for a repository.
+// Matches reports whether the policy is for a repository, or for some of what is in it.
 func (d Document) Matches(r artifact.Repository) bool {
-	matches := func(pattern string) bool { return artifact.MatchGlob(pattern, r.String()) }
-	return slices.ContainsFunc(d.match.Repositories, matches) && !slices.ContainsFunc(d.match.Except, matches)
+	return anyGlob(d.match.Repositories, r.String()) && !slices.ContainsFunc(d.match.Except, func(e exception) bool {
+		return e.byRepository() && anyGlob(e.Repositories, r.String())
+	})
 }
 
 // Rules says each rule in words, for people.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"waybill/artifact"
 )
@@ -38,6 +39,8 @@ type JudgeConfig struct {
 	Scans    Scans
 	Contents Contents
 	Policies Policies
+	// Referrers gives what refers to a manifest; nil: nothing does.
+	Referrers Referrers
 }
 
 // Judge answers, for push, signature, promotion, page and command alike: is this digest allowed, now?
@@ -64,7 +67,7 @@ func (j *Judge) begin(ctx context.Context, s artifact.Subject, arriving artifact
 	if err != nil {
 		return Verdict{}, err
 	}
-	return (&judging{Judge: j, set: NewSet(policies), arriving: arriving, known: map[artifact.Digest]Verdict{}}).judge(ctx, s, 0)
+	return (&judging{Judge: j, set: NewSet(policies), arriving: arriving, known: map[artifact.Digest]Verdict{}, asked: s}).judge(ctx, s, 0)
 }
 
 // JudgeStored judges a manifest by its digest; NotFound when the repository does not have it.
@@ -94,6 +97,7 @@ type judging struct {
 	set      Set
 	arriving artifact.Digest // what is not stored yet; the zero Digest when all is
 	known    map[artifact.Digest]Verdict
+	asked    artifact.Subject
 }
 
 func (j *judging) judge(ctx context.Context, s artifact.Subject, depth int) (Verdict, error) {
@@ -157,7 +161,10 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 	if err != nil {
 		return j.set.Uninspectable(s, err.Error()), nil
 	}
-	img := Image{Subject: s, Config: config}
+	img := Image{Subject: s, Config: config, Now: time.Now().UTC()}
+	if img.Referrers, err = j.referrers(ctx, s); err != nil {
+		return Verdict{}, err
+	}
 	folding := artifact.NewFolding(config)
 	var why []string
 	for i, d := range s.Manifest.Layers {

@@ -11,33 +11,37 @@ import (
 // sizeLimits are the parameters of max-size; one that is absent does not limit.
 type sizeLimits struct {
 	Compressed   Quantity `yaml:"compressed"`   // bytes of all blobs
-	Uncompressed Quantity `yaml:"uncompressed"` // bytes of all tars
+	Uncompressed Quantity `yaml:"uncompressed"` // bytes of all tars, or of their files where sparse ones unpack to more
 	Layer        Quantity `yaml:"layer"`        // compressed bytes of any one layer
 	Layers       int      `yaml:"layers"`       // how many
 	Wasted       Quantity `yaml:"wasted"`       // bytes of files that a later layer removes or replaces
+	Files        int      `yaml:"files"`        // how many a container would see, of every type
 }
 
 // bindMaxSize: the image is not bloated. The reasons name what is heaviest.
 func bindMaxSize(with Node, given bool) (check, error) {
-	var limits sizeLimits
-	if given {
-		if err := with.Decode(&limits); err != nil {
-			return nil, err
-		}
+	limits, err := parameters[sizeLimits](with, given)
+	if err != nil {
+		return nil, err
 	}
 	if limits == (sizeLimits{}) {
-		return nil, with.Errorf("max-size wants at least one of compressed, uncompressed, layer, layers and wasted, such as with: {compressed: 500Mi}")
+		return nil, with.Errorf("max-size wants at least one of compressed, uncompressed, layer, layers, wasted and files, such as with: {compressed: 500Mi}")
 	}
-	if limits.Layers < 0 {
-		return nil, with.At("$.layers").Errorf("layers is %d; want a number above 0", limits.Layers)
+	for key, n := range map[string]int{"layers": limits.Layers, "files": limits.Files} {
+		if n < 0 {
+			return nil, with.At("$.%s", key).Errorf("%s is %d; want a number above 0", key, n)
+		}
 	}
 	return limits.check, nil
 }
 
 func (l sizeLimits) check(img Image) []finding {
+	if !img.Subject.IsImage && len(img.Subject.Manifest.Layers) > 0 {
+		img.Facts.Layers = blobs(img.Subject.Manifest) // no image: nothing was unpacked
+	}
 	var compressed, uncompressed, wasted int64
 	for _, layer := range img.Facts.Layers {
-		compressed, uncompressed, wasted = compressed+layer.Compressed, uncompressed+layer.Uncompressed, wasted+layer.Wasted
+		compressed, uncompressed, wasted = compressed+layer.Compressed, uncompressed+max(layer.Uncompressed, layer.Unpacked), wasted+layer.Wasted
 	}
 	var found []finding
 	over := func(what string, size int64, limit Quantity, hint string) {
@@ -50,6 +54,13 @@ func (l sizeLimits) check(img Image) []finding {
 	over("what later layers remove or replace", wasted, l.Wasted, "; "+mostWasted(img.Facts)+"; remove files in the step that adds them")
 	for i, layer := range img.Facts.Layers {
 		over(fmt.Sprintf("layer %d (%s)", i+1, step(layer)), layer.Compressed, l.Layer, "")
+	}
+	// Of a layer that lies elsewhere only the compressed size is known: whoever fetches it checks that.
+	if len(img.Foreign) > 0 && (l.Uncompressed > 0 || l.Wasted > 0 || l.Files > 0) {
+		found = append(found, finding{message: "the image has layers that lie elsewhere, and what they unpack to cannot be told; push them with the image"})
+	}
+	if n := len(img.Facts.Files); l.Files > 0 && n > l.Files {
+		found = append(found, finding{message: fmt.Sprintf("the image has %d files and directories, over the cap of %d; %s", n, l.Files, mostFiles(img.Facts))})
 	}
 	if l.Layers > 0 && len(img.Facts.Layers) > l.Layers {
 		found = append(found, finding{message: fmt.Sprintf("the image has %d layers, over the cap of %d; join steps, or build in several stages", len(img.Facts.Layers), l.Layers)})
@@ -90,6 +101,29 @@ func heaviest(facts artifact.ImageFacts) string {
 		text += "; files: " + strings.Join(top(files), ", ")
 	}
 	return text
+}
+
+// blobs are an artifact's layers as max-size counts them.
+func blobs(m artifact.Manifest) []artifact.LayerSummary {
+	var all []artifact.LayerSummary
+	for _, d := range m.Layers {
+		all = append(all, artifact.LayerSummary{Digest: d.Digest, Compressed: d.Size})
+	}
+	return all
+}
+
+// mostFiles names the three layers that bring the most.
+func mostFiles(facts artifact.ImageFacts) string {
+	order := make([]int, len(facts.Layers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return facts.Layers[b].Entries - facts.Layers[a].Entries })
+	var words []string
+	for _, i := range order[:min(3, len(order))] {
+		words = append(words, fmt.Sprintf("layer %d (%s) %d", i+1, step(facts.Layers[i]), facts.Layers[i].Entries))
+	}
+	return "most come with: " + strings.Join(words, ", ")
 }
 
 func mostWasted(facts artifact.ImageFacts) string {

@@ -27,7 +27,7 @@ var sshDaemons = []string{"sshd", "sshd-session", "dropbear", "dropbearmulti", "
 
 func noSSHD(img Image) []finding {
 	var found []finding
-	found = append(found, daemonFiles(img.Facts)...)
+	found = append(found, daemonFiles(img)...)
 	found = append(found, daemonPackages(img.Facts)...)
 	found = append(found, startsDaemon(img)...)
 	found = append(found, sshPort(img.Config)...)
@@ -47,19 +47,32 @@ func isDaemon(f artifact.File) string {
 	case slices.Contains(f.Marks, artifact.MarkDropbear):
 		return "a dropbear daemon"
 	}
-	dir, base := path.Split(f.Path)
-	inBin := strings.HasSuffix(dir, "bin/") || strings.HasSuffix(dir, "libexec/") || strings.HasSuffix(dir, "lib/openssh/")
-	if slices.Contains(sshDaemons, base) && (inBin && f.Mode&0o111 != 0) {
+	if isNamedDaemon(f.Path, f) {
 		return "named like an ssh daemon"
 	}
 	return ""
 }
 
-func daemonFiles(facts artifact.ImageFacts) []finding {
+// isNamedDaemon reports whether a program lies at a path where an ssh daemon would.
+func isNamedDaemon(p string, f artifact.File) bool {
+	dir, base := path.Split(p)
+	inBin := strings.HasSuffix(dir, "bin/") || strings.HasSuffix(dir, "libexec/") || strings.HasSuffix(dir, "lib/openssh/")
+	return slices.Contains(sshDaemons, base) && inBin && f.Mode&0o111 != 0 && (f.Type == artifact.Regular || f.Type == artifact.Hardlink)
+}
+
+func daemonFiles(img Image) []finding {
 	var found []finding
-	for _, p := range sortedPaths(facts.Files) {
+	facts := img.Facts
+	for _, p := range notable(img) {
 		f := facts.Files[p]
-		if what := isDaemon(f.File); what != "" {
+		what := isDaemon(f.File)
+		if f.Type == artifact.Symlink {
+			// What a link of that name leads to runs by that name.
+			if to, ok := facts.Resolve(p); ok && isNamedDaemon(p, to.File) {
+				what = "a link named like an ssh daemon, to /" + to.Path + ","
+			}
+		}
+		if what != "" {
 			found = append(found, finding{message: fmt.Sprintf("/%s is %s (layer %d of %d)%s", p, what, f.Layer+1, len(facts.Layers), howToDropSSHD), evidence: []string{p}})
 		}
 	}
@@ -155,25 +168,13 @@ func hiddenDaemons(facts artifact.ImageFacts) []finding {
 	seen := map[string]bool{}
 	for _, h := range facts.Hidden {
 		what := isDaemon(h.File)
-		if _, visible := facts.Files[h.Path]; what == "" || visible || seen[h.Path] {
-			continue
+		if here, visible := facts.Files[h.Path]; what == "" || seen[h.Path] || visible && isDaemon(here.File) != "" {
+			continue // that it is there is said already
 		}
 		seen[h.Path] = true
 		found = append(found, finding{warning: true, evidence: []string{h.Path}, message: fmt.Sprintf(
-			"/%s, %s, is in layer %d and removed in layer %d: it does not run, but its bytes still travel; remove it in the step that adds it", h.Path, what, h.Layer+1, h.HiddenBy+1)})
+			"/%s, %s, is in layer %d and removed or replaced in layer %d: it does not run, but its bytes still travel; remove it in the step that adds it", h.Path, what, h.Layer+1, h.HiddenBy+1)})
 	}
 	slices.SortFunc(found, func(a, b finding) int { return compare(a.evidence[0], b.evidence[0]) })
 	return found
-}
-
-func sortedPaths(files map[string]artifact.VisibleFile) []string {
-	var paths []string
-	for p, f := range files {
-		// Only what may be a daemon is worth sorting.
-		if isDaemon(f.File) != "" {
-			paths = append(paths, p)
-		}
-	}
-	slices.Sort(paths)
-	return paths
 }

@@ -10,8 +10,9 @@ import (
 // passes: sealed is set here and nowhere else.
 type Verdict struct {
 	artifact.VerdictRecord
-	Scan   *artifact.Scan // of an image that was scanned for this verdict, and whose scan is not stored yet
-	sealed bool
+	Scan    *artifact.Scan // of an image that was scanned for this verdict, and whose scan is not stored yet
+	sealed  bool
+	waiting bool // for what a promotion asks for
 }
 
 // seal decides the outcome from the reasons.
@@ -20,17 +21,19 @@ func (v Verdict) seal() Verdict {
 	if len(v.Denials()) > 0 {
 		v.Outcome = artifact.Deny
 	}
+	v.waiting = v.waiting || len(v.Waiting()) > 0
 	v.sealed = true
 	return v
 }
 
-// Pass is the permission to sign or promote exactly one digest of one repository, under exactly the policies that
-// allowed it. Only Verdict.Pass makes a valid one.
+// Pass is the permission to sign exactly one digest of one repository, or to promote it too, under exactly the policies
+// that allowed it. Only Verdict.Pass and Verdict.Promotion make valid ones.
 type Pass struct {
 	repository artifact.Repository
 	digest     artifact.Digest
 	policyHash artifact.Digest
 	policies   []string
+	promotes   bool
 }
 
 // Pass returns the permission that an allowing verdict gives; any other outcome is a Denied error with every reason.
@@ -39,7 +42,19 @@ func (v Verdict) Pass() (Pass, error) {
 		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
 			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
 	}
-	return Pass{v.Repository, v.Digest, v.PolicyHash, v.Policies}, nil
+	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies}, nil
+}
+
+// Promotion returns the pass for a promotion, which asks for what no push can have yet besides: provenance, an SBOM. A
+// Denied error has every reason.
+func (v Verdict) Promotion() (Pass, error) {
+	if v.sealed && v.waiting {
+		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Message: fmt.Sprintf("policy does not allow %s@%s to be promoted", v.Repository, v.Digest),
+			Reasons: append(v.Denials(), v.Waiting()...)}
+	}
+	p, err := v.Pass()
+	p.promotes = err == nil
+	return p, err
 }
 
 func (v Verdict) outcome() string {
@@ -51,6 +66,9 @@ func (v Verdict) outcome() string {
 
 // Valid reports whether an allowing verdict made p.
 func (p Pass) Valid() bool { return !p.digest.IsZero() }
+
+// Promotes reports whether p is for a promotion too.
+func (p Pass) Promotes() bool { return p.Valid() && p.promotes }
 
 // Repository is where the digest may be signed or promoted.
 func (p Pass) Repository() artifact.Repository { return p.repository }

@@ -7,18 +7,30 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"waybill/artifact"
 )
 
 // Image is all that a verdict about one image looks at.
 type Image struct {
-	Subject artifact.Subject
-	Config  artifact.ImageConfig
-	Facts   artifact.ImageFacts
-	Lies    []string      // of the config about its layers
-	Foreign []string      // layers that are not here
-	Scan    artifact.Scan // what the scanner says; the zero Scan is no answer
+	Subject   artifact.Subject
+	Config    artifact.ImageConfig
+	Facts     artifact.ImageFacts
+	Lies      []string              // of the config about its layers
+	Foreign   []string              // layers that are not here
+	Scan      artifact.Scan         // the newest one; the zero Scan: there is none
+	Referrers []artifact.Descriptor // to the image, or to the index that is judged; with their annotations
+	Now       time.Time             // the moment of the judgement, from which ages count; zero: no age can be told
+
+	memo *memo
+}
+
+// memo keeps what several rules ask for while one image is evaluated.
+type memo struct {
+	notable   []string // see notable
+	looked    bool
+	variables map[string]any // of expressions
 }
 
 // Versioned is a policy as it is in force.
@@ -63,12 +75,20 @@ func (s Set) matching(r artifact.Repository) (matched []Versioned, hash artifact
 // Evaluate judges an image: every reason of every policy that matches. It denies what no policy matches.
 func (s Set) Evaluate(img Image) Verdict {
 	matched, v := s.begin(img.Subject)
-	bound := map[string]bool{}
+	img.memo = &memo{}
+	bound, asked := map[string]bool{}, len(matched) == 0
 	for _, p := range matched {
+		if !p.forImage(img) {
+			continue
+		}
+		asked = true
 		for _, rule := range p.rules {
 			bound[rule.kind] = true
 			v.Reasons = append(v.Reasons, rule.reasons(p.Name(), img)...)
 		}
+	}
+	if !asked {
+		v.Reasons = append(v.Reasons, noPolicy(fmt.Sprintf("%s %s in %s", img.Config.Platform(), img.Subject.Manifest.MediaType, img.Subject.Repository)))
 	}
 	for _, rule := range always {
 		if !bound[rule.kind] {
@@ -78,11 +98,28 @@ func (s Set) Evaluate(img Image) Verdict {
 	return v.seal()
 }
 
-// Artifact judges what is no image: a chart, an SBOM, a signature. The rules so far are all about images, so it is
-// allowed wherever a policy matches.
+// Artifact judges what is no image: a chart, an SBOM, a signature. It is asked what policies that name its type ask of
+// such, and is allowed wherever a policy matches the repository and none of those denies.
 func (s Set) Artifact(subject artifact.Subject) Verdict {
-	_, v := s.begin(subject)
+	matched, v := s.begin(subject)
+	for _, p := range matched {
+		if p.forArtifact(subject) {
+			v.Reasons = append(v.Reasons, p.reasons(artifacts, Image{Subject: subject})...)
+		}
+	}
 	return v.seal()
+}
+
+// reasons asks the rules of a scope.
+func (p Versioned) reasons(of scope, img Image) []artifact.Reason {
+	img.memo = &memo{}
+	var all []artifact.Reason
+	for _, rule := range p.rules {
+		if rule.of&of != 0 {
+			all = append(all, rule.reasons(p.Name(), img)...)
+		}
+	}
+	return all
 }
 
 // Uninspectable denies an image whose bytes could not be judged, with why.
@@ -102,11 +139,18 @@ func (s Set) Pending(subject artifact.Subject, why string) Verdict {
 	return v
 }
 
-// Index judges an index by the verdicts of its children, in its order: it is allowed when each is.
+// Index judges an index by the verdicts of its children, in its order: it is allowed when each is, and when the rules
+// about indexes allow it.
 func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
-	_, v := s.begin(subject)
+	matched, v := s.begin(subject)
+	for _, p := range matched {
+		if p.forIndex(subject) {
+			v.Reasons = append(v.Reasons, p.reasons(indexes, Image{Subject: subject})...)
+		}
+	}
 	denied := false
 	for _, c := range children {
+		v.waiting = v.waiting || c.Verdict.waiting
 		for _, r := range c.Verdict.Reasons {
 			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
 				v.Reasons = append(v.Reasons, r)
@@ -165,8 +209,11 @@ func (s Set) begin(subject artifact.Subject) ([]Versioned, Verdict) {
 	v := Verdict{VerdictRecord: artifact.VerdictRecord{Repository: subject.Repository, Digest: subject.Digest, Reasons: []artifact.Reason{}, PolicyHash: hash, Policies: names}}
 	if len(matched) == 0 {
 		v.Policies = []string{}
-		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: "no policy applies to " + subject.Repository.String() +
-			", and what nothing judges is not allowed; apply a policy that matches it (waybill apply -f FILE)"})
+		v.Reasons = append(v.Reasons, noPolicy(subject.Repository.String()))
 	}
 	return matched, v
+}
+
+func noPolicy(what string) artifact.Reason {
+	return artifact.Reason{Rule: ruleInspect, Message: "no policy applies to " + what + ", and what nothing judges is not allowed; apply a policy that matches it (waybill apply -f FILE)"}.Bounded()
 }

@@ -157,7 +157,7 @@ func TestParse(t *testing.T) {
 		return "apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: p}\nspec:\n  match: {repositories: ['**']}\n  rules:\n    - " + spec + "\n"
 	}
 	for what, c := range map[string]struct{ src, want string }{
-		"unknown rule":                    {document("{rule: no-rot, action: deny}"), "p.yaml:7:14: rule \"no-rot\" is not known; known are honest-config, max-size, no-foreign-layers, no-root-user, no-sshd"},
+		"unknown rule":                    {document("{rule: no-rot, action: deny}"), "p.yaml:7:14: rule \"no-rot\" is not known; known are allowed-bases, "},
 		"unknown key":                     {document("{rule: no-sshd, acton: deny}"), "p.yaml:7:"},
 		"unknown parameter":               {document("{rule: max-size, action: deny, with: {compresed: 1Mi}}"), "p.yaml:7:"},
 		"no parameters":                   {document("{rule: max-size, action: deny}"), "wants at least one of"},

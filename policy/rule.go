@@ -9,34 +9,60 @@ import (
 )
 
 // rule is a kind of check. bind decodes its parameters, strictly, and returns the check.
-type rule func(with Node, given bool) (check, error)
+type rule struct {
+	of   scope
+	bind func(with Node, given bool) (check, error)
+}
+
+// scope is what a rule can be asked of. An index has no bytes of its own: its images are asked one by one.
+type scope int
+
+const (
+	images scope = 1 << iota
+	indexes
+	artifacts // whatever is neither, where a policy names its type
+)
 
 // check returns what it finds against an image; nothing, when it is as the rule wants it.
 type check func(Image) []finding
 
 // finding is one thing against an image. A warning does not deny even where the rule does.
 type finding struct {
-	message  string
-	evidence []string
-	warning  bool
+	message   string
+	evidence  []string
+	warning   bool
+	promotion bool // it denies a promotion; a push it cannot deny, since what it asks for comes after
 }
 
 // known is every rule that ships, by the name that policies use.
 var known = map[string]rule{
-	"no-root-user": bindNoRootUser,
-	"no-sshd":      bindNoSSHD,
-	"max-size":     bindMaxSize,
+	"no-root-user":     {images, bindNoRootUser},
+	"no-sshd":          {images, bindNoSSHD},
+	"no-setuid":        {images, bindNoSetuid},
+	"max-size":         {images | artifacts, bindMaxSize},
+	"platforms":        {images | indexes, bindPlatforms},
+	"no-latest":        {images | indexes | artifacts, bindNoLatest},
+	"require-labels":   {images | artifacts, bindRequireLabels},
+	"allowed-bases":    {images, bindAllowedBases},
+	"base-age":         {images, bindBaseAge},
+	"expression":       {images | artifacts, bindExpression},
+	"max-severity":     {images, bindMaxSeverity},
+	"no-secrets":       {images, bindNoSecrets},
+	"allowed-licenses": {images, bindAllowedLicenses},
 
-	"honest-config":     bindHonestConfig,
-	"no-foreign-layers": bindNoForeignLayers,
+	"require-provenance": {images, bindRequireProvenance},
+	"require-sbom":       {images, bindRequireSBOM},
+
+	"honest-config":     {images, bindHonestConfig},
+	"no-foreign-layers": {images, bindNoForeignLayers},
 }
 
 // always are the rules that deny wherever no policy that matches has them: a policy may only make them warn.
 var always = func() []boundRule {
 	var all []boundRule
 	for _, name := range []string{"honest-config", "no-foreign-layers"} {
-		check, _ := known[name](Node{}, false)
-		all = append(all, boundRule{kind: name, name: name, action: deny, check: check})
+		check, _ := known[name].bind(Node{}, false)
+		all = append(all, boundRule{kind: name, name: name, of: images, action: deny, check: check})
 	}
 	return all
 }()
@@ -45,6 +71,7 @@ var always = func() []boundRule {
 type boundRule struct {
 	kind   string // as known calls it
 	name   string // as reasons call it
+	of     scope
 	action action
 	check  check
 }
@@ -57,8 +84,11 @@ func bind(doc Node, i int, src ruleSource) (boundRule, error) {
 	if src.Action != deny && src.Action != warn {
 		return boundRule{}, doc.At("$.spec.rules[%d].action", i).Errorf("action is %q; want deny or warn", src.Action)
 	}
-	with := doc.At("$.spec.rules[%d].with", i)
-	check, err := r(with, src.With != nil)
+	with := doc.At("$.spec.rules[%d]", i)
+	if src.With != nil {
+		with = with.At("$.with")
+	}
+	check, err := r.bind(with, src.With != nil)
 	if err != nil {
 		return boundRule{}, err
 	}
@@ -66,16 +96,25 @@ func bind(doc Node, i int, src ruleSource) (boundRule, error) {
 	if src.Name != "" {
 		name = src.Name
 	}
-	return boundRule{kind: src.Rule, name: name, action: src.Action, check: check}, nil
+	return boundRule{kind: src.Rule, name: name, of: r.of, action: src.Action, check: check}, nil
 }
 
 // reasons runs the check and says what it found in a policy's name.
 func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	var all []artifact.Reason
 	for _, f := range few(r.check(img)) {
-		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: f.warning || r.action == warn, Evidence: f.evidence}.Bounded())
+		warning := f.warning || r.action == warn
+		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Evidence: f.evidence}.Bounded())
 	}
 	return all
+}
+
+// parameters decodes a rule's parameters, strictly; they are all absent when none are given.
+func parameters[P any](with Node, given bool) (p P, err error) {
+	if given {
+		err = with.Decode(&p)
+	}
+	return p, err
 }
 
 // without refuses parameters to a rule that has none.

@@ -202,7 +202,7 @@ func (w *world) promote() {
 	environment := rapid.SampledFrom([]string{"dev", "prod"}).Draw(w.t, "environment")
 	verdict, err := w.shop.judge.JudgeStored(w.shop.ctx, w.repository, d)
 	require.NoError(w.t, err)
-	pass, err := verdict.Pass()
+	pass, err := verdict.Promotion()
 	require.NoError(w.t, err)
 	_, err = w.shop.db.Promote(w.shop.ctx, artifact.Promotion{Action: "promote", Repository: w.repository, Digest: d, Actor: "ada", PolicyHash: pass.PolicyHash(),
 		Environment: parsed(w.t, artifact.ParseEnvironment, environment)}, pass)

@@ -132,7 +132,7 @@ func (db *DB) Trail(ctx context.Context, repository artifact.Repository, environ
 // ledger entry.
 func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error) {
 	defer db.hot.forget(p.Repository)
-	if !pass.Valid() || pass.Digest() != p.Digest || pass.Repository() != p.Repository || pass.PolicyHash() != p.PolicyHash {
+	if !pass.Promotes() || pass.Digest() != p.Digest || pass.Repository() != p.Repository || pass.PolicyHash() != p.PolicyHash {
 		return p, artifact.Errorf(artifact.Denied, "no verdict allows %s@%s", p.Repository, p.Digest)
 	}
 	asked := p

@@ -109,7 +109,7 @@ func TestPromoteRefuses(t *testing.T) {
 	require.Equal(t, artifact.Denied, artifact.KindOf(err))
 	verdict, err := s.judge.JudgeStored(s.ctx, s.repository, v1)
 	require.NoError(t, err)
-	pass, err := verdict.Pass()
+	pass, err := verdict.Promotion()
 	require.NoError(t, err)
 	p.Digest, p.PolicyHash = s.release("v2"), pass.PolicyHash()
 	_, err = s.db.Promote(s.ctx, p, pass)

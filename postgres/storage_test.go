@@ -356,7 +356,7 @@ func TestRetentionBesidePushes(t *testing.T) {
 					assert.Equal(t, artifact.NotFound, artifact.KindOf(err), "%v", err)
 					continue
 				}
-				pass, err := verdict.Pass()
+				pass, err := verdict.Promotion()
 				assert.NoError(t, err)
 				_, err = a.db.Promote(a.ctx, artifact.Promotion{Action: "promote", Repository: a.repository, Digest: image.Digest, Actor: "ada", PolicyHash: pass.PolicyHash(),
 					Environment: parsed(t, artifact.ParseEnvironment, "dev")}, pass)

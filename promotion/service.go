@@ -172,9 +172,9 @@ func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, m move
 	for i := range unmet {
 		unmet[i].Policy = pipeline
 	}
-	pass, err := verdict.Pass()
+	pass, err := verdict.Promotion()
 	if err != nil {
-		reasons := verdict.Denials()
+		reasons := append(verdict.Denials(), verdict.Waiting()...)
 		if len(reasons) == 0 {
 			reasons = []artifact.Reason{{Rule: "verdict", Message: err.Error()}}
 		}

@@ -92,7 +92,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err := advisories.prefer(ctx); err != nil {
 		return nil, err
 	}
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, Contents: contents, Policies: db})
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, Contents: contents, Policies: db, Referrers: db})
 	gate := promotion.NewGate(db)
 	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
 	pushes := &mirrorPushes{}
