@@ -1,6 +1,10 @@
 package artifact
 
-import "cmp"
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
 // FactsFormat is the version of LayerFacts' meaning; facts of an older format are computed anew.
 const FactsFormat = 2
@@ -46,6 +50,15 @@ type File struct {
 	Capabilities uint64 `json:"capabilities,omitempty"`
 }
 
+// DaemonNames are file names that no program but a daemon of ssh bears.
+var DaemonNames = []string{"sshd", "sshd-session", "dropbear", "dropbearmulti", "tinysshd"}
+
+// IsNotable reports whether a rule may have a word about the file: of a hundred thousand, about a few. It has marks, lends
+// rights to who runs it, or is named like a daemon.
+func (f File) IsNotable() bool {
+	return len(f.Marks) > 0 || f.Mode&0o6000 != 0 && f.Type != Dir || f.Capabilities != 0 || slices.Contains(DaemonNames, f.Path[strings.LastIndexByte(f.Path, '/')+1:])
+}
+
 // LayerFacts is what the bytes of one layer say, learned in one pass and kept by the blob's digest for ever.
 type LayerFacts struct {
 	Format       int               `json:"format"`
@@ -78,6 +91,7 @@ type ImageFacts struct {
 	Hidden   []HiddenFile           // entries that a later layer removed or replaced
 	Contents map[string]string      // of the visible files that facts keep
 	Packages []Package              // by the topmost database file of each path
+	Notable  []string               // paths of the Files that IsNotable is true of, sorted
 }
 
 // LayerSummary is a layer's share. Bytes are of regular files unless said otherwise.

@@ -3,6 +3,7 @@ package artifact
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -39,6 +40,7 @@ type Folding struct {
 	linked   map[string]bool // names in this layer of bytes that have another name in it
 	dirs     map[string]bool // directories that this layer's archive names
 	packages []layerPackage
+	notable  []string // paths that were notable in some layer; some may be gone
 }
 
 type layerPackage struct {
@@ -57,6 +59,12 @@ func (f *Folding) Facts() ImageFacts {
 		f.facts.Layers[hidden.Layer].Wasted += hidden.Size
 	}
 	f.takePackages()
+	slices.Sort(f.notable)
+	for _, p := range slices.Compact(f.notable) {
+		if here, visible := f.facts.Files[p]; visible && here.IsNotable() {
+			f.facts.Notable = append(f.facts.Notable, p)
+		}
+	}
 	return f.facts
 }
 
@@ -168,6 +176,9 @@ func (f *Folding) add(e File, contents map[string]string) error {
 		// capabilities, docker and containerd set on those bytes too.
 		target.Mode, target.Capabilities = target.Mode|e.Mode&lending, target.Capabilities|e.Capabilities
 		f.facts.Files[e.Target] = target
+		if target.IsNotable() {
+			f.notable = append(f.notable, e.Target)
+		}
 		e.Marks, e.Mode, e.UID, e.GID, e.Capabilities = target.Marks, target.Mode, target.UID, target.GID, target.Capabilities
 		if target.Type != Regular {
 			e.Type, e.Target = target.Type, target.Target
@@ -183,6 +194,9 @@ func (f *Folding) add(e File, contents map[string]string) error {
 	}
 	if e.Type != Dir {
 		f.removeBelow(e.Path) // a file in place of a directory, which the archive may never have named
+	}
+	if e.IsNotable() {
+		f.notable = append(f.notable, e.Path)
 	}
 	f.facts.Files[e.Path] = VisibleFile{File: e, Layer: f.layer}
 	if delete(f.facts.Contents, e.Path); kept {

@@ -10,8 +10,9 @@ import (
 
 // base is an image that others may be built from.
 type base struct {
-	Name   string            `yaml:"name"`   // as reasons call it
-	Layers []artifact.Digest `yaml:"layers"` // diff ids, lowest first, as `docker inspect` shows them (RootFS.Layers)
+	Name    string    `yaml:"name"`    // as reasons call it
+	Layers  []string  `yaml:"layers"`  // diff ids, lowest first, as `docker inspect` shows them (RootFS.Layers)
+	Created time.Time `yaml:"created"` // base-age's alone: the day that somebody vouches for
 }
 
 // isBelow reports whether an image stands on the base's layers. Their ids are computed from bytes: no config can lie
@@ -21,7 +22,7 @@ func (b base) isBelow(img Image) bool {
 		return false
 	}
 	for i, id := range b.Layers {
-		if img.Facts.Layers[i].DiffID != id {
+		if img.Facts.Layers[i].DiffID.String() != id {
 			return false
 		}
 	}
@@ -35,9 +36,9 @@ func (b base) check(at Node) error {
 	case len(b.Layers) == 0 || len(b.Layers) > artifact.MaxLayers:
 		return at.Errorf("base %q wants its layers: the diff ids that `docker inspect` shows as RootFS.Layers, lowest first", b.Name)
 	}
-	for _, id := range b.Layers {
-		if id.IsZero() || id.Algorithm() != "sha256" {
-			return at.Errorf("base %q: a layer is a sha256 diff id", b.Name)
+	for i, layer := range b.Layers {
+		if id, err := artifact.ParseDigest(layer); err != nil || id.Algorithm() != "sha256" {
+			return at.At("$.layers[%d]", i).Errorf("layer %q of base %q: want a diff id, sha256:<64 hex digits>", shortened(layer), b.Name)
 		}
 	}
 	return nil
@@ -70,6 +71,9 @@ func bindAllowedBases(with Node, given bool) (check, error) {
 		if err := b.check(with.At("$.bases[%d]", i)); err != nil {
 			return nil, err
 		}
+		if !b.Created.IsZero() {
+			return nil, with.At("$.bases[%d].created", i).Errorf("created is for the rule base-age")
+		}
 	}
 	return allowed.check, checkGlobs(with.At("$.claimed"), "base", "a pattern such as registry.example.com/base/*@*", allowed.Claimed)
 }
@@ -100,16 +104,4 @@ func (a allowedBases) check(img Image) []finding {
 func claimedBase(img Image) string {
 	labels := img.Config.Config.Labels
 	return labels[labelBaseName] + "@" + labels[labelBaseDigest]
-}
-
-// datedBase is a base whose day somebody vouches for.
-type datedBase struct {
-	base    `yaml:",inline"`
-	Created time.Time `yaml:"created"`
-}
-
-// baseAges are the parameters of base-age.
-type baseAges struct {
-	Max   Duration    `yaml:"max"`
-	Bases []datedBase `yaml:"bases"`
 }

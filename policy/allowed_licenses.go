@@ -52,6 +52,7 @@ func (l licenseRules) check(img Image) []finding {
 		return why
 	}
 	refused := map[string][]string{} // packages by why
+	permitted := map[string]bool{}   // licences that were judged: packages by the hundred have the same
 	add := func(p artifact.Package, why string) {
 		refused[why] = append(refused[why], p.Name+" "+p.Version)
 	}
@@ -64,7 +65,12 @@ func (l licenseRules) check(img Image) []finding {
 			add(p, "")
 		}
 		for _, license := range licenses {
-			if !l.permits(license) {
+			ok, judged := permitted[license]
+			if !judged {
+				ok = l.permits(license)
+				permitted[license] = ok
+			}
+			if !ok {
 				add(p, license)
 			}
 		}

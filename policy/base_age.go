@@ -5,6 +5,12 @@ import (
 	"time"
 )
 
+// baseAges are the parameters of base-age.
+type baseAges struct {
+	Max   Duration `yaml:"max"`
+	Bases []base   `yaml:"bases"`
+}
+
 // bindBaseAge: what the image stands on is not old. Of a base that the policy knows by its layers the age is the
 // policy's word; of any other, what the image's history says of its lowest layer, which whoever built it wrote.
 func bindBaseAge(with Node, given bool) (check, error) {

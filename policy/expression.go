@@ -188,10 +188,10 @@ func newCELFacts(f artifact.ImageFacts) celFacts {
 	out := celFacts{Files: int64(len(f.Files)), Hidden: int64(len(f.Hidden)), Packages: newCELPackages(f.Packages)}
 	for _, l := range f.Layers {
 		out.Compressed += l.Compressed
-		out.Uncompressed += max(l.Uncompressed, l.Unpacked)
+		out.Uncompressed += unpackedSize(l)
 		out.Wasted += l.Wasted
 		out.Layers = append(out.Layers, celLayer{Digest: l.Digest.String(), DiffID: l.DiffID.String(), Compressed: l.Compressed,
-			Uncompressed: max(l.Uncompressed, l.Unpacked), Wasted: l.Wasted, Entries: int64(l.Entries), CreatedBy: l.CreatedBy})
+			Uncompressed: unpackedSize(l), Wasted: l.Wasted, Entries: int64(l.Entries), CreatedBy: l.CreatedBy})
 	}
 	return out
 }

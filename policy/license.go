@@ -18,6 +18,8 @@ const (
 	maxLicenseDepth = 20
 )
 
+var parentheses = strings.NewReplacer("(", " ( ", ")", " ) ")
+
 func (l license) permitted(id func(string) bool) bool {
 	permitted := func(part license) bool { return part.permitted(id) }
 	switch {
@@ -34,7 +36,7 @@ func parseLicense(text string) (license, bool) {
 	if len(text) > maxLicense {
 		return license{}, false
 	}
-	p := licenseParser{words: strings.Fields(strings.NewReplacer("(", " ( ", ")", " ) ").Replace(text))}
+	p := licenseParser{words: strings.Fields(parentheses.Replace(text))}
 	parsed, ok := p.expression(0)
 	return parsed, ok && len(p.words) == 0
 }

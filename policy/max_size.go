@@ -41,19 +41,25 @@ func (l sizeLimits) check(img Image) []finding {
 	}
 	var compressed, uncompressed, wasted int64
 	for _, layer := range img.Facts.Layers {
-		compressed, uncompressed, wasted = compressed+layer.Compressed, uncompressed+max(layer.Uncompressed, layer.Unpacked), wasted+layer.Wasted
+		compressed, uncompressed, wasted = compressed+layer.Compressed, uncompressed+unpackedSize(layer), wasted+layer.Wasted
 	}
 	var found []finding
-	over := func(what string, size int64, limit Quantity, hint string) {
+	over := func(what string, size int64, limit Quantity, hint func() string) {
 		if limit > 0 && size > int64(limit) {
-			found = append(found, finding{message: fmt.Sprintf("%s is %s, over the cap of %s%s", what, Quantity(size), limit, hint)})
+			found = append(found, finding{message: fmt.Sprintf("%s is %s, over the cap of %s%s", what, Quantity(size), limit, hint())})
 		}
 	}
-	over("the image, compressed,", compressed, l.Compressed, "; "+heaviest(img.Facts))
-	over("the image, uncompressed,", uncompressed, l.Uncompressed, "; "+heaviest(img.Facts))
-	over("what later layers remove or replace", wasted, l.Wasted, "; "+mostWasted(img.Facts)+"; remove files in the step that adds them")
+	packed := func() string {
+		return "; " + heaviest(img.Facts, func(l artifact.LayerSummary) int64 { return l.Compressed })
+	}
+	unpacked := func() string { return "; " + heaviest(img.Facts, unpackedSize) }
+	over("the image, compressed,", compressed, l.Compressed, packed)
+	over("the image, uncompressed,", uncompressed, l.Uncompressed, unpacked)
+	over("what later layers remove or replace", wasted, l.Wasted, func() string {
+		return "; " + mostWasted(img.Facts) + "; remove files in the step that adds them"
+	})
 	for i, layer := range img.Facts.Layers {
-		over(fmt.Sprintf("layer %d (%s)", i+1, step(layer)), layer.Compressed, l.Layer, "")
+		over(fmt.Sprintf("layer %d (%s)", i+1, step(layer)), layer.Compressed, l.Layer, func() string { return "" })
 	}
 	// Of a layer that lies elsewhere only the compressed size is known: whoever fetches it checks that.
 	if len(img.Foreign) > 0 && (l.Uncompressed > 0 || l.Wasted > 0 || l.Files > 0) {
@@ -68,8 +74,11 @@ func (l sizeLimits) check(img Image) []finding {
 	return found
 }
 
+// unpackedSize is what a layer takes on a disk: its tar, or its files where sparse ones unpack to more.
+func unpackedSize(l artifact.LayerSummary) int64 { return max(l.Uncompressed, l.Unpacked) }
+
 // heaviest names the three largest layers and files.
-func heaviest(facts artifact.ImageFacts) string {
+func heaviest(facts artifact.ImageFacts, size func(artifact.LayerSummary) int64) string {
 	type weight struct {
 		name string
 		size int64
@@ -89,7 +98,7 @@ func heaviest(facts artifact.ImageFacts) string {
 	}
 	var layers, files []weight
 	for i, l := range facts.Layers {
-		layers = append(layers, weight{fmt.Sprintf("layer %d (%s)", i+1, step(l)), l.Compressed})
+		layers = append(layers, weight{fmt.Sprintf("layer %d (%s)", i+1, step(l)), size(l)})
 	}
 	for p, f := range facts.Files {
 		if f.Size > 1<<20 {

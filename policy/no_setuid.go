@@ -36,7 +36,7 @@ func bindNoSetuid(with Node, given bool) (check, error) {
 
 func (x setuidExceptions) check(img Image, allowed uint64) []finding {
 	var found []finding
-	for _, p := range notable(img) {
+	for _, p := range img.Facts.Notable {
 		f := img.Facts.Files[p]
 		what := lends(f.File, allowed)
 		if what == "" || anyGlob(x.Allow, p) {

@@ -22,9 +22,6 @@ var sshPackages = []string{"openssh-server", "openssh-server-pam", "openssh-serv
 // packageTypes are the package managers whose "openssh" and "dropbear" mean a daemon; a Go module of that name does not.
 var packageTypes = []string{"deb", "debian", "ubuntu", "dpkg", "apk", "alpine", "rpm", "redhat", "fedora", "centos", "rocky", "alma", "amazon", "oracle", "suse", "photon", "wolfi", "chainguard"}
 
-// sshDaemons are file names that no other program bears.
-var sshDaemons = []string{"sshd", "sshd-session", "dropbear", "dropbearmulti", "tinysshd"}
-
 func noSSHD(img Image) []finding {
 	var found []finding
 	found = append(found, daemonFiles(img)...)
@@ -57,13 +54,13 @@ func isDaemon(f artifact.File) string {
 func isNamedDaemon(p string, f artifact.File) bool {
 	dir, base := path.Split(p)
 	inBin := strings.HasSuffix(dir, "bin/") || strings.HasSuffix(dir, "libexec/") || strings.HasSuffix(dir, "lib/openssh/")
-	return slices.Contains(sshDaemons, base) && inBin && f.Mode&0o111 != 0 && (f.Type == artifact.Regular || f.Type == artifact.Hardlink)
+	return slices.Contains(artifact.DaemonNames, base) && inBin && f.Mode&0o111 != 0 && (f.Type == artifact.Regular || f.Type == artifact.Hardlink)
 }
 
 func daemonFiles(img Image) []finding {
 	var found []finding
 	facts := img.Facts
-	for _, p := range notable(img) {
+	for _, p := range img.Facts.Notable {
 		f := facts.Files[p]
 		what := isDaemon(f.File)
 		if f.Type == artifact.Symlink {
@@ -103,7 +100,7 @@ func startsDaemon(img Image) []finding {
 			if looked[command] = true; len(looked) > maxCommands || len(search) > maxSearched {
 				return []finding{{message: fmt.Sprintf("ENTRYPOINT and CMD have more than %d different words, or PATH more than %d folders, so that what starts cannot be told", maxCommands, maxSearched)}}
 			}
-			if slices.Contains(sshDaemons, path.Base(command)) {
+			if slices.Contains(artifact.DaemonNames, path.Base(command)) {
 				return []finding{{message: fmt.Sprintf("the entrypoint runs %s%s", command, howToDropSSHD), evidence: []string{command}}}
 			}
 			for _, candidate := range locate(command, img.Config.Config.WorkingDir, search) {

@@ -28,8 +28,6 @@ type Image struct {
 
 // memo keeps what several rules ask for while one image is evaluated.
 type memo struct {
-	notable   []string // see notable
-	looked    bool
 	variables map[string]any // of expressions
 }
 
@@ -70,6 +68,14 @@ func (s Set) matching(r artifact.Repository) (matched []Versioned, hash artifact
 		}
 	}
 	return matched, artifact.DigestOf(canonical), names
+}
+
+// asks reports whether a policy for a repository has a rule of any of these kinds: what only they look at need not be
+// fetched otherwise.
+func (s Set) asks(r artifact.Repository, kinds ...string) bool {
+	return slices.ContainsFunc(s.policies, func(p Versioned) bool {
+		return p.Matches(r) && slices.ContainsFunc(p.rules, func(rule boundRule) bool { return slices.Contains(kinds, rule.kind) })
+	})
 }
 
 // Evaluate judges an image: every reason of every policy that matches. It denies what no policy matches.

@@ -199,6 +199,12 @@ type world struct {
 	manifests map[artifact.Digest]artifact.StoredManifest
 	blobs     map[artifact.Digest][]byte
 	facts     map[artifact.Digest]artifact.LayerFacts
+	referrers map[artifact.Digest][]artifact.Descriptor
+}
+
+func newWorld(policies ...policy.Versioned) *world {
+	return &world{policies: policies, manifests: map[artifact.Digest]artifact.StoredManifest{}, blobs: map[artifact.Digest][]byte{},
+		facts: map[artifact.Digest]artifact.LayerFacts{}, referrers: map[artifact.Digest][]artifact.Descriptor{}}
 }
 
 func (w *world) Policies(context.Context) ([]policy.Versioned, error) { return w.policies, nil }
@@ -246,8 +252,7 @@ func TestJudge(t *testing.T) {
 	ctx := context.Background()
 	parsed, err := policy.Parse("baseline", policy.Baseline())
 	require.NoError(t, err)
-	w := &world{policies: []policy.Versioned{{Document: parsed[0], Version: 1}}, manifests: map[artifact.Digest]artifact.StoredManifest{},
-		blobs: map[artifact.Digest][]byte{}, facts: map[artifact.Digest]artifact.LayerFacts{}}
+	w := newWorld(policy.Versioned{Document: parsed[0], Version: 1})
 	judge := policy.NewJudge(policy.JudgeConfig{Facts: w, Scans: w, Contents: w, Policies: w})
 	plain := artifact.DigestOf([]byte("plain"))
 	good, bad := w.image("good", "1000", plain), w.image("bad", "root", plain)

@@ -14,6 +14,9 @@ type Referrers interface {
 // referrers returns what speaks for an image: what refers to it, what refers to the index that is judged, and what that
 // index holds beside it.
 func (j *judging) referrers(ctx context.Context, s artifact.Subject) ([]artifact.Descriptor, error) {
+	if !j.set.asks(s.Repository, "require-provenance", "require-sbom") {
+		return nil, nil
+	}
 	all, err := j.beside(ctx, s.Digest)
 	if err != nil || j.cfg.Referrers == nil {
 		return all, err

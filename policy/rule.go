@@ -124,3 +124,5 @@ func without(with Node, given bool) error {
 	}
 	return nil
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
