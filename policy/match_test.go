@@ -152,7 +152,7 @@ func TestReferrers(t *testing.T) {
 	parsed, err := policy.Parse("p", []byte(document("p", `{repositories: ["**"]}`, `[{rule: require-provenance, action: deny}]`)))
 	require.NoError(t, err)
 	w := newWorld(policy.Versioned{Document: parsed[0], Version: 1})
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: w, Contents: w, Policies: w, Referrers: w})
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: w, Scans: w, Contents: w, Policies: w, Referrers: w})
 	provenance := map[string]string{"in-toto.io/predicate-type": "https://slsa.dev/provenance/v1"}
 	attested := []artifact.Descriptor{{Annotations: provenance}}
 	plain := artifact.DigestOf([]byte("plain"))
