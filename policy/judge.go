@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"waybill/artifact"
 )
@@ -30,13 +31,18 @@ type JudgeConfig struct {
 	Facts    Facts
 	Contents Contents
 	Policies Policies
+	Waivers  Waivers          // nil: there are none
+	Now      func() time.Time // nil: time.Now; when waivers end
 }
 
 // Judge answers, for push, signature, promotion, page and command alike: is this digest allowed, now?
-type Judge struct{ cfg JudgeConfig }
+type Judge struct {
+	cfg   JudgeConfig
+	folds *folds // of a judge of many; nil keeps nothing
+}
 
 // NewJudge returns a judge; it is safe for concurrent use.
-func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg} }
+func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg: cfg} }
 
 // Bounds of an index: no real one comes near.
 const (
@@ -48,11 +54,11 @@ const (
 // Judge judges a manifest that is here, or on its way in with all that it names. An error is no verdict: the caller
 // refuses, and may try again.
 func (j *Judge) Judge(ctx context.Context, s artifact.Subject) (Verdict, error) {
-	policies, err := j.cfg.Policies.Policies(ctx)
+	set, err := j.inForce(ctx)
 	if err != nil {
 		return Verdict{}, err
 	}
-	return (&judging{Judge: j, set: NewSet(policies), known: map[artifact.Digest]Verdict{}}).judge(ctx, s, 0)
+	return (&judging{Judge: j, set: set, known: map[artifact.Digest]Verdict{}}).judge(ctx, s, 0)
 }
 
 // JudgeStored judges a manifest by its digest; NotFound when the repository does not have it.
@@ -69,9 +75,13 @@ func (j *Judge) subject(ctx context.Context, repository artifact.Repository, dig
 	if err != nil {
 		return artifact.Subject{}, err
 	}
-	s := artifact.Subject{Repository: repository, Digest: digest, Manifest: stored.Manifest, IsImage: stored.IsImage, Reference: digest.String()}
+	return j.subjectOf(ctx, stored)
+}
+
+func (j *Judge) subjectOf(ctx context.Context, stored artifact.StoredManifest) (s artifact.Subject, err error) {
+	s = artifact.Subject{Repository: stored.Repository, Digest: stored.Digest, Manifest: stored.Manifest, IsImage: stored.IsImage, Reference: stored.Digest.String()}
 	if stored.Manifest.Config != nil && stored.Manifest.Config.Size <= artifact.MaxManifest {
-		s.Config, err = j.cfg.Contents.Blob(ctx, repository, stored.Manifest.Config.Digest)
+		s.Config, err = j.cfg.Contents.Blob(ctx, stored.Repository, stored.Manifest.Config.Digest)
 	}
 	return s, err
 }
@@ -81,6 +91,8 @@ type judging struct {
 	*Judge
 	set   Set
 	known map[artifact.Digest]Verdict
+
+	images map[artifact.Digest]Image // what was loaded, for another judging of the same; nil keeps nothing
 }
 
 func (j *judging) judge(ctx context.Context, s artifact.Subject, depth int) (Verdict, error) {
@@ -137,6 +149,9 @@ func (j *judging) index(ctx context.Context, s artifact.Subject, depth int) (Ver
 }
 
 func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error) {
+	if img, ok := j.images[s.Digest]; ok {
+		return j.set.Evaluate(img), nil
+	}
 	if len(s.Manifest.Layers) > artifact.MaxLayers {
 		return j.set.Uninspectable(s, fmt.Sprintf("the image has %d layers; no runtime stacks more than %d", len(s.Manifest.Layers), artifact.MaxLayers)), nil
 	}
@@ -145,7 +160,7 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 		return j.set.Uninspectable(s, err.Error()), nil
 	}
 	img := Image{Subject: s, Config: config}
-	folding := artifact.NewFolding(config)
+	folding := j.folds.begin(config)
 	var why []string
 	for i, d := range s.Manifest.Layers {
 		facts, err := j.cfg.Facts.Layer(ctx, s.Repository, d)
@@ -173,5 +188,8 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 		return j.set.Uninspectable(s, why...), nil
 	}
 	img.Facts = folding.Facts()
+	if j.images != nil {
+		j.images[s.Digest] = img
+	}
 	return j.set.Evaluate(img), nil
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"time"
 
 	"waybill/artifact"
 )
@@ -10,7 +11,9 @@ import (
 // passes: sealed is set here and nowhere else.
 type Verdict struct {
 	artifact.VerdictRecord
-	sealed bool
+	sealed    bool
+	responses map[string]artifact.Response // of each policy that matched, by name
+	versions  int                          // of all policies in force; see Pass.Versions
 }
 
 // seal decides the outcome from the reasons.
@@ -18,6 +21,9 @@ func (v Verdict) seal() Verdict {
 	v.Outcome = artifact.Allow
 	if len(v.Denials()) > 0 {
 		v.Outcome = artifact.Deny
+	}
+	for _, r := range v.Reasons {
+		v.Until = earlier(v.Until, r.WaivedUntil)
 	}
 	v.sealed = true
 	return v
@@ -30,6 +36,9 @@ type Pass struct {
 	digest     artifact.Digest
 	policyHash artifact.Digest
 	policies   []string
+	waivers    []int64
+	until      time.Time // zero: as long as the policies
+	versions   int
 }
 
 // Pass returns the permission that an allowing verdict gives; any other outcome is a Denied error with every reason.
@@ -38,7 +47,7 @@ func (v Verdict) Pass() (Pass, error) {
 		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
 			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
 	}
-	return Pass{v.Repository, v.Digest, v.PolicyHash, v.Policies}, nil
+	return Pass{v.Repository, v.Digest, v.PolicyHash, v.Policies, v.Waivers(), v.Until, v.versions}, nil
 }
 
 func (v Verdict) outcome() string {
@@ -62,3 +71,12 @@ func (p Pass) PolicyHash() artifact.Digest { return p.policyHash }
 
 // Policies names them, name@version.
 func (p Pass) Policies() []string { return p.policies }
+
+// Waivers are those that it rests on.
+func (p Pass) Waivers() []int64 { return p.waivers }
+
+// Versions is how many versions of policies there had been, of all names, when it was allowed.
+func (p Pass) Versions() int { return p.versions }
+
+// Holds reports whether none of them has expired at an instant.
+func (p Pass) Holds(now time.Time) bool { return p.until.IsZero() || now.Before(p.until) }

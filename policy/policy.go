@@ -18,6 +18,8 @@ type Image struct {
 	Facts   artifact.ImageFacts
 	Lies    []string // of the config about its layers
 	Foreign []string // layers that are not here
+
+	waivers []artifact.Waiver // that may cover it; Set.Evaluate fills them in
 }
 
 // Versioned is a policy as it is in force.
@@ -27,13 +29,16 @@ type Versioned struct {
 }
 
 // Set is the policies in force. The zero Set has none, and so denies everything.
-type Set struct{ policies []Versioned }
+type Set struct {
+	policies []Versioned
+	waivers  []artifact.Waiver // in force; see With
+}
 
 // NewSet returns the set of the given policies; their names differ.
 func NewSet(policies []Versioned) Set {
 	sorted := slices.Clone(policies)
 	slices.SortFunc(sorted, func(a, b Versioned) int { return compare(a.Name(), b.Name()) })
-	return Set{sorted}
+	return Set{policies: sorted}
 }
 
 func compare(a, b string) int {
@@ -62,6 +67,7 @@ func (s Set) matching(r artifact.Repository) (matched []Versioned, hash artifact
 // Evaluate judges an image: every reason of every policy that matches. It denies what no policy matches.
 func (s Set) Evaluate(img Image) Verdict {
 	matched, v := s.begin(img.Subject)
+	img.waivers = s.waivers
 	bound := map[string]bool{}
 	for _, p := range matched {
 		for _, rule := range p.rules {
@@ -107,9 +113,11 @@ func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 	denied := false
 	for _, c := range children {
 		for _, r := range c.Verdict.Reasons {
+			r = s.waiveOfIndex(subject, r)
 			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
 				v.Reasons = append(v.Reasons, r)
 			}
+			v.Until = earlier(v.Until, r.WaivedUntil)
 			denied = denied || !r.Warning
 		}
 		if c.Verdict.Outcome == artifact.Pending {
@@ -147,6 +155,9 @@ func few(all []finding) []finding {
 		return 1
 	})
 	rest := finding{message: fmt.Sprintf("and %d more like these", len(all)-maxFindings), warning: kept[maxFindings].warning}
+	for _, f := range kept[maxFindings:] {
+		rest.until = earlier(rest.until, f.until)
+	}
 	return append(kept[:maxFindings], rest)
 }
 
@@ -161,7 +172,7 @@ const ruleInspect = "inspect"
 
 func (s Set) begin(subject artifact.Subject) ([]Versioned, Verdict) {
 	matched, hash, names := s.matching(subject.Repository)
-	v := Verdict{VerdictRecord: artifact.VerdictRecord{Repository: subject.Repository, Digest: subject.Digest, Reasons: []artifact.Reason{}, PolicyHash: hash, Policies: names}}
+	v := Verdict{responses: responses(matched), versions: s.versions(), VerdictRecord: artifact.VerdictRecord{Repository: subject.Repository, Digest: subject.Digest, Reasons: []artifact.Reason{}, PolicyHash: hash, Policies: names}}
 	if len(matched) == 0 {
 		v.Policies = []string{}
 		v.Reasons = append(v.Reasons, artifact.Reason{Rule: ruleInspect, Message: "no policy applies to " + subject.Repository.String() +

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"waybill/artifact"
+	"waybill/blob"
 	"waybill/builder"
 	"waybill/jobs"
 	"waybill/ledger"
@@ -39,6 +40,21 @@ type contents struct {
 
 func (c *contents) Blob(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]byte, error) {
 	return c.registry.Blob(ctx, r, d)
+}
+
+// coldContents reads what is stored, of many images: it leaves what is kept in memory to those that are pulled.
+type coldContents struct {
+	postgres.Cold
+	files *blob.File
+}
+
+func (c coldContents) Blob(_ context.Context, _ artifact.Repository, d artifact.Digest) ([]byte, error) {
+	file, _, err := c.files.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, artifact.MaxManifest))
 }
 
 // recordJudge gives the registry a verdict's record: it stores and shows verdicts, and signs nothing.
