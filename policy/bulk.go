@@ -60,7 +60,7 @@ type rememberedFacts struct {
 }
 
 // maxRemembered bounds the files of remembered layers; each takes some 200 bytes.
-const maxRemembered = 100_000
+const maxRemembered = 60_000
 
 func (r *rememberedFacts) Layer(ctx context.Context, repository artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
 	r.mu.Lock()
@@ -93,7 +93,8 @@ func (r *rememberedFacts) Layer(ctx context.Context, repository artifact.Reposit
 type folds struct {
 	mu    sync.Mutex // guards what follows
 	known map[artifact.Digest]*fold
-	once  map[artifact.Digest]bool // met so far, and not kept
+	once  map[artifact.Digest]bool // met lately, and not kept
+	older map[artifact.Digest]bool // met before those
 	nodes int
 	clock int64
 }
@@ -105,8 +106,8 @@ type fold struct {
 
 // Bounds of what is kept.
 const (
-	maxFolded = 100_000 // files of all kept foldings; each takes some 300 bytes
-	maxOnce   = 20_000
+	maxFolded = 60_000 // files of all kept foldings; each takes some 300 bytes
+	maxOnce   = 500
 )
 
 func newFolds() *folds {
@@ -159,7 +160,8 @@ func (s *stacking) Facts() artifact.ImageFacts {
 	return s.current.Facts()
 }
 
-// look returns what is kept, or whether it should be: it was met before.
+// look returns what is kept, or whether it should be: it was met lately. Images come in the order of their repositories,
+// whose bases are few; the same image comes again much later.
 func (f *folds) look(key artifact.Digest) (known *artifact.Folding, keep bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,11 +170,11 @@ func (f *folds) look(key artifact.Digest) (known *artifact.Folding, keep bool) {
 		kept.used = f.clock
 		return kept.folding, false
 	}
-	if f.once[key] {
+	if f.once[key] || f.older[key] {
 		return nil, true
 	}
 	if len(f.once) >= maxOnce {
-		clear(f.once)
+		f.once, f.older = map[artifact.Digest]bool{}, f.once
 	}
 	f.once[key] = true
 	return nil, false
@@ -188,6 +190,7 @@ func (f *folds) keep(key artifact.Digest, folding *artifact.Folding) (kept bool)
 	}
 	folding.Freeze()
 	delete(f.once, key)
+	delete(f.older, key)
 	f.known[key] = &fold{folding, f.clock}
 	for f.nodes += size; f.nodes > maxFolded; {
 		var oldest artifact.Digest
