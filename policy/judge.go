@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"waybill/artifact"
@@ -39,6 +40,8 @@ type JudgeConfig struct {
 type Judge struct {
 	cfg   JudgeConfig
 	folds *folds // of a judge of many; nil keeps nothing
+
+	impact sync.Mutex // one at a time: it takes all there is of a processor
 }
 
 // NewJudge returns a judge; it is safe for concurrent use.

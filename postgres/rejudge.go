@@ -158,3 +158,21 @@ func (c Cold) Layer(ctx context.Context, _ artifact.Repository, d artifact.Descr
 }
 
 var _ policy.Facts = Cold{}
+
+// Whereabouts returns by which tags images are known, and in which environments they are, in the order of the references.
+func (db *DB) Whereabouts(ctx context.Context, all []artifact.Reference) ([]policy.Whereabouts, error) {
+	var repositories, digests []string
+	for _, ref := range all {
+		repositories, digests = append(repositories, ref.Repository.String()), append(digests, ref.Digest.String())
+	}
+	rows, err := db.Pool.Query(ctx, `select
+			coalesce((select array_agg(name order by name) from tags t where t.repository = n.repository and t.digest = n.digest), '{}'),
+			coalesce((select array_agg(distinct environment order by environment) from deployments d where d.repository = n.repository and d.digest = n.digest), '{}'),
+			coalesce((select array_agg(distinct environment order by environment) from grants g where g.repository = n.repository and g.root = n.digest and g.digest = g.root), '{}')
+		from unnest($1::text[], $2::text[]) with ordinality as n (repository, digest, position) order by position`, repositories, digests)
+	if err != nil {
+		return nil, translate(err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[policy.Whereabouts])
+	return found, translate(err)
+}

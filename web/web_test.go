@@ -80,6 +80,10 @@ func (store) Recalled(context.Context, artifact.Repository, artifact.Digest) (ac
 	return "", "", false, nil
 }
 
+func (store) TurnedBad(context.Context, artifact.Repository, artifact.Digest) (artifact.TurnedBad, bool, error) {
+	return artifact.TurnedBad{}, false, nil
+}
+
 func (s store) RefusedVerdict(context.Context, artifact.Repository, string) (artifact.VerdictRecord, error) {
 	return artifact.VerdictRecord{Outcome: artifact.Allow, Policies: []string{"baseline@1"}, Reasons: []artifact.Reason{{Rule: "no-sshd", Message: hostile, Warning: true}}}, nil
 }
