@@ -227,6 +227,9 @@ func deleteManifest(ctx context.Context, tx pgx.Tx, repository artifact.Reposito
 		update repository_blobs b set linked_at = now() from needed n where b.repository = n.repository and b.digest = n.digest`, repository, digest); err != nil {
 		return entry, err
 	}
+	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2`, repository, digest); err != nil {
+		return entry, err
+	}
 	tag, err := tx.Exec(ctx, `delete from manifests where repository = $1 and digest = $2`, repository, digest)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)

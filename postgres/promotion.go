@@ -267,6 +267,10 @@ func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, dige
 	if _, err := tx.Exec(ctx, `delete from deployments where repository = $1 and digest = $2`, repository, digest); err != nil {
 		return err
 	}
+	// It is promoted nowhere any more; that a policy recalled it is still to be shown.
+	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2 and response <> 'recall'`, repository, digest); err != nil {
+		return err
+	}
 	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Reason: reason})
 	if err != nil {
 		return err

@@ -66,13 +66,15 @@ func (db *DB) updateVerdicts(ctx context.Context, all []policy.Verdict) error {
 		c.waivers = append(c.waivers, "{"+strings.Trim(strings.ReplaceAll(fmt.Sprint(v.Waivers()), " ", ","), "[]")+"}")
 		c.until = append(c.until, orNull(v.Until))
 	}
-	_, err := db.loose.Exec(ctx, `update verdicts v set outcome = n.outcome, reasons = n.reasons::jsonb, policy_hash = n.hash, policies = n.policies::text[],
+	return db.Transact(artifact.DoneAgain(ctx), func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `update verdicts v set outcome = n.outcome, reasons = n.reasons::jsonb, policy_hash = n.hash, policies = n.policies::text[],
 			waivers = n.waivers::bigint[], until = n.until, decided_at = case when v.outcome = n.outcome then v.decided_at else now() end
 		from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[]) as n (repository, digest, outcome, reasons, hash, policies, waivers, until)
 		where v.repository = n.repository and v.digest = n.digest
 		and (v.outcome, v.reasons, v.policy_hash, v.policies, v.until) is distinct from (n.outcome, n.reasons::jsonb, n.hash, n.policies::text[], n.until)`,
-		c.repositories, c.digests, c.outcomes, c.reasons, c.hashes, c.policies, c.waivers, c.until)
-	return translate(err)
+			c.repositories, c.digests, c.outcomes, c.reasons, c.hashes, c.policies, c.waivers, c.until)
+		return err
+	})
 }
 
 // standing returns which of the digests are promoted, and which are known to be bad.
