@@ -42,6 +42,7 @@ type Rejudger struct {
 	// Judge is one of many (policy.Judge.Many).
 	Judge interface {
 		JudgeManifests(ctx context.Context, all []artifact.StoredManifest) ([]policy.Verdict, []error)
+		Forget()
 	}
 	Busy   func() bool // as Scanner's
 	Logger *slog.Logger
@@ -58,6 +59,7 @@ const (
 // it all.
 func (r *Rejudger) Work(ctx context.Context, job *river.Job[rejudgeArgs]) error {
 	total, refused, began := 0, 0, time.Now()
+	defer r.Judge.Forget()
 	for {
 		page, err := r.Store.NextToJudge(ctx, job.ID, judgePage)
 		if artifact.KindOf(err) == artifact.Conflict {

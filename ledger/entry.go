@@ -23,11 +23,11 @@ const (
 	KindPipelineApplied = "pipeline.applied"
 	KindStorageApplied  = "repositories.applied"
 	KindWaiverCreated   = "waiver.created" // its subject is the waiver's id, its version the rule, its evidence the waiver's hash
+	KindWaiverRevoked   = "waiver.revoked"
 )
 
 // More kinds, of which nothing else is kept that an audit could compare, or only for a while.
 const (
-	KindWaiverRevoked = "waiver.revoked"
 	KindWaiverExpired = "waiver.expired"
 	KindWaiverUsed    = "waiver.used"        // a push or a promotion was allowed by it
 	KindTurnedBad     = "digest.turned-bad"  // what is promoted is denied by the policies of now; its subject is the response

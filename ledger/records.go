@@ -39,6 +39,7 @@ type RecordedWaiver struct {
 	ID          int64
 	Hash        artifact.Digest
 	LedgerIndex int64
+	Revoked     bool
 }
 
 func (d AppliedDocument) key() string {
@@ -53,11 +54,12 @@ type recordAudit struct {
 	documents  map[string]AppliedDocument
 	recalled   map[artifact.Reference]bool
 	waivers    map[int64]RecordedWaiver // by the entry they name
+	revoked    map[string]bool          // waivers, by their id
 }
 
 func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]bool{},
-		waivers: map[int64]RecordedWaiver{}}
+		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}}
 	for _, p := range r.Promotions {
 		a.promotions[p.LedgerIndex] = append(a.promotions[p.LedgerIndex], p)
 	}
@@ -71,7 +73,7 @@ func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 		if _, two := a.waivers[w.LedgerIndex]; two {
 			problem("waiver %d names entry %d, as another does", w.ID, w.LedgerIndex)
 		}
-		a.waivers[w.LedgerIndex] = w
+		a.waivers[w.LedgerIndex], a.revoked[fmt.Sprint(w.ID)] = w, w.Revoked
 	}
 	return a
 }
@@ -92,6 +94,10 @@ func (a *recordAudit) entry(index int64, e Entry) {
 			a.problem("waiver %d is not what entry %d recorded", w.ID, index)
 		}
 		delete(a.waivers, index)
+	case KindWaiverRevoked:
+		if !a.revoked[e.Subject] {
+			a.problem("entry %d: waiver %s was revoked, and its record does not say so", index, e.Subject)
+		}
 	case KindPolicyApplied, KindPipelineApplied, KindStorageApplied:
 		kind, _, _ := strings.Cut(e.Kind, ".")
 		key := kind + " " + e.Subject + "@" + e.Version

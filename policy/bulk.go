@@ -13,8 +13,17 @@ import (
 // what the layers come to that several images begin with.
 func (j *Judge) Many(facts Facts, contents Contents) *Judge {
 	cfg := j.cfg
-	cfg.Facts, cfg.Contents = &rememberedFacts{facts: facts, known: map[artifact.Digest]*artifact.LayerFacts{}}, contents
-	return &Judge{cfg: cfg, folds: newFolds()}
+	remembered := &rememberedFacts{facts: facts, known: map[artifact.Digest]*artifact.LayerFacts{}}
+	cfg.Facts, cfg.Contents = remembered, contents
+	return &Judge{cfg: cfg, folds: newFolds(), remembered: remembered}
+}
+
+// Forget gives back the memory that a judge of many took, once there are no more.
+func (j *Judge) Forget() {
+	if j.folds != nil {
+		j.folds.forget()
+		j.remembered.forget()
+	}
 }
 
 // JudgeManifests judges stored manifests, and returns a verdict or an error for each, in their order.
@@ -89,6 +98,13 @@ func (r *rememberedFacts) Layer(ctx context.Context, repository artifact.Reposit
 	return facts, nil
 }
 
+func (r *rememberedFacts) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.known)
+	r.files = 0
+}
+
 // folds keeps what layers come to, lowest first, that several images begin with. What it holds is never changed.
 type folds struct {
 	mu    sync.Mutex // guards what follows
@@ -158,6 +174,15 @@ func (s *stacking) mine() {
 func (s *stacking) Facts() artifact.ImageFacts {
 	s.mine()
 	return s.current.Facts()
+}
+
+func (f *folds) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.known)
+	clear(f.once)
+	clear(f.older)
+	f.nodes = 0
 }
 
 // look returns what is kept, or whether it should be: it was met lately. Images come in the order of their repositories,

@@ -86,6 +86,7 @@ func (j *Judge) Impact(ctx context.Context, images Images, changed []Document, s
 		return impact, artifact.Errorf(artifact.Conflict, "another impact is being looked for; wait for its end")
 	}
 	defer j.impact.Unlock()
+	defer j.Forget()
 	inForce, err := j.cfg.Policies.Policies(ctx)
 	if err != nil {
 		return impact, err

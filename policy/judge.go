@@ -41,6 +41,8 @@ type Judge struct {
 	cfg   JudgeConfig
 	folds *folds // of a judge of many; nil keeps nothing
 
+	remembered *rememberedFacts // likewise; cfg.Facts is the same
+
 	impact sync.Mutex // one at a time: it takes all there is of a processor
 }
 

@@ -246,7 +246,7 @@ func recordedWaivers(ctx context.Context, q querier) ([]ledger.RecordedWaiver, e
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r ledger.RecordedWaiver, err error) {
 		w, err := scanWaiver(withMore{row, &r.LedgerIndex})
-		r.ID, r.Hash = w.ID, w.Hash()
+		r.ID, r.Hash, r.Revoked = w.ID, w.Hash(), !w.RevokedAt.IsZero()
 		return r, err
 	})
 }

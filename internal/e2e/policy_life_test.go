@@ -31,6 +31,10 @@ func TestPolicyChanges(t *testing.T) {
 	rooted, fine := configured(t, "root", files(t, map[string]string{"a": "b"})), configured(t, "1000", files(t, map[string]string{"a": "b"}))
 	d := s.pushed(pusher, "shop/returns:v1", rooted)
 	s.pushed(pusher, "shop/returns:v2", fine)
+	later := configured(t, "root", files(t, map[string]string{"a": "c"}))
+	laterDigest, err := later.Digest()
+	require.NoError(t, err)
+	s.pushed(pusher, "shop/returns@"+laterDigest.String(), later)
 	s.await("a promotion", func() bool {
 		_, _, code := s.waybill(admin, "promote", "returns", "v1", "dev")
 		return code == 0
@@ -44,7 +48,7 @@ func TestPolicyChanges(t *testing.T) {
 	require.Contains(t, stderr, "1 of 2 images would not be allowed")
 	s.ok(pusher, "policy", "test", stricter, "shop/returns:v2")
 	impact := s.ok(admin, "policy", "impact", stricter)
-	require.Contains(t, impact, "2 manifests judged: 1 would be denied, 0 would be allowed")
+	require.Contains(t, impact, "3 manifests judged: 2 would be denied, 0 would be allowed")
 	require.Contains(t, impact, "of what dev runs, 1 would be denied")
 	require.Contains(t, impact, d)
 	var verdict artifact.VerdictRecord
@@ -62,6 +66,7 @@ func TestPolicyChanges(t *testing.T) {
 	require.Contains(t, stderr, "no-root-user")
 	require.ErrorContains(t, s.push(pusher, "shop/returns:v3", rooted), "no-root-user", "what an older policy allowed is judged when it is tagged anew")
 
+	require.ErrorContains(t, s.push(pusher, "shop/returns:later", later), "no-root-user", "and so is what came by its digest")
 	_, stderr, code = s.waybill(pusher, "waiver", "create", "--rule", "no-root-user", "--digest", d, "--expires", "1h", "--reason", "x")
 	require.Equal(t, 1, code, stderr)
 	s.ok(approver, "waiver", "create", "--rule", "no-root-user", "--digest", d, "--expires", "20s", "--reason", "until Friday")
