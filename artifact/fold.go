@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -52,6 +53,29 @@ type layerPackage struct {
 func NewFolding(config ImageConfig) *Folding {
 	return &Folding{facts: ImageFacts{Files: map[string]VisibleFile{}, Contents: map[string]string{}}, below: map[string][]string{}, created: createdBy(config), layer: -1}
 }
+
+// Freeze ends the adding: from then on f may be continued, by many at a time.
+func (f *Folding) Freeze() {
+	for dir, children := range f.below {
+		f.below[dir] = slices.Clip(children) // whoever continues and appends gets a copy
+	}
+	f.packages, f.facts.Hidden = slices.Clip(f.packages), slices.Clip(f.facts.Hidden)
+}
+
+// Continue returns a folding of another image that begins with the same layers; f was frozen, and stays as it is.
+func (f *Folding) Continue(config ImageConfig) *Folding {
+	next := &Folding{below: maps.Clone(f.below), nodes: f.nodes, entries: f.entries, created: createdBy(config), layer: f.layer, packages: f.packages, notable: slices.Clone(f.notable)}
+	next.facts = ImageFacts{Layers: slices.Clone(f.facts.Layers), Files: maps.Clone(f.facts.Files), Hidden: f.facts.Hidden, Contents: maps.Clone(f.facts.Contents)}
+	for i := range next.facts.Layers {
+		if next.facts.Layers[i].CreatedBy = ""; i < len(next.created) {
+			next.facts.Layers[i].CreatedBy = next.created[i]
+		}
+	}
+	return next
+}
+
+// Size is how many files and directories there are so far.
+func (f *Folding) Size() int { return f.nodes + len(f.facts.Hidden) }
 
 // Facts ends the folding.
 func (f *Folding) Facts() ImageFacts {

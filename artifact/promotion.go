@@ -36,4 +36,5 @@ type Status struct {
 	Scan    ScanState        `json:"scan"`
 	Counts  map[Severity]int `json:"findings,omitempty"`
 	Signed  bool             `json:"signed"`
+	Bad     *TurnedBad       `json:"turnedBad,omitempty"` // the policies of now deny it
 }

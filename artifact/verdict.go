@@ -1,7 +1,9 @@
 package artifact
 
 import (
+	"slices"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -25,6 +27,10 @@ type Reason struct {
 	Promotion bool     `json:"promotion,omitempty"`
 	Platform  string   `json:"platform,omitempty"` // of an index's image
 	Evidence  []string `json:"evidence,omitempty"` // paths, packages, layers
+	Finding   string   `json:"finding,omitempty"`  // what it is about, where a rule finds many: CVE-2024-24790
+
+	Waiver      int64     `json:"waiver,omitempty"`     // makes a denial a warning
+	WaivedUntil time.Time `json:"waivedUntil,omitzero"` // and for how long
 }
 
 // String is the reason on one line.
@@ -39,7 +45,7 @@ const (
 // Bounded returns the reason as it may be stored and shown: its texts come from images, and are shortened, and rid of
 // control characters, which terminals obey and PostgreSQL refuses.
 func (r Reason) Bounded() Reason {
-	r.Message, r.Platform = printable(r.Message), printable(r.Platform)
+	r.Message, r.Platform, r.Finding = printable(r.Message), printable(r.Platform), printable(r.Finding)
 	evidence := r.Evidence[:min(len(r.Evidence), maxEvidence)]
 	r.Evidence = nil
 	for _, e := range evidence {
@@ -67,8 +73,34 @@ type VerdictRecord struct {
 	Digest     Digest     `json:"digest"`
 	Outcome    Outcome    `json:"outcome"`
 	Reasons    []Reason   `json:"reasons"`
-	PolicyHash Digest     `json:"policyHash"` // of the policies that matched, in their canonical form
-	Policies   []string   `json:"policies"`   // name@version
+	PolicyHash Digest     `json:"policyHash"`     // of the policies that matched, in their canonical form
+	Policies   []string   `json:"policies"`       // name@version
+	Until      time.Time  `json:"until,omitzero"` // when the first of the waivers that it rests on ends, and it with it
+}
+
+// Holds reports whether the verdict still stands at an instant. One that rests on a waiver ends with that.
+func (v VerdictRecord) Holds(now time.Time) bool { return v.Until.IsZero() || now.Before(v.Until) }
+
+// At is a stored verdict as it is to be read at an instant: an allowing one that has ended is pending until its digest
+// is judged again.
+func (v VerdictRecord) At(now time.Time) VerdictRecord {
+	if v.Outcome != Allow || v.Holds(now) {
+		return v
+	}
+	v.Outcome = Pending
+	v.Reasons = append([]Reason{{Rule: "waiver", Message: "a waiver that it was allowed by has ended; it is being judged again"}}, v.Reasons...)
+	return v
+}
+
+// Waivers returns the waivers that the verdict rests on, each once.
+func (v VerdictRecord) Waivers() []int64 {
+	ids := []int64{}
+	for _, r := range v.Reasons {
+		if r.Waiver != 0 && !slices.Contains(ids, r.Waiver) {
+			ids = append(ids, r.Waiver)
+		}
+	}
+	return ids
 }
 
 // Denials returns the reasons that are not warnings.

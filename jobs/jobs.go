@@ -62,6 +62,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, &rescanner{scanner: cfg.Scanner})
 	river.AddWorker(workers, cfg.Signer)
 	river.AddWorker(workers, cfg.Rejudger)
+	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
 	river.AddWorker(workers, cfg.Replicator)
 	river.AddWorker(workers, cfg.Housekeeper)
 	river.AddWorker(workers, cfg.Collector)
@@ -160,12 +161,6 @@ func (c *Client) Accepted(ctx context.Context, tx pgx.Tx, e artifact.Event) erro
 		all = append(all, river.InsertManyParams{Args: scanArgs{e.Repository, e.Digest}})
 	}
 	_, err := c.river.InsertManyTx(ctx, tx, all)
-	return err
-}
-
-// Applied inserts, in the transaction that puts a policy in force, what that sets off: stored verdicts are out of date.
-func (c *Client) Applied(ctx context.Context, tx pgx.Tx) error {
-	_, err := c.river.InsertTx(ctx, tx, rejudgeArgs{}, nil)
 	return err
 }
 

@@ -22,6 +22,16 @@ const (
 	KindPolicyApplied   = "policy.applied"
 	KindPipelineApplied = "pipeline.applied"
 	KindStorageApplied  = "repositories.applied"
+	KindWaiverCreated   = "waiver.created" // its subject is the waiver's id, its version the rule, its evidence the waiver's hash
+	KindWaiverRevoked   = "waiver.revoked"
+)
+
+// More kinds, of which nothing else is kept that an audit could compare, or only for a while.
+const (
+	KindWaiverExpired = "waiver.expired"
+	KindWaiverUsed    = "waiver.used"        // a push or a promotion was allowed by it
+	KindTurnedBad     = "digest.turned-bad"  // what is promoted is denied by the policies of now; its subject is the response
+	KindTurnedGood    = "digest.turned-good" // and is allowed again
 )
 
 // Entry is one decision. Its leaf in the tree is its canonical JSON.

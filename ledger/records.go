@@ -16,6 +16,7 @@ type Records struct {
 	Recalled    []artifact.Reference // by digest
 	Grants      []GrantedRoot
 	Documents   []AppliedDocument
+	Waivers     []RecordedWaiver
 }
 
 // GrantedRoot is a digest whose closure an environment may pull.
@@ -33,6 +34,14 @@ type AppliedDocument struct {
 	Hash    artifact.Digest
 }
 
+// RecordedWaiver is a waiver, ended or not, with the entry that it names. Hash is of all that was decided.
+type RecordedWaiver struct {
+	ID          int64
+	Hash        artifact.Digest
+	LedgerIndex int64
+	Revoked     bool
+}
+
 func (d AppliedDocument) key() string {
 	return fmt.Sprintf("%s %s@%d", strings.ToLower(d.Kind), d.Name, d.Version)
 }
@@ -44,10 +53,13 @@ type recordAudit struct {
 	promotions map[int64][]artifact.Promotion // by the entry they name
 	documents  map[string]AppliedDocument
 	recalled   map[artifact.Reference]bool
+	waivers    map[int64]RecordedWaiver // by the entry they name
+	revoked    map[string]bool          // waivers, by their id
 }
 
 func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
-	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]bool{}}
+	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]bool{},
+		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}}
 	for _, p := range r.Promotions {
 		a.promotions[p.LedgerIndex] = append(a.promotions[p.LedgerIndex], p)
 	}
@@ -56,6 +68,12 @@ func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 	}
 	for _, ref := range r.Recalled {
 		a.recalled[ref] = true
+	}
+	for _, w := range r.Waivers {
+		if _, two := a.waivers[w.LedgerIndex]; two {
+			problem("waiver %d names entry %d, as another does", w.ID, w.LedgerIndex)
+		}
+		a.waivers[w.LedgerIndex], a.revoked[fmt.Sprint(w.ID)] = w, w.Revoked
 	}
 	return a
 }
@@ -67,6 +85,19 @@ func (a *recordAudit) entry(index int64, e Entry) {
 		a.moved(index, e)
 	case KindRecall:
 		a.recall(index, e)
+	case KindWaiverCreated:
+		w, ok := a.waivers[index]
+		switch {
+		case !ok:
+			a.problem("entry %d: waiver %s was created, but is not there", index, e.Subject)
+		case fmt.Sprint(w.ID) != e.Subject || len(e.Evidence) != 1 || w.Hash != e.Evidence[0]:
+			a.problem("waiver %d is not what entry %d recorded", w.ID, index)
+		}
+		delete(a.waivers, index)
+	case KindWaiverRevoked:
+		if !a.revoked[e.Subject] {
+			a.problem("entry %d: waiver %s was revoked, and its record does not say so", index, e.Subject)
+		}
 	case KindPolicyApplied, KindPipelineApplied, KindStorageApplied:
 		kind, _, _ := strings.Cut(e.Kind, ".")
 		key := kind + " " + e.Subject + "@" + e.Version
@@ -161,6 +192,11 @@ func (a *recordAudit) finish() {
 	for _, d := range a.Documents {
 		if _, unaccounted := a.documents[d.key()]; unaccounted {
 			a.problem("%s is there, and no entry records that it was applied", d.key())
+		}
+	}
+	for _, w := range a.Waivers {
+		if left, unaccounted := a.waivers[w.LedgerIndex]; unaccounted && left.ID == w.ID {
+			a.problem("waiver %d is there, and no entry records that it was created", w.ID)
 		}
 	}
 	for _, ref := range a.Recalled {

@@ -84,7 +84,7 @@ func (l licenseRules) check(img Image) []finding {
 		}
 		switch {
 		case license != "":
-			found = append(found, finding{evidence: packages, message: fmt.Sprintf("the licence %s is not allowed here: %s; replace them, or have them excepted", shortened(license), names)})
+			found = append(found, finding{id: license, evidence: packages, message: fmt.Sprintf("the licence %s is not allowed here: %s; replace them, or have them excepted", shortened(license), names)})
 		case l.Unknown != allow:
 			found = append(found, finding{evidence: packages, warning: l.Unknown == warn, message: "no licence is known of " + names + "; except them by name, or set unknown"})
 		}

@@ -16,6 +16,8 @@ type Document struct {
 	match match
 	rules []boundRule
 	hash  artifact.Digest
+
+	turnsBad artifact.Response // "": as the default has it
 }
 
 type action string
@@ -34,6 +36,8 @@ type source struct {
 	Spec struct {
 		Match match        `yaml:"match"`
 		Rules []ruleSource `yaml:"rules"`
+
+		WhenPromotedTurnsBad artifact.Response `yaml:"whenPromotedTurnsBad"`
 	} `yaml:"spec"`
 }
 
@@ -84,7 +88,10 @@ func parseDocument(n Node) (Document, error) {
 	if err := src.Spec.Match.check(n); err != nil {
 		return Document{}, err
 	}
-	d := Document{name: src.Metadata.Name, match: src.Spec.Match}
+	d := Document{name: src.Metadata.Name, match: src.Spec.Match, turnsBad: src.Spec.WhenPromotedTurnsBad}
+	if err := checkResponse(n, d.turnsBad); err != nil {
+		return Document{}, err
+	}
 	for i, r := range src.Spec.Rules {
 		bound, err := bind(n, i, r)
 		if err != nil {
@@ -94,10 +101,11 @@ func parseDocument(n Node) (Document, error) {
 	}
 	// Every sound document encodes; its hash is of its meaning, not of its spelling.
 	canonical, err := json.Marshal(struct {
-		Name  string
-		Match match
-		Rules []ruleSource
-	}{d.name, d.match, src.Spec.Rules})
+		Name     string
+		Match    match
+		Rules    []ruleSource
+		TurnsBad artifact.Response `json:",omitempty"` // as if it were not there, so that older documents keep their hash
+	}{d.name, d.match, src.Spec.Rules, d.turnsBad})
 	d.hash = artifact.DigestOf(canonical)
 	return d, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"waybill/artifact"
@@ -41,13 +42,22 @@ type JudgeConfig struct {
 	Policies Policies
 	// Referrers gives what refers to a manifest; nil: nothing does.
 	Referrers Referrers
+	Waivers   Waivers          // nil: there are none
+	Now       func() time.Time // nil: time.Now; when waivers end, and how old things are
 }
 
 // Judge answers, for push, signature, promotion, page and command alike: is this digest allowed, now?
-type Judge struct{ cfg JudgeConfig }
+type Judge struct {
+	cfg   JudgeConfig
+	folds *folds // of a judge of many; nil keeps nothing
+
+	remembered *rememberedFacts // likewise; cfg.Facts is the same
+
+	impact sync.Mutex // one at a time: it takes all there is of a processor
+}
 
 // NewJudge returns a judge; it is safe for concurrent use.
-func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg} }
+func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg: cfg} }
 
 // Bounds of an index: no real one comes near.
 const (
@@ -63,11 +73,15 @@ func (j *Judge) Judge(ctx context.Context, s artifact.Subject) (Verdict, error) 
 }
 
 func (j *Judge) begin(ctx context.Context, s artifact.Subject, arriving artifact.Digest) (Verdict, error) {
-	policies, err := j.cfg.Policies.Policies(ctx)
+	set, err := j.inForce(ctx)
 	if err != nil {
 		return Verdict{}, err
 	}
-	return (&judging{Judge: j, set: NewSet(policies), arriving: arriving, known: map[artifact.Digest]Verdict{}, asked: s}).judge(ctx, s, 0)
+	return j.judging(s, set, arriving).judge(ctx, s, 0)
+}
+
+func (j *Judge) judging(s artifact.Subject, set Set, arriving artifact.Digest) *judging {
+	return &judging{Judge: j, set: set, arriving: arriving, known: map[artifact.Digest]Verdict{}, asked: s}
 }
 
 // JudgeStored judges a manifest by its digest; NotFound when the repository does not have it.
@@ -84,9 +98,14 @@ func (j *Judge) subject(ctx context.Context, repository artifact.Repository, dig
 	if err != nil {
 		return artifact.Subject{}, err
 	}
-	s := artifact.Subject{Repository: repository, Digest: digest, Manifest: stored.Manifest, IsImage: stored.IsImage, Reference: digest.String()}
+	stored.Repository, stored.Digest = repository, digest
+	return j.subjectOf(ctx, stored)
+}
+
+func (j *Judge) subjectOf(ctx context.Context, stored artifact.StoredManifest) (s artifact.Subject, err error) {
+	s = artifact.Subject{Repository: stored.Repository, Digest: stored.Digest, Manifest: stored.Manifest, IsImage: stored.IsImage, Reference: stored.Digest.String()}
 	if stored.Manifest.Config != nil && stored.Manifest.Config.Size <= artifact.MaxManifest {
-		s.Config, err = j.cfg.Contents.Blob(ctx, repository, stored.Manifest.Config.Digest)
+		s.Config, err = j.cfg.Contents.Blob(ctx, stored.Repository, stored.Manifest.Config.Digest)
 	}
 	return s, err
 }
@@ -98,6 +117,8 @@ type judging struct {
 	arriving artifact.Digest // what is not stored yet; the zero Digest when all is
 	known    map[artifact.Digest]Verdict
 	asked    artifact.Subject
+
+	images map[artifact.Digest]Image // what was loaded, for another judging of the same; nil keeps nothing
 }
 
 func (j *judging) judge(ctx context.Context, s artifact.Subject, depth int) (Verdict, error) {
@@ -154,6 +175,9 @@ func (j *judging) index(ctx context.Context, s artifact.Subject, depth int) (Ver
 }
 
 func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error) {
+	if img, ok := j.images[s.Digest]; ok {
+		return j.set.Evaluate(img), nil
+	}
 	if len(s.Manifest.Layers) > artifact.MaxLayers {
 		return j.set.Uninspectable(s, fmt.Sprintf("the image has %d layers; no runtime stacks more than %d", len(s.Manifest.Layers), artifact.MaxLayers)), nil
 	}
@@ -161,11 +185,11 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 	if err != nil {
 		return j.set.Uninspectable(s, err.Error()), nil
 	}
-	img := Image{Subject: s, Config: config, Now: time.Now().UTC()}
+	img := Image{Subject: s, Config: config, Now: j.now()}
 	if img.Referrers, err = j.referrers(ctx, s); err != nil {
 		return Verdict{}, err
 	}
-	folding := artifact.NewFolding(config)
+	folding := j.folds.begin(config)
 	var why []string
 	for i, d := range s.Manifest.Layers {
 		facts, err := j.cfg.Facts.Layer(ctx, s.Repository, d)
@@ -193,14 +217,18 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 		return j.set.Uninspectable(s, why...), nil
 	}
 	img.Facts = folding.Facts()
-	scan, fresh, err := j.cfg.Scans.Scan(ctx, s, s.Digest == j.arriving)
-	if err != nil {
-		return Verdict{}, err
+	var fresh bool
+	if arriving := s.Digest == j.arriving; arriving || j.images != nil || j.set.asks(s.Repository, rulesOnScans...) {
+		if img.Scan, fresh, err = j.cfg.Scans.Scan(ctx, s, arriving); err != nil {
+			return Verdict{}, err
+		}
 	}
-	img.Scan = scan
+	if j.images != nil {
+		j.images[s.Digest] = img
+	}
 	v := j.set.Evaluate(img)
 	if fresh {
-		v.Scan = &scan
+		v.Scan = &img.Scan
 	}
 	return v, nil
 }

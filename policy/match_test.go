@@ -179,6 +179,6 @@ func TestReferrers(t *testing.T) {
 		require.NoError(t, err, what)
 		require.Equal(t, artifact.Allow, v.Outcome, what)
 		_, err = v.Promotion()
-		require.Equal(t, c.promoted, err == nil, "%s: %v", what, v.Reasons)
+		require.Equal(t, c.promoted, err == nil, "%s: %v %v", what, v.Reasons, err)
 	}
 }

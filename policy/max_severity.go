@@ -89,9 +89,9 @@ func (l severityLimits) finding(f artifact.Finding, img Image) finding {
 	}
 	// A grace that cannot be counted is over.
 	if passed, ok := age(since, img.Now); l.Grace > 0 && ok && passed < l.Grace {
-		return finding{message: fmt.Sprintf("%s; it denies in %s", message, l.Grace-passed), evidence: evidence(f), warning: true}
+		return finding{id: f.ID, message: fmt.Sprintf("%s; it denies in %s", message, l.Grace-passed), evidence: evidence(f), warning: true}
 	}
-	return finding{message: message, evidence: evidence(f)}
+	return finding{id: f.ID, message: message, evidence: evidence(f)}
 }
 
 func evidence(f artifact.Finding) []string {

@@ -35,7 +35,7 @@ func (x secretExceptions) check(img Image) []finding {
 		if f.Class != classSecret || slices.Contains(x.IDs, f.ID) || anyGlob(x.Paths, path) {
 			continue
 		}
-		found = append(found, finding{evidence: []string{f.ID, path}, message: fmt.Sprintf(
+		found = append(found, finding{id: f.ID, evidence: []string{f.ID, path}, message: fmt.Sprintf(
 			"/%s holds a secret (%s, %s); take it out of the step that adds it, revoke it, and mount it at run time", path, f.ID, f.Title)})
 	}
 	return found

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"time"
 
 	"waybill/artifact"
 )
@@ -10,9 +11,11 @@ import (
 // passes: sealed is set here and nowhere else.
 type Verdict struct {
 	artifact.VerdictRecord
-	Scan    *artifact.Scan // of an image that was scanned for this verdict, and whose scan is not stored yet
-	sealed  bool
-	waiting bool // for what a promotion asks for
+	Scan      *artifact.Scan // of an image that was scanned for this verdict, and whose scan is not stored yet
+	sealed    bool
+	waiting   bool                         // for what a promotion asks for
+	responses map[string]artifact.Response // of each policy that matched, by name
+	versions  int                          // of all policies in force; see Pass.Versions
 }
 
 // seal decides the outcome from the reasons.
@@ -22,6 +25,9 @@ func (v Verdict) seal() Verdict {
 		v.Outcome = artifact.Deny
 	}
 	v.waiting = v.waiting || len(v.Waiting()) > 0
+	for _, r := range v.Reasons {
+		v.Until = earlier(v.Until, r.WaivedUntil)
+	}
 	v.sealed = true
 	return v
 }
@@ -34,6 +40,9 @@ type Pass struct {
 	policyHash artifact.Digest
 	policies   []string
 	promotes   bool
+	waivers    []int64
+	until      time.Time // zero: as long as the policies
+	versions   int
 }
 
 // Pass returns the permission that an allowing verdict gives; any other outcome is a Denied error with every reason.
@@ -42,7 +51,7 @@ func (v Verdict) Pass() (Pass, error) {
 		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
 			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
 	}
-	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies}, nil
+	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies, waivers: v.Waivers(), until: v.Until, versions: v.versions}, nil
 }
 
 // Promotion returns the pass for a promotion, which asks for what no push can have yet besides: provenance, an SBOM. A
@@ -81,3 +90,12 @@ func (p Pass) PolicyHash() artifact.Digest { return p.policyHash }
 
 // Policies names them, name@version.
 func (p Pass) Policies() []string { return p.policies }
+
+// Waivers are those that it rests on.
+func (p Pass) Waivers() []int64 { return p.waivers }
+
+// Versions is how many versions of policies there had been, of all names, when it was allowed.
+func (p Pass) Versions() int { return p.versions }
+
+// Holds reports whether none of them has expired at an instant.
+func (p Pass) Holds(now time.Time) bool { return p.until.IsZero() || now.Before(p.until) }

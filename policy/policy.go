@@ -23,7 +23,8 @@ type Image struct {
 	Referrers []artifact.Descriptor // to the image, or to the index that is judged; with their annotations
 	Now       time.Time             // the moment of the judgement, from which ages count; zero: no age can be told
 
-	memo *memo
+	memo    *memo
+	waivers []artifact.Waiver // that may cover it; Set.Evaluate fills them in
 }
 
 // memo keeps what several rules ask for while one image is evaluated.
@@ -38,13 +39,16 @@ type Versioned struct {
 }
 
 // Set is the policies in force. The zero Set has none, and so denies everything.
-type Set struct{ policies []Versioned }
+type Set struct {
+	policies []Versioned
+	waivers  []artifact.Waiver // in force; see With
+}
 
 // NewSet returns the set of the given policies; their names differ.
 func NewSet(policies []Versioned) Set {
 	sorted := slices.Clone(policies)
 	slices.SortFunc(sorted, func(a, b Versioned) int { return compare(a.Name(), b.Name()) })
-	return Set{sorted}
+	return Set{policies: sorted}
 }
 
 func compare(a, b string) int {
@@ -81,7 +85,7 @@ func (s Set) asks(r artifact.Repository, kinds ...string) bool {
 // Evaluate judges an image: every reason of every policy that matches. It denies what no policy matches.
 func (s Set) Evaluate(img Image) Verdict {
 	matched, v := s.begin(img.Subject)
-	img.memo = &memo{}
+	img.memo, img.waivers = &memo{}, s.waivers
 	bound, asked := map[string]bool{}, len(matched) == 0
 	for _, p := range matched {
 		if !p.forImage(img) {
@@ -110,7 +114,7 @@ func (s Set) Artifact(subject artifact.Subject) Verdict {
 	matched, v := s.begin(subject)
 	for _, p := range matched {
 		if p.forArtifact(subject) {
-			v.Reasons = append(v.Reasons, p.reasons(artifacts, Image{Subject: subject})...)
+			v.Reasons = append(v.Reasons, p.reasons(artifacts, Image{Subject: subject, waivers: s.waivers})...)
 		}
 	}
 	return v.seal()
@@ -151,16 +155,18 @@ func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 	matched, v := s.begin(subject)
 	for _, p := range matched {
 		if p.forIndex(subject) {
-			v.Reasons = append(v.Reasons, p.reasons(indexes, Image{Subject: subject})...)
+			v.Reasons = append(v.Reasons, p.reasons(indexes, Image{Subject: subject, waivers: s.waivers})...)
 		}
 	}
 	denied := false
 	for _, c := range children {
 		v.waiting = v.waiting || c.Verdict.waiting
 		for _, r := range c.Verdict.Reasons {
+			r = s.waiveOfIndex(subject, r)
 			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
 				v.Reasons = append(v.Reasons, r)
 			}
+			v.Until = earlier(v.Until, r.WaivedUntil)
 			denied = denied || !r.Warning
 		}
 		if c.Verdict.Outcome == artifact.Pending {
@@ -198,6 +204,9 @@ func few(all []finding) []finding {
 		return 1
 	})
 	rest := finding{message: fmt.Sprintf("and %d more like these", len(all)-maxFindings), warning: kept[maxFindings].warning}
+	for _, f := range kept[maxFindings:] {
+		rest.until = earlier(rest.until, f.until)
+	}
 	return append(kept[:maxFindings], rest)
 }
 
@@ -212,7 +221,7 @@ const ruleInspect = "inspect"
 
 func (s Set) begin(subject artifact.Subject) ([]Versioned, Verdict) {
 	matched, hash, names := s.matching(subject.Repository)
-	v := Verdict{VerdictRecord: artifact.VerdictRecord{Repository: subject.Repository, Digest: subject.Digest, Reasons: []artifact.Reason{}, PolicyHash: hash, Policies: names}}
+	v := Verdict{responses: responses(matched), versions: s.versions(), VerdictRecord: artifact.VerdictRecord{Repository: subject.Repository, Digest: subject.Digest, Reasons: []artifact.Reason{}, PolicyHash: hash, Policies: names}}
 	if len(matched) == 0 {
 		v.Policies = []string{}
 		v.Reasons = append(v.Reasons, noPolicy(subject.Repository.String()))

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"waybill/artifact"
 )
@@ -31,7 +32,11 @@ type finding struct {
 	message   string
 	evidence  []string
 	warning   bool
-	promotion bool // it denies a promotion; a push it cannot deny, since what it asks for comes after
+	promotion bool   // it denies a promotion; a push it cannot deny, since what it asks for comes after
+	id        string // of what was found, where there may be many and one may be waived: CVE-2024-24790
+
+	waiver int64     // that made it a warning
+	until  time.Time // and for how long
 }
 
 // known is every rule that ships, by the name that policies use.
@@ -102,9 +107,10 @@ func bind(doc Node, i int, src ruleSource) (boundRule, error) {
 // reasons runs the check and says what it found in a policy's name.
 func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	var all []artifact.Reason
-	for _, f := range few(r.check(img)) {
+	for _, f := range few(r.waive(policy, img, r.check(img))) {
 		warning := f.warning || r.action == warn
-		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Evidence: f.evidence}.Bounded())
+		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Evidence: f.evidence,
+			Finding: f.id, Waiver: f.waiver, WaivedUntil: f.until}.Bounded())
 	}
 	return all
 }

@@ -18,6 +18,9 @@ func notScanned(img Image) []finding {
 	return []finding{{message: "the image is not scanned yet; without an advisory database no scan ends, and an admin imports one with `waybill db import FILE`"}}
 }
 
+// rulesOnScans ask what the scanner found: no other rule wants a scan looked up.
+var rulesOnScans = []string{"max-severity", "no-secrets", "allowed-licenses", "expression"}
+
 // Classes of findings, as artifact.Finding has them.
 const (
 	classVulnerability    = "vulnerability"

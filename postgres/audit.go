@@ -125,6 +125,9 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	if rows, err = v.tx.Query(ctx, `select kind, name, version, hash from documents order by kind, name, version`); err != nil {
 		return r, err
 	}
-	r.Documents, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.AppliedDocument])
+	if r.Documents, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.AppliedDocument]); err != nil {
+		return r, err
+	}
+	r.Waivers, err = recordedWaivers(ctx, v.tx)
 	return r, err
 }

@@ -24,17 +24,21 @@ func (db *DB) Status(ctx context.Context) ([]artifact.Status, error) {
 					where j.repository = i.repository and j.root = i.root group by c.key) sums) as counts
 			from image i group by i.repository, i.root
 		)
-		select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason, coalesce(v.outcome, 'pending'), coalesce(s.state, 'pending'), coalesce(s.counts, '{}'),
-			exists (select from signatures g where g.repository = d.repository and g.digest = d.digest and g.predicate = '' and g.signed_at is not null)
+		select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason,
+			case when v.outcome = 'allow' and v.until <= $1 then 'pending' else coalesce(v.outcome, 'pending') end, coalesce(s.state, 'pending'), coalesce(s.counts, '{}'),
+			exists (select from signatures g where g.repository = d.repository and g.digest = d.digest and g.predicate = '' and g.signed_at is not null),
+			case when t.digest is not null then jsonb_build_object('repository', t.repository, 'digest', t.digest, 'response', t.response, 'reasons', t.reasons, 'policyHash', t.policy_hash,
+				'environments', t.environments, 'ledgerIndex', t.ledger_index, 'since', t.since) end
 		from deployments d join promotions p on p.id = d.promotion
 		left join verdicts v on v.repository = d.repository and v.digest = d.digest
+		left join turned_bad t on t.repository = d.repository and t.digest = d.digest
 		left join scanned s on s.repository = d.repository and s.root = d.digest
-		order by d.repository, d.environment`)
+		order by d.repository, d.environment`, db.now())
 	if err != nil {
 		return nil, translate(err)
 	}
 	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s artifact.Status, err error) {
-		err = row.Scan(&s.Repository, &s.Environment, &s.Digest, &s.Version, &s.Since, &s.Actor, &s.Reason, &s.Verdict, &s.Scan, &s.Counts, &s.Signed)
+		err = row.Scan(&s.Repository, &s.Environment, &s.Digest, &s.Version, &s.Since, &s.Actor, &s.Reason, &s.Verdict, &s.Scan, &s.Counts, &s.Signed, &s.Bad)
 		return s, err
 	})
 	return all, translate(err)
@@ -42,9 +46,9 @@ func (db *DB) Status(ctx context.Context) ([]artifact.Status, error) {
 
 // RecentPushes returns the newest pushes of an outcome, newest first; of images and indexes, not of what is attached.
 func (db *DB) RecentPushes(ctx context.Context, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error) {
-	rows, err := db.Pool.Query(ctx, `select v.repository, v.digest, v.reference, v.outcome, v.reasons, v.actor, v.decided_at from verdicts v
+	rows, err := db.Pool.Query(ctx, `select v.repository, v.digest, v.reference, case when v.outcome = 'allow' and v.until <= $3 then 'pending' else v.outcome end, v.reasons, v.actor, v.decided_at from verdicts v
 		where v.outcome = $1 and ($1 <> 'allow' or exists (select from manifests m where m.repository = v.repository and m.digest = v.digest and (m.is_image or m.is_index)))
-		order by v.decided_at desc limit $2`, outcome, limit)
+		order by v.decided_at desc limit $2`, outcome, limit, db.now())
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -89,7 +89,10 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 		if err := db.extendGrants(ctx, tx, p); err != nil {
 			return err
 		}
-		return db.announce(ctx, tx, p, created)
+		if err := db.announce(ctx, tx, p, created); err != nil {
+			return err
+		}
+		return db.useWaivers(ctx, tx, p.Verdict.Waivers(), p.PushedBy, ledger.Entry{Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest, PolicyHash: p.Verdict.PolicyHash, Reason: "push"})
 	})
 }
 
@@ -228,6 +231,9 @@ func deleteManifest(ctx context.Context, tx pgx.Tx, repository artifact.Reposito
 	if _, err := tx.Exec(ctx, `with needed as (select repository, digest from repository_blobs where repository = $1
 			and digest in (select digest from manifest_references where repository = $1 and manifest = $2) order by digest for no key update)
 		update repository_blobs b set linked_at = now() from needed n where b.repository = n.repository and b.digest = n.digest`, repository, digest); err != nil {
+		return entry, err
+	}
+	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2`, repository, digest); err != nil {
 		return entry, err
 	}
 	tag, err := tx.Exec(ctx, `delete from manifests where repository = $1 and digest = $2`, repository, digest)

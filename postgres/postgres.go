@@ -25,11 +25,17 @@ type DB struct {
 	// OnAccepted is told of each accepted image and index in the transaction that stores it; the wiring sets it once,
 	// before the first push, to insert the jobs that follow. Nil tells nobody.
 	OnAccepted func(ctx context.Context, tx pgx.Tx, e artifact.Event) error
-	// OnPolicy is told likewise when a policy is put in force.
+	// OnPolicy is told likewise when a policy or a waiver is put in force, or a waiver ends: stored verdicts are out of
+	// date.
 	OnPolicy func(ctx context.Context, tx pgx.Tx) error
+	// OnWaiver is told likewise of each new waiver, so that somebody wakes when it expires.
+	OnWaiver func(ctx context.Context, tx pgx.Tx, w artifact.Waiver) error
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
+
+	// Now is the clock that waivers end by; nil is time.Now. The wiring sets it once, if at all.
+	Now func() time.Time
 
 	// loose is for what may be lost with the last half second before a power cut, and is then done again: how far an
 	// upload is, what was learned of a layer. Its commits do not wait for the disk.
@@ -79,6 +85,13 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return db, nil
 }
 
+func (db *DB) now() time.Time {
+	if db.Now != nil {
+		return db.Now()
+	}
+	return time.Now()
+}
+
 // Close waits for connections in use and ends them.
 func (db *DB) Close() {
 	db.unwatch()
@@ -108,6 +121,7 @@ func (db *DB) migrate(ctx context.Context) error {
 // Advisory lock keys of pg_advisory_xact_lock and pg_advisory_lock, with why each is needed.
 const (
 	lockLedger = 0x7761795f6c656467 // one appender at a time: an entry's index is the tree's size
+	lockPolicy = 0x7761795f706f6c69 // no promotion under policies that are replaced meanwhile
 	lockBlob   = 0x626c6f62         // with bits of a digest: no collector comes between a blob's bytes and its row
 )
 

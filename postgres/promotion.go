@@ -154,6 +154,9 @@ func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pas
 		if err := staysHere(ctx, tx, p.Repository, p.Digest); err != nil {
 			return err
 		}
+		if err := db.stillPasses(ctx, tx, pass); err != nil {
+			return err
+		}
 		recalled, err := recalledIn(ctx, tx, p.Repository, p.Digest)
 		if err != nil {
 			return err
@@ -161,9 +164,31 @@ func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pas
 		if len(recalled) > 0 {
 			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s: %s", p.Repository, p.Digest, strings.Join(recalled, "; "))
 		}
-		return db.move(ctx, tx, &p, evidence)
+		if err := db.move(ctx, tx, &p, evidence); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2`, p.Repository, p.Digest); err != nil {
+			return err
+		}
+		return db.useWaivers(ctx, tx, pass.Waivers(), "", ledger.Entry{Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment, PolicyHash: p.PolicyHash, Reason: "promotion"})
 	})
 	return p, err
+}
+
+// stillPasses refuses a pass that another policy, or a waiver's end, has overtaken. None is applied until the transaction
+// ends: whoever judges everything again then, finds what was promoted.
+func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, pass policy.Pass) error {
+	var versions int
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, int64(lockPolicy)); err != nil {
+		return err
+	}
+	if err := tx.QueryRow(ctx, `select count(*) from documents where kind = 'Policy'`).Scan(&versions); err != nil {
+		return err
+	}
+	if versions > pass.Versions() || !pass.Holds(db.now()) {
+		return artifact.Errorf(artifact.Conflict, "the policies, or a waiver, changed at this moment; look at `waybill verdict`, and promote again")
+	}
+	return nil
 }
 
 func (db *DB) move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, evidence []artifact.Digest) error {
@@ -219,38 +244,44 @@ func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) erro
 // share with it stays. Recalling it again changes nothing.
 func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
 	defer db.hot.forget(repository)
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if err := lockGrants(ctx, tx, repository); err != nil {
+	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason) })
+}
+
+func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
+	if err := lockGrants(ctx, tx, repository); err != nil {
+		return err
+	}
+	at := moment(time.Time{})
+	tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at) select $1, $2, $3, $4, $5 where exists
+		(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at)
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() == 0 {
+		return recalledBefore(ctx, tx, repository, digest)
+	}
+	environments, err := withdraw(ctx, tx, repository, digest)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `delete from deployments where repository = $1 and digest = $2`, repository, digest); err != nil {
+		return err
+	}
+	// It is promoted nowhere any more; that a policy recalled it is still to be shown.
+	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2 and response <> 'recall'`, repository, digest); err != nil {
+		return err
+	}
+	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Reason: reason})
+	if err != nil {
+		return err
+	}
+	for _, e := range environments {
+		p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at}
+		if err := insertPromotion(ctx, tx, &p); err != nil {
 			return err
 		}
-		at := moment(time.Time{})
-		tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at) select $1, $2, $3, $4, $5 where exists
-			(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at)
-		if err != nil {
-			return err
-		}
-		if tag.RowsAffected() == 0 {
-			return recalledBefore(ctx, tx, repository, digest)
-		}
-		environments, err := withdraw(ctx, tx, repository, digest)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `delete from deployments where repository = $1 and digest = $2`, repository, digest); err != nil {
-			return err
-		}
-		index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Reason: reason})
-		if err != nil {
-			return err
-		}
-		for _, e := range environments {
-			p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at}
-			if err := insertPromotion(ctx, tx, &p); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // recalledBefore returns nil when the digest was recalled already, else that it is not here.

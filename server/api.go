@@ -57,6 +57,8 @@ type APIConfig struct {
 	Collector     Collector
 	Checker       Checker
 	Retention     Retention
+	Trial         Trial
+	Waiving       Waiving
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -110,6 +112,8 @@ type Records interface {
 	// History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in
 	// which they happened.
 	History(ctx context.Context, r artifact.Repository) ([]artifact.Promotion, error)
+	// TurnedBad returns what is known of a promoted digest that the policies of now deny; ok is false when none does.
+	TurnedBad(ctx context.Context, r artifact.Repository, d artifact.Digest) (t artifact.TurnedBad, ok bool, err error)
 	// TagHistory returns what a tag stood at, the oldest first.
 	TagHistory(ctx context.Context, r artifact.Repository, t artifact.Tag) ([]artifact.TagChange, error)
 }
@@ -136,6 +140,10 @@ type Documents interface {
 	Fit(ctx context.Context, all []ParsedDocument) error
 	Apply(ctx context.Context, actor artifact.Principal, d ParsedDocument) (Applied, error)
 	Current(ctx context.Context) ([]Document, error)
+	// DocumentVersions returns the versions of a document, newest first, at most n of those before one (0: any).
+	DocumentVersions(ctx context.Context, kind, name string, before, n int) ([]Document, error)
+	// DocumentVersion returns one version of a document, or a NotFound error.
+	DocumentVersion(ctx context.Context, kind, name string, version int) (Document, error)
 }
 
 // Advisories holds the advisory database that scans match with.
@@ -230,7 +238,15 @@ func (a *API) Mount(engine *gin.Engine) {
 
 	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies, pipelines and rules for repositories: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
 	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies, pipelines and rules for repositories in force", "Documents"), a.listDocuments)
-	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document in force", "Documents"), a.getDocument)
+	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document, the version in force or another", "Documents"), a.getDocument)
+	register(a, needs(artifact.ActionLook), get("document-history", "/documents/{kind}/{name}/history", "The versions of a document: who applied each, when, and what it changed", "Documents"), a.documentHistory)
+
+	register(a, needs(artifact.ActionLook), body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml"), a.testPolicy)
+	register(a, needs(artifact.ActionAudit), streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent"), a.impact)
+
+	register(a, needs(artifact.ActionApprove), post("create-waiver", "/waivers", "Waive a rule, for a digest or a pattern of repositories, for a while", "Policies"), a.createWaiver)
+	register(a, needs(artifact.ActionLook), get("list-waivers", "/waivers", "Waivers in force, and those that ended", "Policies"), a.waivers)
+	register(a, needs(artifact.ActionApprove), remove("revoke-waiver", "/waivers/{waiver}", "End a waiver at once", "Policies"), a.revokeWaiver)
 
 	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
 	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)

@@ -61,6 +61,8 @@ type (
 	documentInput       struct {
 		Kind string `path:"kind" enum:"Policy,Pipeline,Repositories,policy,pipeline,repositories"`
 		Name string `path:"name" maxLength:"100"`
+
+		Version int `query:"version" minimum:"0" doc:"Without it, the one in force"`
 	}
 	documentOutput struct{ Body Document }
 )
@@ -73,7 +75,7 @@ func (a *API) applyDocuments(ctx context.Context, p artifact.Principal, in *appl
 	if in.File == "" {
 		in.File = "document"
 	}
-	documents, err := parseDocuments(in.File, src)
+	documents, err := ParseDocuments(in.File, src)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +105,10 @@ func (a *API) listDocuments(ctx context.Context, _ artifact.Principal, _ *struct
 }
 
 func (a *API) getDocument(ctx context.Context, _ artifact.Principal, in *documentInput) (*documentOutput, error) {
+	if in.Version > 0 {
+		d, err := a.cfg.Documents.DocumentVersion(ctx, kindOf(in.Kind), in.Name, in.Version)
+		return &documentOutput{Body: d}, err
+	}
 	all, err := a.cfg.Documents.Current(ctx)
 	if err != nil {
 		return nil, err
@@ -115,9 +121,9 @@ func (a *API) getDocument(ctx context.Context, _ artifact.Principal, in *documen
 	return nil, artifact.Errorf(artifact.NotFound, "no %s named %.100q is in force; `waybill policy list` names those that are", strings.ToLower(in.Kind), in.Name)
 }
 
-// parseDocuments checks every document of a YAML stream with the package that knows its kind. Lines keep their
+// ParseDocuments checks every document of a YAML stream with the package that knows its kind. Lines keep their
 // numbers: each document is handed over behind as many empty lines as stood before it.
-func parseDocuments(file string, src []byte) ([]ParsedDocument, error) {
+func ParseDocuments(file string, src []byte) ([]ParsedDocument, error) {
 	var all []ParsedDocument
 	seen := map[string]bool{}
 	for _, part := range splitDocuments(src) {

@@ -39,6 +39,6 @@ func FuzzParseDocuments(f *testing.F) {
 			joined = append(joined, p.text...)
 		}
 		require.Equal(t, string(src), string(joined))
-		_, _ = parseDocuments("fuzz.yaml", src)
+		_, _ = ParseDocuments("fuzz.yaml", src)
 	})
 }

@@ -298,7 +298,8 @@ type Story struct {
 	Scan       *ScanReport            `json:"scan,omitempty"` // none of what is no image
 	Signatures []SignatureRecord      `json:"signatures"`
 	Promotions []artifact.Promotion   `json:"promotions"`
-	RunsIn     []artifact.Deployment  `json:"runsIn"` // environments whose current digest this is
+	RunsIn     []artifact.Deployment  `json:"runsIn"`              // environments whose current digest this is
+	TurnedBad  *artifact.TurnedBad    `json:"turnedBad,omitempty"` // it is promoted, and the policies of now deny it
 }
 
 type showOutput struct{ Body Story }
@@ -322,6 +323,11 @@ func (a *API) show(ctx context.Context, p artifact.Principal, in *refInput) (*sh
 		}
 		report.Findings, report.Packages, report.Images = []artifact.Finding{}, nil, nil
 		story.Scan = &report
+	}
+	if bad, is, err := a.cfg.Records.TurnedBad(ctx, s.Repository, s.Digest); err != nil {
+		return nil, err
+	} else if is {
+		story.TurnedBad = &bad
 	}
 	signatures, err := a.cfg.Records.Signatures(ctx, s.Repository, s.Digest)
 	if err != nil {

@@ -221,6 +221,71 @@ func (w *world) Scan(_ context.Context, d artifact.Digest) (artifact.Scan, error
 		Counts: map[artifact.Severity]int{artifact.High: 1}, Findings: []artifact.Finding{{Class: "vulnerability", ID: "CVE-2026-1", Severity: artifact.High, Package: "openssl"}}}, nil
 }
 
+func (w *world) TurnedBad(context.Context, artifact.Repository, artifact.Digest) (artifact.TurnedBad, bool, error) {
+	return artifact.TurnedBad{}, false, nil
+}
+
+func (w *world) DocumentVersions(_ context.Context, kind, name string, before, n int) ([]server.Document, error) {
+	var all []server.Document
+	for _, d := range slices.Backward(w.documents) {
+		if d.Kind == kind && d.Name == name && (before == 0 || d.Version < before) && len(all) < n {
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
+
+func (w *world) DocumentVersion(_ context.Context, kind, name string, version int) (server.Document, error) {
+	for _, d := range w.documents {
+		if d.Kind == kind && d.Name == name && d.Version == version {
+			return d, nil
+		}
+	}
+	return server.Document{}, artifact.Errorf(artifact.NotFound, "no version %d", version)
+}
+
+func (w *world) Policies(context.Context) ([]policy.Versioned, error) { return nil, nil }
+
+func (w *world) JudgeUnder(_ context.Context, m artifact.StoredManifest, policies []policy.Versioned) (policy.Verdict, error) {
+	return policy.NewSet(policies).Artifact(artifact.Subject{Repository: m.Repository, Digest: m.Digest}), nil
+}
+
+func (w *world) Impact(_ context.Context, changed []policy.Document, sees func(artifact.Repository) bool, tell func(*policy.ImpactChange, int)) (policy.Impact, error) {
+	impact := policy.Impact{Images: 1, Environments: map[string]int{"production": 1}}
+	if sees(w.shop) {
+		tell(&policy.ImpactChange{Repository: w.shop, Digest: w.promoted, Was: artifact.Allow, Becomes: artifact.Deny, Reasons: []artifact.Reason{{Rule: "no-sshd", Policy: changed[0].Name(), Message: "it has one"}}}, 1)
+		impact.Denied = 1
+	}
+	tell(nil, 1)
+	if w.problems != nil {
+		return impact, artifact.Errorf(artifact.Unavailable, "the database does not answer; try again")
+	}
+	return impact, nil
+}
+
+// waivingFake is apart because Waiving and the others share methods' names.
+type waivingFake struct{ *world }
+
+func (w waivingFake) Create(_ context.Context, p artifact.Principal, r policy.WaiverRequest) (artifact.Waiver, error) {
+	if !p.SeesAll(r.Repository) {
+		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+	}
+	w.record("waive %s in %s until %s by %s", r.Rule, r.Repository, r.Expires.Format(time.RFC3339), p.Name)
+	return artifact.Waiver{ID: 7, Rule: r.Rule}, nil
+}
+
+func (w waivingFake) Revoke(_ context.Context, p artifact.Principal, id int64) (artifact.Waiver, error) {
+	if !p.SeesAll("shop/**") {
+		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+	}
+	w.record("revoke waiver %d by %s", id, p.Name)
+	return artifact.Waiver{ID: id}, nil
+}
+
+func (w waivingFake) List(context.Context, artifact.Principal, bool, int64, int) ([]artifact.Waiver, error) {
+	return nil, nil
+}
+
 func (w *world) Signatures(context.Context, artifact.Repository, artifact.Digest) ([]server.SignatureRecord, error) {
 	return []server.SignatureRecord{{KeyID: "k1", SignedAt: noon, Manifest: artifact.DigestOf([]byte("sig")), PolicyHash: artifact.DigestOf(nil)}}, nil
 }
@@ -410,7 +475,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

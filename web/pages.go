@@ -143,6 +143,7 @@ type digestPage struct {
 	Tags       []artifact.Tag
 	Verdict    artifact.VerdictRecord
 	Judged     bool
+	TurnedBad  *artifact.TurnedBad // nil: it did not
 	Scan       artifact.Scan
 	Signatures []artifact.SignatureRecord
 	Referrers  []artifact.Descriptor
@@ -205,6 +206,11 @@ func (w *Web) story(ctx context.Context, p artifact.Principal, ref artifact.Refe
 	if recalled {
 		page.Judged, page.Verdict.Outcome = true, artifact.Deny
 		page.Verdict.Reasons = append([]artifact.Reason{{Rule: "recalled", Message: "it was recalled by " + actor + ": " + reason}}, page.Verdict.Reasons...)
+	}
+	if bad, is, err := w.cfg.Store.TurnedBad(ctx, ref.Repository, ref.Digest); err != nil {
+		return page, err
+	} else if is {
+		page.TurnedBad = &bad
 	}
 	if page.Tags, err = w.cfg.Store.TagsOf(ctx, ref.Repository, ref.Digest); err != nil {
 		return page, err

@@ -37,6 +37,7 @@ type Store interface {
 	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
 	RefusedVerdict(ctx context.Context, repository artifact.Repository, reference string) (artifact.VerdictRecord, error)
 	Recalled(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (actor, reason string, ok bool, err error)
+	TurnedBad(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.TurnedBad, bool, error)
 	Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, error)
 	Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.SignatureRecord, error)
 	Referrers(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Descriptor, error)

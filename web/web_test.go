@@ -28,6 +28,7 @@ var (
 	digest     = artifact.DigestOf([]byte("image"))
 	hidden     = artifact.DigestOf([]byte("hidden"))
 	configBody = []byte(`{"config":{"User":"1000","Labels":{"<b>":"<script>alert(1)</script>"},"Entrypoint":["/app"]},"rootfs":{"type":"layers","diff_ids":["` + digest.String() + `"]},"history":[{"created_by":"COPY <i>"}]}`)
+	bad        = artifact.TurnedBad{Repository: repo, Digest: digest, Response: artifact.RespondAlert, Reasons: []artifact.Reason{{Rule: "max-severity", Message: hostile}}, LedgerIndex: 42, Since: noon}
 	hostile    = "<script>alert(2)</script>"
 )
 
@@ -39,7 +40,7 @@ func (s store) Status(context.Context) ([]artifact.Status, error) {
 		return nil, nil
 	}
 	return []artifact.Status{{Deployment: artifact.Deployment{Repository: repo, Environment: dev, Digest: digest, Version: "v456", Since: noon, Actor: "ada", Reason: hostile},
-		Verdict: artifact.Allow, Scan: artifact.Scanned, Counts: map[artifact.Severity]int{artifact.Critical: 2}, Signed: true}}, nil
+		Verdict: artifact.Allow, Scan: artifact.Scanned, Counts: map[artifact.Severity]int{artifact.Critical: 2}, Signed: true, Bad: &bad}}, nil
 }
 
 func (s store) RecentPushes(_ context.Context, o artifact.Outcome, _ int) ([]artifact.PushRecord, error) {
@@ -78,6 +79,10 @@ func (s store) TagsOf(context.Context, artifact.Repository, artifact.Digest) ([]
 
 func (store) Recalled(context.Context, artifact.Repository, artifact.Digest) (actor, reason string, ok bool, err error) {
 	return "", "", false, nil
+}
+
+func (store) TurnedBad(context.Context, artifact.Repository, artifact.Digest) (artifact.TurnedBad, bool, error) {
+	return bad, true, nil
 }
 
 func (s store) RefusedVerdict(context.Context, artifact.Repository, string) (artifact.VerdictRecord, error) {
@@ -193,12 +198,12 @@ func TestPages(t *testing.T) {
 	require.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'")
 	require.Contains(t, r.signIn("wrong"), "not valid")
 	board := r.signIn("admin")
-	for _, want := range []string{"shop/returns", "v456", "2 critical", "signed", "1 h ago", "no-sshd"} {
+	for _, want := range []string{"turned bad: alert", "shop/returns", "v456", "2 critical", "signed", "1 h ago", "no-sshd"} {
 		require.Contains(t, board, want)
 	}
 	status, story, _ := r.get("/d/shop/returns@" + digest.String() + "?q=SSL")
 	require.Equal(t, 200, status)
-	for _, want := range []string{digest.String(), "CVE-2024-24790", "ledger entry 12", "release 47", "cosign verify --key waybill.pub", "libssl3", "1 of 2", "3 MiB", "COPY &lt;i&gt;"} {
+	for _, want := range []string{"Turned bad", "ledger entry 42", digest.String(), "CVE-2024-24790", "ledger entry 12", "release 47", "cosign verify --key waybill.pub", "libssl3", "1 of 2", "3 MiB", "COPY &lt;i&gt;"} {
 		require.Contains(t, story, want)
 	}
 	require.NotContains(t, story, "perl")

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"waybill/artifact"
+	"waybill/blob"
 	"waybill/builder"
 	"waybill/jobs"
 	"waybill/ledger"
@@ -39,6 +40,21 @@ type contents struct {
 
 func (c *contents) Blob(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]byte, error) {
 	return c.registry.Blob(ctx, r, d)
+}
+
+// coldContents reads what is stored, of many images: it leaves what is kept in memory to those that are pulled.
+type coldContents struct {
+	postgres.Cold
+	files *blob.File
+}
+
+func (c coldContents) Blob(_ context.Context, _ artifact.Repository, d artifact.Digest) ([]byte, error) {
+	file, _, err := c.files.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, artifact.MaxManifest))
 }
 
 // recordJudge gives the registry a verdict's record: it stores and shows verdicts, and signs nothing.
@@ -316,11 +332,43 @@ func (d documents) Fit(ctx context.Context, all []server.ParsedDocument) error {
 
 func (d documents) Current(ctx context.Context) ([]server.Document, error) {
 	rows, err := d.db.CurrentDocuments(ctx, "")
+	return documentsOf(rows), err
+}
+
+func documentsOf(rows []postgres.DocumentRow) []server.Document {
 	var all []server.Document
 	for _, r := range rows {
-		all = append(all, server.Document{Kind: r.Kind, Name: r.Name, Version: r.Version, Hash: r.Hash, AppliedBy: r.AppliedBy, AppliedAt: r.AppliedAt, Body: r.Body})
+		all = append(all, documentOf(r))
 	}
-	return all, err
+	return all
+}
+
+func documentOf(r postgres.DocumentRow) server.Document {
+	return server.Document{Kind: r.Kind, Name: r.Name, Version: r.Version, Hash: r.Hash, AppliedBy: r.AppliedBy, AppliedAt: r.AppliedAt, Body: r.Body}
+}
+
+func (d documents) DocumentVersions(ctx context.Context, kind, name string, before, n int) ([]server.Document, error) {
+	rows, err := d.db.DocumentVersions(ctx, kind, name, before, n)
+	return documentsOf(rows), err
+}
+
+func (d documents) DocumentVersion(ctx context.Context, kind, name string, version int) (server.Document, error) {
+	row, err := d.db.DocumentVersion(ctx, kind, name, version)
+	return documentOf(row), err
+}
+
+// trial judges one image as a push would, and all of them from what is stored.
+type trial struct {
+	*postgres.DB
+	judge, many *policy.Judge
+}
+
+func (t trial) JudgeUnder(ctx context.Context, m artifact.StoredManifest, policies []policy.Versioned) (policy.Verdict, error) {
+	return t.judge.JudgeUnder(ctx, m, policies)
+}
+
+func (t trial) Impact(ctx context.Context, changed []policy.Document, sees func(artifact.Repository) bool, tell func(*policy.ImpactChange, int)) (policy.Impact, error) {
+	return t.many.Impact(ctx, t.DB, changed, sees, tell)
 }
 
 // records fits stored signatures to the API's.

@@ -36,6 +36,8 @@ type Config struct {
 	Database DatabaseConfig `yaml:"database"`
 	// Registry holds the rules for repositories.
 	Registry RegistryConfig `yaml:"registry"`
+	// Policy bounds what may be excepted from policies.
+	Policy PolicyConfig `yaml:"policy"`
 	// Scanner bounds the scanner processes.
 	Scanner ScannerConfig `yaml:"scanner"`
 	// Layers bounds what a layer may be: one that passes a bound is denied, with the bound as the reason.
@@ -67,6 +69,14 @@ type RegistryConfig struct {
 	// Quota is how many bytes the whole store may hold, such as 500Gi: a push that would bring more is refused. Default
 	// none. Documents of kind Repositories have quotas of repositories.
 	Quota policy.Quantity `yaml:"quota"`
+}
+
+// PolicyConfig bounds what may be excepted from policies.
+type PolicyConfig struct {
+	// WaiverLife is how long a waiver may last. Default 2160h, 90 days.
+	WaiverLife time.Duration `yaml:"waiverLife"`
+	// Waivers is how many may be in force at a time. Default 1000.
+	Waivers int `yaml:"waivers"`
 }
 
 // ScannerConfig bounds the scanner processes.
@@ -215,6 +225,8 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
 	setDefault(&cfg.Registry.GCGrace, time.Hour)
+	setDefault(&cfg.Policy.WaiverLife, 90*24*time.Hour)
+	setDefault(&cfg.Policy.Waivers, 1000)
 	setDefault(&cfg.Log.Level, "info")
 	setDefault(&cfg.Log.Format, "text")
 	for i := range cfg.Mirrors {
@@ -241,6 +253,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: scanner wants at least 1 process, 100 MiB of memory and a timeout of 1s", errUsage)
 	case cfg.Layers.Ratio < 0 || cfg.Layers.Entries < 0 || cfg.Layers.Path < 0 || cfg.Layers.Depth < 0:
 		return fmt.Errorf("%w: a bound below layers is negative; leave it out for its default", errUsage)
+	case cfg.Policy.WaiverLife < time.Second || cfg.Policy.Waivers < 1:
+		return fmt.Errorf("%w: policy wants a waiverLife of at least 1s, and at least 1 of waivers", errUsage)
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):

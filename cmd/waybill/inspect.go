@@ -269,6 +269,9 @@ func printStory(w io.Writer, s server.Story) {
 	fmt.Fprintf(w, "%-12s %s\n", "verdict", outcomeColour(w, s.Verdict.Outcome))
 	fields(w, "policies", strings.Join(s.Verdict.Policies, " "))
 	printReasons(w, s.Verdict.Reasons)
+	if b := s.TurnedBad; b != nil {
+		fields(w, "turned bad", fmt.Sprintf("%s, while promoted: %s (ledger entry %d)", stamp(b.Since), consequence(b.Response), b.LedgerIndex))
+	}
 	if s.Scan != nil {
 		fmt.Fprintln(w)
 		printScanSummary(w, *s.Scan)

@@ -89,6 +89,9 @@ func cellText(w io.Writer, c artifact.Status, now time.Time) string {
 	if c.Verdict != "" && c.Verdict != artifact.Allow {
 		parts = append(parts, outcomeColour(w, c.Verdict))
 	}
+	if c.Bad != nil {
+		parts = append(parts, "turned bad: "+string(c.Bad.Response))
+	}
 	switch {
 	case c.Scan == "": // of the past, where no scan is told
 	case c.Scan != artifact.Scanned:

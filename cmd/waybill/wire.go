@@ -92,7 +92,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err := advisories.prefer(ctx); err != nil {
 		return nil, err
 	}
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, Contents: contents, Policies: db, Referrers: db})
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
+	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
 	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
 	pushes := &mirrorPushes{}
@@ -118,7 +119,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
-		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
+		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(images, db, scans), Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
@@ -130,12 +131,13 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
-	db.OnAccepted, db.OnPolicy, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, replicate(copier, db, a.jobs)
+	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
-		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Logger: logger, Now: time.Now})
+		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
+		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
