@@ -23,7 +23,7 @@ func (v Verdict) seal() Verdict {
 		v.Outcome = artifact.Deny
 	}
 	for _, r := range v.Reasons {
-		v.Until = earlier(v.Until, r.WaivedUntil)
+		v.restOn(r)
 	}
 	v.sealed = true
 	return v
@@ -47,7 +47,7 @@ func (v Verdict) Pass() (Pass, error) {
 		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
 			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
 	}
-	return Pass{v.Repository, v.Digest, v.PolicyHash, v.Policies, v.Waivers(), v.Until, v.versions}, nil
+	return Pass{v.Repository, v.Digest, v.PolicyHash, v.Policies, v.Waivers, v.Until, v.versions}, nil
 }
 
 func (v Verdict) outcome() string {

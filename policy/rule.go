@@ -22,8 +22,8 @@ type finding struct {
 	warning  bool
 	id       string // of what was found, where there may be many and one may be waived: CVE-2024-24790
 
-	waiver int64     // that made it a warning
-	until  time.Time // and for how long
+	waivers []int64   // that made it a warning
+	until   time.Time // and for how long
 }
 
 // known is every rule that ships, by the name that policies use.
@@ -79,7 +79,7 @@ func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	var all []artifact.Reason
 	for _, f := range few(r.waive(policy, img, r.check(img))) {
 		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: f.warning || r.action == warn, Evidence: f.evidence,
-			Finding: f.id, Waiver: f.waiver, WaivedUntil: f.until}.Bounded())
+			Finding: f.id, Waivers: f.waivers, WaivedUntil: f.until}.Bounded())
 	}
 	return all
 }
