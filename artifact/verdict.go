@@ -1,7 +1,6 @@
 package artifact
 
 import (
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -29,7 +28,7 @@ type Reason struct {
 	Evidence  []string `json:"evidence,omitempty"` // paths, packages, layers
 	Finding   string   `json:"finding,omitempty"`  // what it is about, where a rule finds many: CVE-2024-24790
 
-	Waiver      int64     `json:"waiver,omitempty"`     // makes a denial a warning
+	Waivers     []int64   `json:"waivers,omitempty"`    // that make a denial a warning
 	WaivedUntil time.Time `json:"waivedUntil,omitzero"` // and for how long
 }
 
@@ -73,9 +72,10 @@ type VerdictRecord struct {
 	Digest     Digest     `json:"digest"`
 	Outcome    Outcome    `json:"outcome"`
 	Reasons    []Reason   `json:"reasons"`
-	PolicyHash Digest     `json:"policyHash"`     // of the policies that matched, in their canonical form
-	Policies   []string   `json:"policies"`       // name@version
-	Until      time.Time  `json:"until,omitzero"` // when the first of the waivers that it rests on ends, and it with it
+	PolicyHash Digest     `json:"policyHash"`        // of the policies that matched, in their canonical form
+	Policies   []string   `json:"policies"`          // name@version
+	Until      time.Time  `json:"until,omitzero"`    // when the first of the waivers that it rests on ends, and it with it
+	Waivers    []int64    `json:"waivers,omitempty"` // those, all of them, also where there are too many reasons to tell
 }
 
 // Holds reports whether the verdict still stands at an instant. One that rests on a waiver ends with that.
@@ -90,17 +90,6 @@ func (v VerdictRecord) At(now time.Time) VerdictRecord {
 	v.Outcome = Pending
 	v.Reasons = append([]Reason{{Rule: "waiver", Message: "a waiver that it was allowed by has ended; it is being judged again"}}, v.Reasons...)
 	return v
-}
-
-// Waivers returns the waivers that the verdict rests on, each once.
-func (v VerdictRecord) Waivers() []int64 {
-	ids := []int64{}
-	for _, r := range v.Reasons {
-		if r.Waiver != 0 && !slices.Contains(ids, r.Waiver) {
-			ids = append(ids, r.Waiver)
-		}
-	}
-	return ids
 }
 
 // Denials returns the reasons that are not warnings.

@@ -26,7 +26,7 @@ func (v Verdict) seal() Verdict {
 	}
 	v.waiting = v.waiting || len(v.Waiting()) > 0
 	for _, r := range v.Reasons {
-		v.Until = earlier(v.Until, r.WaivedUntil)
+		v.restOn(r)
 	}
 	v.sealed = true
 	return v
@@ -51,7 +51,7 @@ func (v Verdict) Pass() (Pass, error) {
 		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
 			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
 	}
-	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies, waivers: v.Waivers(), until: v.Until, versions: v.versions}, nil
+	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies, waivers: v.Waivers, until: v.Until, versions: v.versions}, nil
 }
 
 // Promotion returns the pass for a promotion, which asks for what no push can have yet besides: provenance, an SBOM. A

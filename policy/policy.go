@@ -166,7 +166,7 @@ func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
 				v.Reasons = append(v.Reasons, r)
 			}
-			v.Until = earlier(v.Until, r.WaivedUntil)
+			v.restOn(r)
 			denied = denied || !r.Warning
 		}
 		if c.Verdict.Outcome == artifact.Pending {
@@ -205,7 +205,7 @@ func few(all []finding) []finding {
 	})
 	rest := finding{message: fmt.Sprintf("and %d more like these", len(all)-maxFindings), warning: kept[maxFindings].warning}
 	for _, f := range kept[maxFindings:] {
-		rest.until = earlier(rest.until, f.until)
+		rest.until, rest.waivers = earlier(rest.until, f.until), join(rest.waivers, f.waivers)
 	}
 	return append(kept[:maxFindings], rest)
 }

@@ -35,8 +35,8 @@ type finding struct {
 	promotion bool   // it denies a promotion; a push it cannot deny, since what it asks for comes after
 	id        string // of what was found, where there may be many and one may be waived: CVE-2024-24790
 
-	waiver int64     // that made it a warning
-	until  time.Time // and for how long
+	waivers []int64   // that made it a warning
+	until   time.Time // and for how long
 }
 
 // known is every rule that ships, by the name that policies use.
@@ -110,7 +110,7 @@ func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	for _, f := range few(r.waive(policy, img, r.check(img))) {
 		warning := f.warning || r.action == warn
 		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Evidence: f.evidence,
-			Finding: f.id, Waiver: f.waiver, WaivedUntil: f.until}.Bounded())
+			Finding: f.id, Waivers: f.waivers, WaivedUntil: f.until}.Bounded())
 	}
 	return all
 }

@@ -65,7 +65,7 @@ func (r boundRule) waive(policy string, img Image, found []finding) []finding {
 		}
 		for _, w := range img.waivers {
 			if w.Covers(img.Subject.Repository, img.Subject.Digest, r.name, f.id) {
-				found[i].message, found[i].warning, found[i].waiver, found[i].until = waivedBy(w, f.message), true, w.ID, w.ExpiresAt
+				found[i].message, found[i].warning, found[i].waivers, found[i].until = waivedBy(w, f.message), true, []int64{w.ID}, w.ExpiresAt
 				break
 			}
 		}
@@ -80,7 +80,7 @@ func (s Set) waiveOfIndex(index artifact.Subject, r artifact.Reason) artifact.Re
 	}
 	for _, w := range s.waivers {
 		if !w.Digest.IsZero() && w.Covers(index.Repository, index.Digest, r.Rule, r.Finding) {
-			r.Message, r.Warning, r.Waiver, r.WaivedUntil = waivedBy(w, r.Message), true, w.ID, w.ExpiresAt
+			r.Message, r.Warning, r.Waivers, r.WaivedUntil = waivedBy(w, r.Message), true, []int64{w.ID}, w.ExpiresAt
 			return r.Bounded()
 		}
 	}
@@ -89,6 +89,21 @@ func (s Set) waiveOfIndex(index artifact.Subject, r artifact.Reason) artifact.Re
 
 func waivedBy(w artifact.Waiver, message string) string {
 	return fmt.Sprintf("waived until %s by %s (waiver %d: %s): %s", w.ExpiresAt.UTC().Format(time.RFC3339), w.CreatedBy, w.ID, w.Reason, message)
+}
+
+// restOn notes the waivers that a reason rests on, and until when.
+func (v *Verdict) restOn(r artifact.Reason) {
+	v.Until, v.Waivers = earlier(v.Until, r.WaivedUntil), join(v.Waivers, r.Waivers)
+}
+
+// join returns the numbers of both, each once.
+func join(a, b []int64) []int64 {
+	for _, id := range b {
+		if !slices.Contains(a, id) {
+			a = append(slices.Clip(a), id)
+		}
+	}
+	return a
 }
 
 // earlier returns the earlier of two times; the zero time is none.

@@ -59,7 +59,7 @@ func TestWaive(t *testing.T) {
 	honest.Lies = nil
 	v := baseline(t).With([]artifact.Waiver{waiver(7, "no-root-user", d, time.Hour)}, start).Evaluate(honest)
 	require.Equal(t, artifact.Allow, v.Outcome)
-	require.Equal(t, []int64{7}, v.Waivers())
+	require.Equal(t, []int64{7}, v.Waivers)
 	require.Equal(t, "waived until 2026-10-01T13:00:00Z by user:bob (waiver 7: because)", v.Warnings()[0].Message[:len("waived until 2026-10-01T13:00:00Z by user:bob (waiver 7: because)")])
 	pass, err := v.Pass()
 	require.NoError(t, err)
@@ -82,7 +82,7 @@ func TestWaiveIndex(t *testing.T) {
 	require.Equal(t, artifact.Deny, child.Outcome)
 	v := set.Index(index, []policy.Child{{Platform: "linux/amd64", Verdict: child}})
 	require.Equal(t, artifact.Allow, v.Outcome)
-	require.Equal(t, []int64{1}, v.Waivers())
+	require.Equal(t, []int64{1}, v.Waivers)
 	require.True(t, start.Add(time.Hour).Equal(v.Until))
 	set = baseline(t).With([]artifact.Waiver{waiver(1, "no-root-user", image.Subject.Digest, time.Hour)}, start)
 	v = set.Index(index, []policy.Child{{Platform: "linux/amd64", Verdict: set.Evaluate(image)}})
@@ -104,6 +104,9 @@ func TestWaiveMany(t *testing.T) {
 	require.Equal(t, artifact.Deny, baseline(t).Evaluate(image).Outcome)
 	v := baseline(t).With([]artifact.Waiver{waiver(1, "no-sshd", artifact.Digest{}, time.Hour)}, start).Evaluate(image)
 	require.Equal(t, artifact.Allow, v.Outcome)
+	require.Len(t, v.Reasons, 21)
+	require.Equal(t, []int64{1}, v.Reasons[20].Waivers)
+	require.Equal(t, []int64{1}, v.Waivers)
 	require.True(t, start.Add(time.Hour).Equal(v.Until))
 }
 

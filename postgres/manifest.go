@@ -92,7 +92,7 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 		if err := db.announce(ctx, tx, p, created); err != nil {
 			return err
 		}
-		return db.useWaivers(ctx, tx, p.Verdict.Waivers(), p.PushedBy, ledger.Entry{Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest, PolicyHash: p.Verdict.PolicyHash, Reason: "push"})
+		return db.useWaivers(ctx, tx, p.Verdict.Waivers, p.PushedBy, ledger.Entry{Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest, PolicyHash: p.Verdict.PolicyHash, Reason: "push"})
 	})
 }
 

@@ -63,7 +63,7 @@ func (db *DB) updateVerdicts(ctx context.Context, all []policy.Verdict) error {
 		c.repositories, c.digests = append(c.repositories, v.Repository.String()), append(c.digests, v.Digest.String())
 		c.outcomes, c.reasons, c.hashes = append(c.outcomes, string(v.Outcome)), append(c.reasons, string(reasons)), append(c.hashes, v.PolicyHash.String())
 		c.policies = append(c.policies, "{"+strings.Join(v.Policies, ",")+"}") // names of policies need no quotes
-		c.waivers = append(c.waivers, "{"+strings.Trim(strings.ReplaceAll(fmt.Sprint(v.Waivers()), " ", ","), "[]")+"}")
+		c.waivers = append(c.waivers, "{"+strings.Trim(strings.ReplaceAll(fmt.Sprint(v.Waivers), " ", ","), "[]")+"}")
 		c.until = append(c.until, orNull(v.Until))
 	}
 	return db.Transact(artifact.DoneAgain(ctx), func(tx pgx.Tx) error {

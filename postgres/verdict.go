@@ -21,7 +21,7 @@ func queueVerdict(batch *pgx.Batch, v artifact.VerdictRecord, reference, actor s
 		on conflict (repository, digest) do update set outcome = excluded.outcome, reasons = excluded.reasons, policy_hash = excluded.policy_hash,
 		policies = excluded.policies, reference = excluded.reference, actor = excluded.actor, decided_at = now(),
 		until = excluded.until, waivers = excluded.waivers`,
-		v.Repository, v.Digest, v.Outcome, v.Reasons, v.PolicyHash, v.Policies, reference, actor, orNull(v.Until), v.Waivers())
+		v.Repository, v.Digest, v.Outcome, v.Reasons, v.PolicyHash, v.Policies, reference, actor, orNull(v.Until), orNone(v.Waivers))
 }
 
 // RefusedVerdict returns the newest stored verdict that a reference, a tag or digest as the pusher spelled it, got in a

@@ -76,9 +76,9 @@ func waiverEntry(kind, actor string, at time.Time, w artifact.Waiver) ledger.Ent
 		Evidence: []artifact.Digest{w.Hash()}}
 }
 
-func orNone(all []string) []string {
+func orNone[T any](all []T) []T {
 	if all == nil {
-		return []string{}
+		return []T{}
 	}
 	return all
 }

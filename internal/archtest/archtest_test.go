@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 
 	"bench":            {},
 	"bench/scale":      {"postgres"},
+	"bench/verdict":    {},
 	"examples/returns": {},
 	"internal/e2e":     {},
 	"internal/demo":    {},
