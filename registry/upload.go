@@ -81,7 +81,7 @@ func (r *Registry) append(ctx context.Context, p artifact.Principal, u artifact.
 	if body, err = room.bound(ctx, body, length); err == nil {
 		next, err = r.cfg.Bytes.Append(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, body)
 	}
-	if room.refused() {
+	if room.refused() || artifact.KindOf(err) == artifact.Full {
 		return u, r.tooMuch(ctx, u, err)
 	}
 	if next.Offset > u.Offset {
@@ -120,8 +120,11 @@ func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repos
 func (r *Registry) commit(ctx context.Context, u artifact.Upload, digest artifact.Digest) (artifact.Descriptor, error) {
 	publish, err := r.cfg.Bytes.Commit(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, digest)
 	if err != nil {
-		if artifact.KindOf(err) == artifact.Invalid {
+		switch artifact.KindOf(err) {
+		case artifact.Invalid:
 			_ = r.cfg.Uploads.DeleteUpload(ctx, u.ID)
+		case artifact.Full:
+			err = r.tooMuch(ctx, u, err)
 		}
 		return artifact.Descriptor{}, err
 	}

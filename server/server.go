@@ -37,6 +37,7 @@ type Config struct {
 	AccessTokens  AccessTokens
 	ExternalURL   string // how clients reach it; empty: as each request says
 	Ready         func(ctx context.Context) error
+	Writable      func() error                                                 // why nothing can be stored, where pulls go on; nil: it is not known
 	Pulled        func(repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
 	Mount         []func(*gin.Engine)                                          // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
@@ -121,6 +122,12 @@ func (s *Server) ready(c *gin.Context) {
 	if err := s.cfg.Ready(ctx); err != nil {
 		s.cfg.Logger.WarnContext(ctx, "not ready", "error", err)
 		c.String(http.StatusServiceUnavailable, "not ready: the database does not answer\n")
+		return
+	}
+	var known *artifact.Error
+	if s.cfg.Writable != nil && errors.As(s.cfg.Writable(), &known) {
+		// It stays ready: who would take it out of service for this would end the pulls too.
+		c.String(http.StatusOK, "ready, but pushes are refused: %s\n", known.Message)
 		return
 	}
 	c.String(http.StatusOK, "ready\n")

@@ -155,7 +155,7 @@ type failurePage struct {
 }
 
 var statuses = map[artifact.Kind]int{artifact.Invalid: 400, artifact.NotFound: 404, artifact.Denied: 403, artifact.Unauthentic: 401, artifact.Conflict: 409,
-	artifact.Unavailable: 503, artifact.TooLarge: 413, artifact.Unsupported: 501}
+	artifact.Unavailable: 503, artifact.Full: 507, artifact.TimedOut: 408, artifact.TooLarge: 413, artifact.Unsupported: 501}
 
 func (w *Web) fail(c *gin.Context, err error) {
 	p := failurePage{Status: http.StatusInternalServerError, Message: "The server failed; its log has the reason under the id below.", Request: c.Writer.Header().Get("X-Request-Id")}
@@ -164,6 +164,9 @@ func (w *Web) fail(c *gin.Context, err error) {
 		p.Status, p.Message = statuses[known.Kind], known.Message
 	} else {
 		w.cfg.Logger.ErrorContext(c.Request.Context(), "page failed", "path", c.Request.URL.Path, "request", p.Request, "error", err)
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		c.Header("Retry-After", artifact.RetryAfter)
 	}
 	w.render(c, p.Status, "failure", http.StatusText(p.Status), p)
 }

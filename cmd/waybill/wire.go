@@ -135,7 +135,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Pulled: a.pulls.Note,
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note,
 		Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
 	return a, nil
 }
@@ -153,7 +153,7 @@ func (a *app) open(ctx context.Context, cfg Config) (err error) {
 	return err
 }
 
-// run serves until ctx is done or the private database dies.
+// run serves until ctx is done or the private database ends for good.
 func (a *app) run(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -161,7 +161,7 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 		go func() {
 			select {
 			case <-a.embedded.Done():
-				cancel(errors.New("the private PostgreSQL ended; start again"))
+				cancel(a.embedded.Err())
 			case <-ctx.Done():
 			}
 		}()
