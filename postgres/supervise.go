@@ -33,8 +33,8 @@ func (e *Embedded) supervise(p *process) {
 		if time.Since(begun) > steady {
 			row = 0
 		}
-		e.logger.Error("PostgreSQL ended, and is started again", "error", p.err, "output", p.output.String())
-		if p = e.again(&row, fmt.Errorf("%w: %s", p.err, p.output)); p == nil {
+		e.logger.Error("PostgreSQL ended, and is started again", "error", p.end())
+		if p = e.again(&row, p.end()); p == nil {
 			return
 		}
 		e.logger.Info("PostgreSQL runs again", "after", time.Since(begun).Round(time.Millisecond))
@@ -81,7 +81,6 @@ type process struct {
 	cmd    *exec.Cmd
 	output *tail
 	ended  chan struct{}
-	err    error // of its end; to be read after ended
 }
 
 // run starts a child that ends with this process.
@@ -95,11 +94,16 @@ func run(cmd *exec.Cmd) (*process, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			p.err = cmd.Wait()
+			_ = cmd.Wait() // end says how it was
 			close(p.ended)
 		}
 	}()
 	return p, <-started
+}
+
+// end says how it ended.
+func (p *process) end() error {
+	return fmt.Errorf("%s: %s", p.cmd.ProcessState, p.output)
 }
 
 // stop ends a server by its fast shutdown (SIGINT) and waits; after ten seconds it kills.
