@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
@@ -103,13 +106,14 @@ func (d *disk) uploads() []os.DirEntry {
 // whole pulls an image, every byte.
 func (s *waybillServer) whole(token, ref, digest string) {
 	s.t.Helper()
-	repository, _, _ := strings.Cut(ref, ":")
-	require.Equal(s.t, digest, s.current(token, ref))
-	for _, blob := range blobsOf(s.t.(*testing.T), s, digest) {
-		status, body := s.get(token, "/v2/"+repository+"/blobs/"+blob)
-		require.Equal(s.t, http.StatusOK, status)
-		require.Equal(s.t, blob, artifact.DigestOf([]byte(body)).String())
-	}
+	parsed, err := name.ParseReference(s.host + "/" + ref)
+	require.NoError(s.t, err)
+	img, err := remote.Image(parsed, s.auth(token))
+	require.NoError(s.t, err)
+	require.NoError(s.t, validate.Image(img))
+	got, err := img.Digest()
+	require.NoError(s.t, err)
+	require.Equal(s.t, digest, got.String())
 }
 
 // TestDiskFull: the blobs' disk is full. What does not fit is refused, whichever way it comes, and leaves nothing; what
@@ -176,9 +180,9 @@ func TestDiskFull(t *testing.T) {
 // promotedTo promotes and returns what then stands there.
 func (s *waybillServer) promotedTo(environment, service, version string) string {
 	s.t.Helper()
-	var result struct{ Promotion artifact.Promotion }
+	var result struct{ Digest string }
 	s.json(s.admin(), &result, "promote", service, version, environment)
-	return result.Promotion.Digest.String()
+	return result.Digest
 }
 
 // TestDiskReadOnly: the blobs' disk turns read-only under way, as disks with errors do, and is writable again.
@@ -237,7 +241,6 @@ func TestDatabaseDiskFull(t *testing.T) {
 		}
 	}
 	require.ErrorContains(t, refusal, "the database's disk is full; when its operator has made room, try again")
-	require.ErrorContains(t, refusal, "507")
 	for ref, digest := range acknowledged {
 		s.whole(pusher, ref, digest)
 	}
