@@ -95,6 +95,11 @@ func (db *DB) Close() {
 // Ping reports whether the database answers.
 func (db *DB) Ping(ctx context.Context) error { return db.Pool.Ping(ctx) }
 
+// Held is how many connections requests and jobs hold.
+func (db *DB) Held() int {
+	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns())
+}
+
 func (db *DB) migrate(ctx context.Context) error {
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {

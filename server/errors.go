@@ -31,7 +31,7 @@ var ociCode = map[artifact.Kind]string{
 	artifact.TooLarge:    "SIZE_INVALID",
 	artifact.Unavailable: "UNAVAILABLE", // distribution's; clients try again
 	artifact.Full:        "DENIED",      // clients show it at once: to try again helps nobody until there is room
-	artifact.TimedOut:    "BLOB_UPLOAD_INVALID",
+	artifact.TimedOut:    "SIZE_INVALID",
 	artifact.Unsupported: "UNSUPPORTED",
 }
 

@@ -42,6 +42,7 @@ type Config struct {
 	Mount         []func(*gin.Engine)                                          // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
 	Logger        *slog.Logger
+	Limits        Limits // what slow clients may hold
 	Now           func() time.Time
 }
 
@@ -84,17 +85,18 @@ func (s *Server) routes() {
 }
 
 // Handler returns the server without its listener.
-func (s *Server) Handler() http.Handler { return s.engine }
+func (s *Server) Handler() http.Handler { return s.cfg.Limits.orDefaults().bounded(s.engine) }
 
 // drain is how long requests that run at a stop may go on.
 const drain = 20 * time.Second
 
 // Run serves until ctx is done, then lets running requests end.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	limits := s.cfg.Limits.orDefaults()
 	h := &http.Server{
-		Handler:           s.engine,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: limits.Header,
+		IdleTimeout:       limits.Idle,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
