@@ -116,6 +116,9 @@ func newProblem(err error) *Problem {
 func (a *API) finish(hc huma.Context, _ string, v any) (any, error) {
 	p, ok := v.(*Problem)
 	if model, isModel := v.(*huma.ErrorModel); isModel {
+		if model.Status == http.StatusInternalServerError { // of huma's own only a body that broke off is one
+			model = &huma.ErrorModel{Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest, Detail: "the body broke off; send it again"}
+		}
 		p, ok = &Problem{Type: "about:blank", Title: model.Title, Status: model.Status, Detail: model.Detail, Kind: artifact.Invalid, Errors: model.Errors}, true
 	}
 	if !ok {

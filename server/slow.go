@@ -41,7 +41,9 @@ func (l Limits) given(n int64) time.Duration {
 func (l Limits) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
+		out := &patientWriter{ResponseWriter: w, control: control, limits: l}
 		if r.ContentLength != 0 {
+			out.grace = l.Stall
 			// The answer before this one on the connection may have left a deadline.
 			_ = control.SetWriteDeadline(time.Time{})
 			body := &patient{ReadCloser: r.Body, control: control, limits: l, length: r.ContentLength}
@@ -51,7 +53,6 @@ func (l Limits) bounded(next http.Handler) http.Handler {
 			other := *r
 			r, other.Body = &other, body
 		}
-		out := &patientWriter{ResponseWriter: w, control: control, limits: l}
 		next.ServeHTTP(out, r)
 		out.extend(0) // for what is still in buffers
 	})
@@ -135,14 +136,18 @@ type patientWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	limits  Limits
-	due     time.Time // the deadline that is set
+	grace   time.Duration // before it writes, net/http waits for what is left of a body, until its deadline
+	due     time.Time     // the deadline that is set
 }
 
 // Unwrap is for http.ResponseController.
 func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// SetReadDeadline keeps others, such as huma, from the deadlines that patient sets.
+func (w *patientWriter) SetReadDeadline(time.Time) error { return nil }
+
 func (w *patientWriter) extend(n int64) {
-	if due := time.Now().Add(w.limits.given(n)); due.Sub(w.due) > w.limits.Stall/10 {
+	if due := time.Now().Add(w.limits.given(n) + w.grace); due.Sub(w.due) > w.limits.Stall/10 {
 		w.due = due
 		_ = w.control.SetWriteDeadline(due)
 	}
