@@ -34,6 +34,7 @@ type Embedded struct {
 	hidden bool                // the owner cannot reach dir, so children run in a user namespace instead
 	logger *slog.Logger
 
+	wait    time.Duration   // before it is started again, at first
 	running context.Context //nolint:containedctx // until Stop
 	stop    context.CancelFunc
 	done    chan struct{} // closed when it has ended for good
@@ -54,7 +55,7 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	e := &Embedded{dir: dir, bin: bin, done: make(chan struct{}), logger: logger}
+	e := &Embedded{dir: dir, bin: bin, wait: restartMin, done: make(chan struct{}), logger: logger}
 	if e.owner, err = databaseOwner(); err != nil {
 		return nil, err
 	}

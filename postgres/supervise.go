@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	restarts   = 12 // in a row, before it is given up: about a minute
-	restartMin = 50 * time.Millisecond
+	restarts   = 12                    // in a row, before it is given up: about a minute
+	restartMin = 50 * time.Millisecond // before the first, twice that before the next
 	restartMax = 10 * time.Second
 	steady     = time.Minute // a server that ran for that long is no part of a row
 )
@@ -44,8 +44,8 @@ func (e *Embedded) supervise(p *process) {
 // again returns a server that was started anew; nil when it is stopped meanwhile, or given up. row counts starts that did
 // not last.
 func (e *Embedded) again(row *int, why error) *process {
-	for wait := restartMin << min(*row, 8); *row < restarts; wait *= 2 {
-		if pause(e.running, min(wait, restartMax)) != nil {
+	for wait := e.wait << min(*row, 8); *row < restarts; wait = min(2*wait, restartMax) {
+		if pause(e.running, wait) != nil {
 			return nil
 		}
 		p, err := e.start(e.running)
