@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -39,6 +40,7 @@ type Config struct {
 	Ready         func(ctx context.Context) error
 	Writable      func() error                                                 // why nothing can be stored, where pulls go on; nil: it is not known
 	Pulled        func(repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
+	Missing       func(*gin.Context)                                           // answers a browser that asks for a page that is not there; nil: as anybody else
 	Mount         []func(*gin.Engine)                                          // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
 	Logger        *slog.Logger
@@ -77,6 +79,10 @@ func (s *Server) routes() {
 		mount(s.engine)
 	}
 	s.engine.NoRoute(s.answer(func(c *gin.Context) error {
+		if area(c.Request.URL.Path) == "page" && s.cfg.Missing != nil && strings.Contains(c.GetHeader("Accept"), "text/html") {
+			s.cfg.Missing(c)
+			return nil
+		}
 		return artifact.Errorf(artifact.NotFound, "there is nothing at %.200s", c.Request.URL.Path)
 	}))
 	s.engine.NoMethod(s.answer(func(c *gin.Context) error {

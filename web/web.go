@@ -115,6 +115,12 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/d/*reference", w.signedIn(w.digest))
 }
 
+// Missing answers for a page that is not there.
+func (w *Web) Missing(c *gin.Context) {
+	secure(c)
+	w.fail(c, artifact.Errorf(artifact.NotFound, "There is no page at %.200s.", c.Request.URL.Path))
+}
+
 // secure sets what every page is served with: nothing is loaded but our style sheet, no script runs, and nobody frames us.
 func secure(c *gin.Context) {
 	c.Header("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")

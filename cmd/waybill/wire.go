@@ -138,7 +138,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_database_connections_in_use", Help: "Connections to the database that a request or a job holds."},
 			func() float64 { return float64(db.Held()) }))
 	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
-		Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
+		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
 	return a, nil
 }
 
