@@ -1,7 +1,10 @@
 package artifact
 
 import (
+	"bytes"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -48,10 +51,42 @@ func ParseImageConfig(body []byte, layers int) (ImageConfig, error) {
 	if err := json.Unmarshal(body, &c); err != nil {
 		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: %w", err)
 	}
+	if one, other := ambiguous(body, "config", "rootfs"); one != "" {
+		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: it has both %.80q and %.80q, of which one runtime takes this and another that", one, other)
+	}
 	if len(c.RootFS.DiffIDs) != layers {
 		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: rootfs has %d diff_ids, the manifest has %d layers", len(c.RootFS.DiffIDs), layers)
 	}
 	return c, nil
+}
+
+// ambiguous returns two keys of a JSON object, or of one of those named in it, that are one to whoever reads keys as Go's
+// encoding/json does: in any case, the last one counts. Others read them by their case, or take the first.
+func ambiguous(object []byte, within ...string) (one, other string) {
+	dec := json.NewDecoder(bytes.NewReader(object))
+	if begin, err := dec.Token(); err != nil || begin != json.Delim('{') {
+		return "", ""
+	}
+	seen := map[string]string{}
+	for dec.More() {
+		var value json.RawMessage
+		token, err := dec.Token()
+		key, _ := token.(string)
+		if err != nil || dec.Decode(&value) != nil {
+			return "", ""
+		}
+		folded := strings.ToLower(strings.ToUpper(key)) // ſ and K (Kelvin) fold to s and k
+		if before, twice := seen[folded]; twice {
+			return before, key
+		}
+		seen[folded] = key
+		if slices.Contains(within, folded) {
+			if one, other := ambiguous(value); one != "" {
+				return one, other
+			}
+		}
+	}
+	return "", ""
 }
 
 // Platform returns what the config says it runs on.

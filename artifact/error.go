@@ -18,8 +18,13 @@ const (
 	Conflict    Kind = "conflict"    // the state changed or forbids it
 	TooLarge    Kind = "too large"   // over a documented bound
 	Unavailable Kind = "unavailable" // a dependency is away; try again
+	Full        Kind = "full"        // a disk is; its operator must make room
+	TimedOut    Kind = "timed out"   // the client was too slow
 	Unsupported Kind = "unsupported" // understood, and not offered
 )
+
+// RetryAfter is what an answer of kind Unavailable tells clients to wait, in seconds: a database that restarts takes about that.
+const RetryAfter = "3"
 
 // Error is an answer fit to show: what happened, why, and what to do.
 type Error struct {

@@ -283,9 +283,9 @@ func storage(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return &artifact.Error{Kind: artifact.Unavailable, Message: "the registry's disk is full; its operator must make room", Err: err}
+		return &artifact.Error{Kind: artifact.Full, Message: "the registry's disk is full; when its operator has made room, push again", Err: err}
 	case errors.Is(err, syscall.EROFS):
-		return &artifact.Error{Kind: artifact.Unavailable, Message: "the registry's disk is read-only; its operator must see to it", Err: err}
+		return &artifact.Error{Kind: artifact.Unavailable, Message: "the registry's disk is read-only; when its operator has seen to it, push again", Err: err}
 	}
 	return fmt.Errorf("blob store: %w", err)
 }

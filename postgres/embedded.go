@@ -13,29 +13,32 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"sort"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Embedded is a private PostgreSQL server in a folder of its own: a child process on a Unix socket, with fsync on.
-// It ends with this process, however that ends, and its folder is taken up again by the next start.
+// It ends with this process, however that ends, and its folder is taken up again by the next start. When it ends by
+// itself, it is started again (supervise.go).
 type Embedded struct {
-	dir     string
-	url     string
-	owner   *syscall.Credential // nil unless this is root
-	hidden  bool                // the owner cannot reach dir, so children run in a user namespace instead
-	command *exec.Cmd
-	done    chan struct{}
-	output  *tail
-	logger  *slog.Logger
-	stop    sync.Once
+	dir    string
+	bin    string
+	url    string
+	owner  *syscall.Credential // nil unless this is root
+	hidden bool                // the owner cannot reach dir, so children run in a user namespace instead
+	logger *slog.Logger
+
+	wait    time.Duration   // before it is started again, at first
+	running context.Context //nolint:containedctx // until Stop
+	stop    context.CancelFunc
+	done    chan struct{} // closed when it has ended for good
+	failure error         // why, unless it was asked; to be read after done
 }
 
 // embeddedUser is the database role and database that the service uses.
@@ -52,7 +55,7 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	e := &Embedded{dir: dir, done: make(chan struct{}), output: &tail{}, logger: logger}
+	e := &Embedded{dir: dir, bin: bin, wait: restartMin, done: make(chan struct{}), logger: logger}
 	if e.owner, err = databaseOwner(); err != nil {
 		return nil, err
 	}
@@ -63,29 +66,28 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 		}
 		return nil, fmt.Errorf("prepare PostgreSQL in %s: %w", dir, err)
 	}
-	if err := e.start(ctx, bin); err != nil {
+	s, err := e.start(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL in %s: %w", dir, err)
 	}
+	e.running, e.stop = context.WithCancel(context.Background())
+	go e.supervise(s)
 	return e, nil
 }
 
 // URL is the connection string; it holds the password.
 func (e *Embedded) URL() string { return e.url }
 
-// Done is closed when the server has ended, asked or not.
+// Done is closed when the server has ended for good: it was asked to, or does not start any more.
 func (e *Embedded) Done() <-chan struct{} { return e.done }
 
-// Stop ends the server by its fast shutdown (SIGINT) and waits; after ten seconds it kills. Safe to call twice.
+// Err is why it ended, once Done is closed; nil when it was asked to.
+func (e *Embedded) Err() error { return e.failure }
+
+// Stop ends the server and waits. Safe to call twice.
 func (e *Embedded) Stop() {
-	e.stop.Do(func() {
-		_ = e.command.Process.Signal(syscall.SIGINT)
-		select {
-		case <-e.done:
-		case <-time.After(10 * time.Second):
-			_ = e.command.Process.Kill()
-			<-e.done
-		}
-	})
+	e.stop()
+	<-e.done
 }
 
 // findPostgres returns the folder that has initdb and postgres: a version folder of Debian's or another
@@ -238,40 +240,28 @@ func Reachable(dir string) bool {
 	}
 }
 
-func (e *Embedded) start(ctx context.Context, bin string) error {
+// start starts a server process and waits until it answers.
+func (e *Embedded) start(ctx context.Context) (*process, error) {
 	config, err := pgx.ParseConfig(e.url)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := e.awaitPredecessor(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	e.command = exec.Command(filepath.Join(bin, "postgres"), "-D", filepath.Join(e.dir, "data"), "-k", config.Host,
+	cmd := exec.Command(filepath.Join(e.bin, "postgres"), "-D", filepath.Join(e.dir, "data"), "-k", config.Host,
 		"-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=on", "-c", "max_connections=64",
 		"-c", "shared_buffers=64MB", "-c", "jit=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
-	e.dress(e.command)
-	e.command.Stderr = e.output
-	started := make(chan error)
-	go func() {
-		// Pdeathsig fires when the thread that forked ends, so that thread must live as long as the child.
-		runtime.LockOSThread()
-		err := e.command.Start()
-		started <- err
-		if err == nil {
-			if err := e.command.Wait(); err != nil {
-				e.logger.Warn("PostgreSQL ended", "error", err, "output", e.output.String())
-			}
-			close(e.done)
-		}
-	}()
-	if err := <-started; err != nil {
-		return err
+	e.dress(cmd)
+	p, err := run(cmd)
+	if err != nil {
+		return nil, err
 	}
-	if err := e.awaitReady(ctx, config); err != nil {
-		e.Stop()
-		return err
+	if err := awaitReady(ctx, p, config); err != nil {
+		p.stop()
+		return nil, err
 	}
-	return nil
+	return p, nil
 }
 
 // awaitPredecessor waits for a server that a killed Waybill left: it was told to stop when its parent died, and
@@ -302,7 +292,8 @@ func isPostgres(pid int) bool {
 	return err == nil && strings.HasPrefix(string(b), "postgres")
 }
 
-func (e *Embedded) awaitReady(ctx context.Context, config *pgx.ConnConfig) error {
+// awaitReady waits for a minute, or as long as the server says that it is starting: it makes good what a crash left.
+func awaitReady(ctx context.Context, p *process, config *pgx.ConnConfig) error {
 	admin := config.Copy()
 	admin.Database = "postgres"
 	for deadline := time.Now().Add(60 * time.Second); ; {
@@ -312,12 +303,13 @@ func (e *Embedded) awaitReady(ctx context.Context, config *pgx.ConnConfig) error
 			return ensureDatabase(ctx, conn)
 		}
 		select {
-		case <-e.done:
-			return fmt.Errorf("it ended at once: %s", e.output)
+		case <-p.ended:
+			return fmt.Errorf("it ended at once: %s", p.output)
 		default:
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("it does not answer: %w: %s", err, e.output)
+		var pg *pgconn.PgError
+		if starting := errors.As(err, &pg) && pg.Code == "57P03"; !starting && time.Now().After(deadline) {
+			return fmt.Errorf("it does not answer: %w: %s", err, p.output)
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return err
@@ -341,26 +333,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-// tail keeps the last few kilobytes of what a child prints, for the error that needs them.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if over := len(t.b) - 4096; over > 0 {
-		t.b = t.b[over:]
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
 }

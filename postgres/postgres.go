@@ -6,6 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -103,6 +108,11 @@ func (db *DB) Close() {
 // Ping reports whether the database answers.
 func (db *DB) Ping(ctx context.Context) error { return db.Pool.Ping(ctx) }
 
+// Held is how many connections requests and jobs hold.
+func (db *DB) Held() int {
+	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns())
+}
+
 func (db *DB) migrate(ctx context.Context) error {
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
@@ -160,19 +170,39 @@ func retryable(err error) bool {
 	return errors.As(err, &pg) && (pg.Code == "40001" || pg.Code == "40P01")
 }
 
-// translate gives a database that is away its kind; all else stays as it is.
+// translate gives a database that is away, or has no room, its kind; all else stays as it is.
 func translate(err error) error {
 	var pg *pgconn.PgError
-	var connect *pgconn.ConnectError
 	switch {
 	case err == nil, artifact.KindOf(err) != "":
 		return err
-	case errors.As(err, &pg) && (pg.Code == "22021" || pg.Code == "22P05"): // what JSON can spell and a text cannot hold: NUL
+	case !errors.As(err, &pg):
+		if lost(err) {
+			return &artifact.Error{Kind: artifact.Unavailable, Message: "the database does not answer; try again", Err: err}
+		}
+	case pg.Code == "22021", pg.Code == "22P05": // what JSON can spell and a text cannot hold: NUL
 		return artifact.Errorf(artifact.Invalid, "a text holds a character that cannot be stored")
-	case errors.As(err, &connect), errors.As(err, &pg) && (pg.Code[:2] == "57" || pg.Code[:2] == "53"):
+	case pg.Code == "53100":
+		return &artifact.Error{Kind: artifact.Full, Message: "the database's disk is full; when its operator has made room, try again", Err: err}
+	case unwritable(pg):
+		return &artifact.Error{Kind: artifact.Unavailable, Message: "the database cannot write; its operator must see to its disk, then try again", Err: err}
+	case slices.Contains([]string{"08", "53", "57"}, pg.Code[:min(2, len(pg.Code))]):
 		return &artifact.Error{Kind: artifact.Unavailable, Message: "the database does not answer; try again", Err: err}
 	}
 	return err
+}
+
+// lost reports whether an error is of the way to the database: it does not listen, or the connection broke.
+func lost(err error) bool {
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, net.ErrClosed)
+}
+
+// unwritable: an error of the disk (58030), a server that only reads (25006), or a read-only file system, which PostgreSQL
+// tells as a lack of privilege (errcode_for_file_access in its elog.c).
+func unwritable(pg *pgconn.PgError) bool {
+	return pg.Code == "58030" || pg.Code == "25006" || pg.Code == "42501" && strings.Contains(strings.ToLower(pg.Message), syscall.EROFS.Error())
 }
 
 // orNotFound turns pgx.ErrNoRows into the given answer.

@@ -90,7 +90,7 @@ func announced(body io.Reader) int64 {
 	return -1
 }
 
-// tooMuch drops an upload that does not fit: what it has brought takes room from others, and none of it can be used.
+// tooMuch drops an upload that does not fit, a quota or the disk: what it has brought takes room from others, and none of it can be used.
 func (r *Registry) tooMuch(ctx context.Context, u artifact.Upload, denial error) error {
 	ctx = context.WithoutCancel(ctx)
 	return errors.Join(denial, r.cfg.Uploads.DeleteUpload(ctx, u.ID), r.cfg.Bytes.Cancel(u.ID))

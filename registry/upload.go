@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -47,13 +49,40 @@ type Range struct{ First, Last int64 }
 // errBusy answers the second of two requests that continue one upload at once.
 var errBusy = artifact.Coded(artifact.Conflict, "BLOB_UPLOAD_INVALID", "another request is writing to this upload; ask for its status and go on from there")
 
+// giveWay is how long one that yields may take to store how far it was.
+const giveWay = 5 * time.Second
+
+// hold takes an upload for a request of p. Who has it gives way if its client has gone silent, or to a cancel.
+func (r *Registry) hold(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, body io.Reader, cancel bool) (release func(), err error) {
+	mine, _ := body.(yielding)
+	waiting, done := context.WithTimeout(ctx, giveWay)
+	defer done()
+	for {
+		release, other := r.uploading.try(id, mine)
+		if other == nil {
+			return release, nil
+		}
+		if _, err := r.Upload(ctx, p, repository, id); err != nil {
+			return nil, err // whoever may not go on with it ends nobody's request
+		}
+		if !r.uploading.yield(id, other, cancel) {
+			return nil, errBusy
+		}
+		select {
+		case <-other.gone:
+		case <-waiting.Done():
+			return nil, errBusy
+		}
+	}
+}
+
 // Append writes a chunk to an upload. What was received of a body that broke is kept: the client asks for the status
 // and goes on from there.
 func (r *Registry) Append(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, at *Range, body io.Reader) (artifact.Upload, error) {
 	r.pushing(ctx)
-	release, ok := r.uploading.try(id)
-	if !ok {
-		return artifact.Upload{}, errBusy
+	release, err := r.hold(ctx, p, repository, id, body, false)
+	if err != nil {
+		return artifact.Upload{}, err
 	}
 	defer release()
 	u, err := r.Upload(ctx, p, repository, id)
@@ -82,7 +111,7 @@ func (r *Registry) append(ctx context.Context, p artifact.Principal, u artifact.
 	if body, err = room.bound(ctx, body, length); err == nil {
 		next, err = r.cfg.Bytes.Append(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, body)
 	}
-	if room.refused() {
+	if room.refused() || artifact.KindOf(err) == artifact.Full {
 		return u, r.tooMuch(ctx, u, err)
 	}
 	if next.Offset > u.Offset {
@@ -92,18 +121,27 @@ func (r *Registry) append(ctx context.Context, p artifact.Principal, u artifact.
 		}
 		u.Offset, u.State = next.Offset, next.State
 	}
-	if err != nil && artifact.KindOf(err) == "" {
-		err = &artifact.Error{Kind: artifact.Invalid, Code: "BLOB_UPLOAD_INVALID", Message: "the body broke off; ask for the upload's status and go on from there", Err: err}
+	if err != nil {
+		err = brokeOff(err, "ask for the upload's status and go on from there")
 	}
 	return u, err
+}
+
+// brokeOff is the answer to a body that did not come to its end. What failed here, and not on the way, keeps its kind, or
+// has none.
+func brokeOff(err error, what string) error {
+	if artifact.KindOf(err) != "" || errors.As(err, new(*fs.PathError)) {
+		return err
+	}
+	return &artifact.Error{Kind: artifact.Invalid, Code: "BLOB_UPLOAD_INVALID", Message: "the body broke off; " + what, Err: err}
 }
 
 // FinishUpload writes the last chunk, if there is one, and makes the upload the blob of a digest.
 func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string, at *Range, body io.Reader, digest artifact.Digest) (artifact.Descriptor, error) {
 	r.pushing(ctx)
-	release, ok := r.uploading.try(id)
-	if !ok {
-		return artifact.Descriptor{}, errBusy
+	release, err := r.hold(ctx, p, repository, id, body, false)
+	if err != nil {
+		return artifact.Descriptor{}, err
 	}
 	defer release()
 	u, err := r.Upload(ctx, p, repository, id)
@@ -121,8 +159,11 @@ func (r *Registry) FinishUpload(ctx context.Context, p artifact.Principal, repos
 func (r *Registry) commit(ctx context.Context, u artifact.Upload, digest artifact.Digest) (artifact.Descriptor, error) {
 	publish, err := r.cfg.Bytes.Commit(ctx, u.ID, Progress{Offset: u.Offset, State: u.State}, digest)
 	if err != nil {
-		if artifact.KindOf(err) == artifact.Invalid {
+		switch artifact.KindOf(err) {
+		case artifact.Invalid:
 			_ = r.cfg.Uploads.DeleteUpload(ctx, u.ID)
+		case artifact.Full:
+			err = r.tooMuch(ctx, u, err)
 		}
 		return artifact.Descriptor{}, err
 	}
@@ -152,7 +193,7 @@ func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository
 	next, err := r.cfg.Bytes.Append(ctx, u.ID, Progress{}, body)
 	if err != nil {
 		_ = r.cfg.Bytes.Cancel(u.ID)
-		return artifact.Descriptor{}, err
+		return artifact.Descriptor{}, brokeOff(err, "push the blob again")
 	}
 	u.Offset, u.State = next.Offset, next.State
 	d, err := r.commit(ctx, u, digest)
@@ -164,9 +205,9 @@ func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository
 
 // CancelUpload drops an upload and what it brought.
 func (r *Registry) CancelUpload(ctx context.Context, p artifact.Principal, repository artifact.Repository, id string) error {
-	release, ok := r.uploading.try(id)
-	if !ok {
-		return errBusy
+	release, err := r.hold(ctx, p, repository, id, nil, true)
+	if err != nil {
+		return err
 	}
 	defer release()
 	if _, err := r.Upload(ctx, p, repository, id); err != nil {

@@ -41,6 +41,11 @@ func (p *Problem) Error() string { return p.Detail }
 // Unwrap returns the cause.
 func (p *Problem) Unwrap() error { return p.cause }
 
+// failure reports whether it is the server's own; the rest are answers.
+func (p *Problem) failure() bool {
+	return p.Kind == "" || p.Kind == artifact.Unavailable || p.Kind == artifact.Full
+}
+
 // GetStatus makes a Problem a huma.StatusError.
 func (p *Problem) GetStatus() int { return p.Status }
 
@@ -49,8 +54,11 @@ func (p *Problem) ContentType(string) string { return problemType }
 
 // GetHeaders makes a Problem a huma.HeadersError: RFC 9110, section 11.6.1, wants a challenge in every 401.
 func (p *Problem) GetHeaders() http.Header {
-	if p.Status == http.StatusUnauthorized {
+	switch p.Status {
+	case http.StatusUnauthorized:
 		return http.Header{"Www-Authenticate": {`Bearer realm="waybill"`, `Basic realm="waybill", charset="UTF-8"`}}
+	case http.StatusServiceUnavailable:
+		return http.Header{"Retry-After": {artifact.RetryAfter}}
 	}
 	return nil
 }
@@ -72,6 +80,10 @@ func apiStatus(k artifact.Kind) int {
 		return http.StatusRequestEntityTooLarge
 	case artifact.Unavailable:
 		return http.StatusServiceUnavailable
+	case artifact.Full:
+		return http.StatusInsufficientStorage
+	case artifact.TimedOut:
+		return http.StatusRequestTimeout
 	case artifact.Unsupported:
 		return http.StatusNotImplemented
 	}
@@ -104,13 +116,16 @@ func newProblem(err error) *Problem {
 func (a *API) finish(hc huma.Context, _ string, v any) (any, error) {
 	p, ok := v.(*Problem)
 	if model, isModel := v.(*huma.ErrorModel); isModel {
+		if model.Status == http.StatusInternalServerError { // of huma's own only a body that broke off is one
+			model = &huma.ErrorModel{Title: http.StatusText(http.StatusBadRequest), Status: http.StatusBadRequest, Detail: "the body broke off; send it again"}
+		}
 		p, ok = &Problem{Type: "about:blank", Title: model.Title, Status: model.Status, Detail: model.Detail, Kind: artifact.Invalid, Errors: model.Errors}, true
 	}
 	if !ok {
 		return v, nil
 	}
 	p.RequestID = a.requestID(hc)
-	if p.Kind == "" || p.Kind == artifact.Unavailable { // the rest are answers, not failures
+	if p.failure() {
 		a.cfg.Logger.ErrorContext(hc.Context(), "request failed", "operation", hc.Operation().OperationID, "request", p.RequestID, "status", p.Status, "error", p.cause)
 	}
 	return p, nil

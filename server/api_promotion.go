@@ -160,6 +160,9 @@ func (a *API) status(ctx context.Context, p artifact.Principal, in *statusInput)
 		if board.At, err = parseTime(in.At); err != nil {
 			return nil, err
 		}
+		if now := a.cfg.Now(); board.At.After(now) {
+			return nil, artifact.Errorf(artifact.Invalid, "%s is in the future, of which nothing is known; it is %s now", in.At, now.UTC().Format(time.RFC3339))
+		}
 		board.Cells, err = a.cellsAt(ctx, p, board.At)
 	}
 	if err != nil {

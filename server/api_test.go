@@ -226,6 +226,7 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/inspect?ref=shop/returns:v456&bogus=1", "", "", 422, "unknown query parameter"},
 		{"GET", "/inspect?ref=shop/returns:none", "", "", 404, "no tag none"},
 		{"GET", "/status?at=yesterday", "", "", 400, "2026-10-01T12:00Z"},
+		{"GET", "/status?at=2999-01-01", "", "", 400, "2999-01-01 is in the future"},
 		{"GET", "/ledger/proof?index=99", "", "", 400, "not in a tree of size 3"},
 		{"GET", "/ledger/proof?index=-1", "", "", 422, "index"},
 		{"GET", "/ledger/entries?limit=5000", "", "", 422, "limit"},

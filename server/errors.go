@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -28,7 +29,9 @@ var ociCode = map[artifact.Kind]string{
 	artifact.Unauthentic: "UNAUTHORIZED",
 	artifact.Conflict:    "DENIED",
 	artifact.TooLarge:    "SIZE_INVALID",
-	artifact.Unavailable: "TOOMANYREQUESTS",
+	artifact.Unavailable: "UNAVAILABLE", // distribution's; clients try again
+	artifact.Full:        "DENIED",      // clients show it at once: to try again helps nobody until there is room
+	artifact.TimedOut:    "SIZE_INVALID",
 	artifact.Unsupported: "UNSUPPORTED",
 }
 
@@ -38,6 +41,9 @@ var ociStatus = map[string]int{
 	"UNSUPPORTED":   http.StatusMethodNotAllowed,
 }
 
+// statusClientGone is nginx's for a client that has gone away: nobody reads it but the metrics.
+const statusClientGone = 499
+
 type ociError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -46,9 +52,16 @@ type ociError struct {
 // fail renders an error: OCI error JSON under /v2 and /token, problem details elsewhere. An error without a kind is
 // logged, and shown as an id only.
 func (s *Server) fail(c *gin.Context, err error) {
+	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {
+		c.Status(statusClientGone)
+		return
+	}
 	p := newProblem(err)
+	if p.Status == http.StatusServiceUnavailable {
+		c.Header("Retry-After", artifact.RetryAfter)
+	}
 	p.RequestID = c.Writer.Header().Get(apiRequestID)
-	if p.Kind == "" || p.Kind == artifact.Unavailable {
+	if p.failure() {
 		s.cfg.Logger.ErrorContext(c.Request.Context(), "request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "request", p.RequestID, "error", err)
 	}
 	if !strings.HasPrefix(c.Request.URL.Path, "/v2") && c.Request.URL.Path != "/token" {

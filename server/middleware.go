@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -116,36 +115,4 @@ func (s *Server) recover(c *gin.Context) {
 		c.Abort()
 	}()
 	c.Next()
-}
-
-// stall is how long a client may send nothing of a body that it has announced.
-const stall = time.Minute
-
-// patient is a body whose reads have a deadline that moves on with each; a client that stalls holds nothing for ever.
-type patient struct {
-	io.ReadCloser
-	control *http.ResponseController
-	set     time.Time
-	length  int64
-}
-
-func patiently(c *gin.Context) io.Reader {
-	return &patient{ReadCloser: c.Request.Body, control: http.NewResponseController(c.Writer), length: c.Request.ContentLength}
-}
-
-// Announced is the body's Content-Length, in bytes; -1 where the request has none.
-func (p *patient) Announced() int64 { return p.length }
-
-func (p *patient) Read(b []byte) (int, error) {
-	if now := time.Now(); now.Sub(p.set) > stall/10 {
-		p.set = now
-		// A writer that has no deadlines is one of a test's.
-		_ = p.control.SetReadDeadline(now.Add(stall))
-	}
-	n, err := p.ReadCloser.Read(b)
-	if err != nil {
-		// The body is over; a deadline left behind would cancel the request while it is worked on.
-		_ = p.control.SetReadDeadline(time.Time{})
-	}
-	return n, err
 }

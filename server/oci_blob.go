@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,7 +15,7 @@ func (s *Server) getBlob(r *request) error {
 	if err != nil {
 		return err
 	}
-	file, size, err := s.cfg.Registry.OpenBlob(r.Request.Context(), r.principal(), r.repository, digest)
+	file, _, err := s.cfg.Registry.OpenBlob(r.Request.Context(), r.principal(), r.repository, digest)
 	if err != nil {
 		return err
 	}
@@ -23,10 +24,7 @@ func (s *Server) getBlob(r *request) error {
 	r.Header("Content-Type", "application/octet-stream")
 	r.Header("ETag", `"`+digest.String()+`"`)
 	r.Header("Cache-Control", "private, max-age=31536000, immutable")
-	// A client that reads slower than this has gone away.
-	_ = http.NewResponseController(r.Writer).SetWriteDeadline(time.Now().Add(stall + time.Duration(size/(32<<10))*time.Second))
 	http.ServeContent(sendfile(r.Writer), r.Request, "", time.Time{}, file)
-	_ = http.NewResponseController(r.Writer).SetWriteDeadline(time.Time{})
 	return nil
 }
 
@@ -34,6 +32,9 @@ func (s *Server) getBlob(r *request) error {
 // passing through this program.
 func sendfile(w http.ResponseWriter) http.ResponseWriter {
 	for {
+		if _, ok := w.(io.ReaderFrom); ok {
+			return w
+		}
 		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
 			return w

@@ -53,6 +53,8 @@ func (s *Server) putManifest(r *request) error {
 	var tooLong *http.MaxBytesError
 	if errors.As(err, &tooLong) {
 		return artifact.Coded(artifact.TooLarge, "SIZE_INVALID", "the manifest is larger than the %d bytes that are accepted", artifact.MaxManifest)
+	} else if artifact.KindOf(err) != "" {
+		return err
 	} else if err != nil {
 		return artifact.Coded(artifact.Invalid, "MANIFEST_INVALID", "the body broke off; push the manifest again")
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -37,10 +38,13 @@ type Config struct {
 	AccessTokens  AccessTokens
 	ExternalURL   string // how clients reach it; empty: as each request says
 	Ready         func(ctx context.Context) error
+	Writable      func() error                                                 // why nothing can be stored, where pulls go on; nil: it is not known
 	Pulled        func(repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
+	Missing       func(*gin.Context)                                           // answers a browser that asks for a page that is not there; nil: as anybody else
 	Mount         []func(*gin.Engine)                                          // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
 	Logger        *slog.Logger
+	Limits        Limits // what slow clients may hold
 	Now           func() time.Time
 }
 
@@ -75,6 +79,10 @@ func (s *Server) routes() {
 		mount(s.engine)
 	}
 	s.engine.NoRoute(s.answer(func(c *gin.Context) error {
+		if area(c.Request.URL.Path) == "page" && s.cfg.Missing != nil && strings.Contains(c.GetHeader("Accept"), "text/html") {
+			s.cfg.Missing(c)
+			return nil
+		}
 		return artifact.Errorf(artifact.NotFound, "there is nothing at %.200s", c.Request.URL.Path)
 	}))
 	s.engine.NoMethod(s.answer(func(c *gin.Context) error {
@@ -83,17 +91,18 @@ func (s *Server) routes() {
 }
 
 // Handler returns the server without its listener.
-func (s *Server) Handler() http.Handler { return s.engine }
+func (s *Server) Handler() http.Handler { return s.cfg.Limits.orDefaults().bounded(s.engine) }
 
 // drain is how long requests that run at a stop may go on.
 const drain = 20 * time.Second
 
 // Run serves until ctx is done, then lets running requests end.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	limits := s.cfg.Limits.orDefaults()
 	h := &http.Server{
-		Handler:           s.engine,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: limits.Header,
+		IdleTimeout:       limits.Idle,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
@@ -121,6 +130,12 @@ func (s *Server) ready(c *gin.Context) {
 	if err := s.cfg.Ready(ctx); err != nil {
 		s.cfg.Logger.WarnContext(ctx, "not ready", "error", err)
 		c.String(http.StatusServiceUnavailable, "not ready: the database does not answer\n")
+		return
+	}
+	var known *artifact.Error
+	if s.cfg.Writable != nil && errors.As(s.cfg.Writable(), &known) {
+		// It stays ready: who would take it out of service for this would end the pulls too.
+		c.String(http.StatusOK, "ready, but pushes are refused: %s\n", known.Message)
 		return
 	}
 	c.String(http.StatusOK, "ready\n")

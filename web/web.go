@@ -116,6 +116,12 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/d/*reference", w.signedIn(w.digest))
 }
 
+// Missing answers for a page that is not there.
+func (w *Web) Missing(c *gin.Context) {
+	secure(c)
+	w.fail(c, artifact.Errorf(artifact.NotFound, "There is no page at %.200s.", c.Request.URL.Path))
+}
+
 // secure sets what every page is served with: nothing is loaded but our style sheet, no script runs, and nobody frames us.
 func secure(c *gin.Context) {
 	c.Header("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
@@ -156,7 +162,7 @@ type failurePage struct {
 }
 
 var statuses = map[artifact.Kind]int{artifact.Invalid: 400, artifact.NotFound: 404, artifact.Denied: 403, artifact.Unauthentic: 401, artifact.Conflict: 409,
-	artifact.Unavailable: 503, artifact.TooLarge: 413, artifact.Unsupported: 501}
+	artifact.Unavailable: 503, artifact.Full: 507, artifact.TimedOut: 408, artifact.TooLarge: 413, artifact.Unsupported: 501}
 
 func (w *Web) fail(c *gin.Context, err error) {
 	p := failurePage{Status: http.StatusInternalServerError, Message: "The server failed; its log has the reason under the id below.", Request: c.Writer.Header().Get("X-Request-Id")}
@@ -165,6 +171,9 @@ func (w *Web) fail(c *gin.Context, err error) {
 		p.Status, p.Message = statuses[known.Kind], known.Message
 	} else {
 		w.cfg.Logger.ErrorContext(c.Request.Context(), "page failed", "path", c.Request.URL.Path, "request", p.Request, "error", err)
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		c.Header("Retry-After", artifact.RetryAfter)
 	}
 	w.render(c, p.Status, "failure", http.StatusText(p.Status), p)
 }

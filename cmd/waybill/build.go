@@ -37,6 +37,10 @@ line of standard output is REPO@DIGEST.`,
 	flags.StringVar(&b.commit, "commit", "", "`commit` of the source, for the provenance")
 	_ = cmd.MarkFlagRequired("tag")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		var err error
+		if b.tags, err = c.localAll(b.tags); err != nil {
+			return err
+		}
 		query, err := b.query(args[0])
 		if err != nil {
 			return err

@@ -79,6 +79,34 @@ func cleanURL(s string) (string, error) {
 	return strings.TrimRight(u.Scheme+"://"+u.Host+u.Path, "/"), nil
 }
 
+// local takes this client's server off a reference: docker wants it there, and people copy it. Another server with a
+// port is refused; one without looks like the first part of a repository's name.
+func (c *client) local(ref string) (string, error) {
+	host, rest, ok := strings.Cut(ref, "/")
+	_, mine, _ := strings.Cut(c.base, "://")
+	mine, _, _ = strings.Cut(mine, "/")
+	switch {
+	case !ok:
+		return ref, nil
+	case host == mine:
+		return rest, nil
+	case strings.Contains(host, ":"):
+		return "", usagef("%.300q is on %s, and this client asks %s: leave the host out, or set WAYBILL_URL", ref, host, c.base)
+	}
+	return ref, nil
+}
+
+func (c *client) localAll(refs []string) ([]string, error) {
+	all := make([]string, len(refs))
+	for i, ref := range refs {
+		var err error
+		if all[i], err = c.local(ref); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 // redact hides a password that somebody wrote into a URL.
 func redact(s string) string {
 	if u, err := url.Parse(s); err == nil {
@@ -219,7 +247,11 @@ func (p problemError) Error() string {
 		inline[i] = r.String()
 	}
 	// A sentence that ends with its reasons is for clients that show nothing else; here each has its own line.
-	b.WriteString(printable(strings.TrimSuffix(p.Detail, ": "+strings.Join(inline, "; "))))
+	detail := strings.TrimSuffix(p.Detail, ": "+strings.Join(inline, "; "))
+	if len(p.Reasons) > 0 && strings.Count(detail, "\n")+1 >= len(p.Reasons) && strings.Contains(detail, inline[0]) {
+		detail = "denied" // it was nothing but the reasons
+	}
+	b.WriteString(printable(detail))
 	for _, r := range p.Reasons {
 		b.WriteString("\n  " + printable(reasonLine(r)))
 	}

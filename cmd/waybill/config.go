@@ -18,6 +18,7 @@ import (
 	"waybill/mirror"
 	"waybill/policy"
 	"waybill/scanner"
+	"waybill/server"
 )
 
 // Config is the whole configuration of waybill serve: a YAML file, each key of which may be set or overridden by a
@@ -32,6 +33,8 @@ type Config struct {
 	// ExternalURL is how clients reach the server, such as https://registry.example.com, when a proxy stands before
 	// it. Empty: as each request says.
 	ExternalURL string `yaml:"externalURL"`
+	// HTTP bounds what slow clients hold.
+	HTTP HTTPConfig `yaml:"http"`
 	// Database says where PostgreSQL is.
 	Database DatabaseConfig `yaml:"database"`
 	// Registry holds the rules for repositories.
@@ -48,6 +51,24 @@ type Config struct {
 	Replication []ReplicationConfig `yaml:"replication"`
 	// Log says what is logged.
 	Log LogConfig `yaml:"log"`
+}
+
+// HTTPConfig bounds what slow clients, and those that vanished, hold.
+type HTTPConfig struct {
+	// HeaderTimeout is how long the header of a request may take to come. Default 10s.
+	HeaderTimeout time.Duration `yaml:"headerTimeout"`
+	// IdleTimeout is how long a connection may wait for its next request. Default 2m.
+	IdleTimeout time.Duration `yaml:"idleTimeout"`
+	// StallTimeout is how long a body may stall, on its way here or from here. Default 1m.
+	StallTimeout time.Duration `yaml:"stallTimeout"`
+	// MinimumRate is how many bytes a second a body must come with, or be taken with, on average of a stallTimeout,
+	// such as 4Ki. Default 4Ki.
+	MinimumRate policy.Quantity `yaml:"minimumRate"`
+}
+
+// limits are what a server takes.
+func (h HTTPConfig) limits() server.Limits {
+	return server.Limits{Header: h.HeaderTimeout, Idle: h.IdleTimeout, Stall: h.StallTimeout, Rate: int64(h.MinimumRate)}
 }
 
 // DatabaseConfig says where PostgreSQL is.
@@ -220,6 +241,10 @@ func decodeConfig(src []byte, cfg *Config) error {
 func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Listen, "127.0.0.1:8080")
 	setDefault(&cfg.Data, "waybill-data")
+	setDefault(&cfg.HTTP.HeaderTimeout, 10*time.Second)
+	setDefault(&cfg.HTTP.IdleTimeout, 2*time.Minute)
+	setDefault(&cfg.HTTP.StallTimeout, time.Minute)
+	setDefault(&cfg.HTTP.MinimumRate, 4<<10)
 	setDefault(&cfg.Database.Connections, 16)
 	setDefault(&cfg.Scanner.Processes, scanner.Affordable())
 	setDefault(&cfg.Scanner.Memory, 400)
@@ -255,6 +280,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: a bound below layers is negative; leave it out for its default", errUsage)
 	case cfg.Policy.WaiverLife < time.Second || cfg.Policy.Waivers < 1:
 		return fmt.Errorf("%w: policy wants a waiverLife of at least 1s, and at least 1 of waivers", errUsage)
+	case min(cfg.HTTP.HeaderTimeout, cfg.HTTP.IdleTimeout, cfg.HTTP.StallTimeout) < 100*time.Millisecond || cfg.HTTP.MinimumRate < 1:
+		return fmt.Errorf("%w: http wants timeouts of at least 100ms, and a minimumRate of at least 1", errUsage)
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):

@@ -24,6 +24,10 @@ func reader[T any](use, short string, text func(io.Writer, T), after func(*cobra
 	cmd := &cobra.Command{Use: use + refUse, Short: short, Args: exactly(1, "REPO:TAG or REPO@DIGEST")}
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
 		if _, err := artifact.ParseReference(args[0]); err != nil {
 			return usageError{err}
 		}
@@ -187,6 +191,9 @@ func newVerdict() *cobra.Command {
 		lines := []string{fmt.Sprintf("%s: %s@%s", v.Outcome, v.Repository, v.Digest)}
 		for _, r := range v.Denials() {
 			lines = append(lines, "  "+printable(reasonLine(r)))
+			for _, e := range r.Evidence {
+				lines = append(lines, "    "+clip(e, 200))
+			}
 		}
 		return errors.New(strings.Join(lines, "\n"))
 	})
@@ -198,7 +205,8 @@ func printVerdict(w io.Writer, v artifact.VerdictRecord) {
 	fmt.Fprintf(w, "%s@%s\n", v.Repository, v.Digest)
 	fmt.Fprintf(w, "%-12s %s\n", "verdict", outcomeColour(w, v.Outcome))
 	fields(w, "policies", strings.Join(v.Policies, " "))
-	printReasons(w, v.Reasons)
+	// What denies goes to standard error, and so is read once.
+	printReasons(w, slices.DeleteFunc(slices.Clone(v.Reasons), func(r artifact.Reason) bool { return !r.Warning }))
 }
 
 func printReasons(w io.Writer, all []artifact.Reason) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -219,6 +220,14 @@ func withClient(f func(ctx context.Context, cmd *cobra.Command, c *client, args 
 		if err != nil {
 			return err
 		}
-		return f(cmd.Context(), cmd, c, args)
+		err = f(cmd.Context(), cmd, c, args)
+		var refused problemError
+		if flag := cmd.Flags().Lookup("output"); flag != nil && errors.As(err, &refused) {
+			// Who asked for JSON gets the refusal in it too, beside the text on standard error.
+			if f, ok := flag.Value.(*format); ok && *f == "json" {
+				_ = f.show(cmd, refused, nil)
+			}
+		}
+		return err
 	}
 }

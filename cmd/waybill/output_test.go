@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"waybill/server"
 )
 
 func TestParseLife(t *testing.T) {
@@ -79,4 +82,38 @@ func TestProgressIsSilentWithoutATerminal(t *testing.T) {
 	require.NoError(t, err)
 	p.done()
 	require.Empty(t, told.String())
+}
+
+// TestRefusedAsJSON: who asked for JSON gets a refusal in it, and the exit status and the text as anybody does.
+func TestRefusedAsJSON(t *testing.T) {
+	fakeServer(t, map[string]any{})
+	out, errs, code := run(t, "", "promote", "returns", "v1", "production", "--output", "json")
+	require.Equal(t, 1, code)
+	var p server.Problem
+	require.NoError(t, json.Unmarshal([]byte(out), &p), out)
+	require.GreaterOrEqual(t, p.Status, 400)
+	require.NotEmpty(t, p.Detail)
+	require.Contains(t, errs, p.Detail)
+}
+
+func TestReferenceWithHost(t *testing.T) {
+	t.Parallel()
+	c := &client{base: "http://127.0.0.1:8080"}
+	for ref, want := range map[string]string{
+		"shop/x:v1":                      "shop/x:v1",
+		"127.0.0.1:8080/shop/x:v1":       "shop/x:v1",
+		"x:v1":                           "x:v1",
+		"mirror/docker.io/library/a:1":   "mirror/docker.io/library/a:1",
+		"registry.example/shop/x:v1":     "registry.example/shop/x:v1", // a name that a repository may have
+		"registry.example:443/shop/x:v1": "",
+	} {
+		got, err := c.local(ref)
+		if want == "" {
+			require.ErrorContains(t, err, "leave the host out, or set WAYBILL_URL")
+			require.Equal(t, 2, exitCode(err))
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
 }

@@ -32,6 +32,10 @@ standard error, and the exit status is 1.`,
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "evaluate every gate, change nothing")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
 		in := server.PromotionRequest{Service: args[0], Version: args[1], Environment: args[2], Reason: reason, DryRun: dryRun}
 		var out server.Promoted
 		if err := c.post(ctx, "/promotions", in, &out); err != nil {
@@ -52,6 +56,10 @@ func newRollback() *cobra.Command {
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
 		var out server.Promoted
 		if err := c.post(ctx, "/rollbacks", server.RollbackRequest{Service: args[0], Environment: args[1], Reason: reason}, &out); err != nil {
 			return err
@@ -87,6 +95,10 @@ func newRecall() *cobra.Command {
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record and for whoever is refused")
 	_ = cmd.MarkFlagRequired("reason")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
 		if _, err := artifact.ParseReference(args[0]); err != nil {
 			return usageError{err}
 		}
@@ -111,6 +123,10 @@ func newHistory() *cobra.Command {
 	}
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
 		if strings.Contains(args[0], ":") {
 			return tagHistory(ctx, cmd, c, output, args[0])
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -34,7 +35,10 @@ func newStatus() *cobra.Command {
 			query.Set("service", args[0])
 		}
 		var out server.Board
-		if err := c.get(ctx, "/status", query, &out); err != nil {
+		var refused problemError
+		if err := c.get(ctx, "/status", query, &out); at != "" && errors.As(err, &refused) && refused.Status == http.StatusBadRequest {
+			return usagef("--at: %w", err)
+		} else if err != nil {
 			return err
 		}
 		return output.show(cmd, out, func(w io.Writer) { printBoard(w, out) })

@@ -60,6 +60,15 @@ wrote, and no server is asked.`,
 	flags.StringVar(&bundleFile, "bundle", "", "take the evidence from this `file`")
 	flags.StringVar(&save, "save", "", "write the evidence to this `file`")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if bundleFile == "" {
+			c, err := newClient()
+			if err != nil {
+				return err
+			}
+			if args, err = c.localAll(args); err != nil {
+				return err
+			}
+		}
 		ref, err := artifact.ParseReference(args[0])
 		if err != nil {
 			return usageError{err}

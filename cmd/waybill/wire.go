@@ -143,9 +143,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Pulled: a.pulls.Note,
-		Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_database_connections_in_use", Help: "Connections to the database that a request or a job holds."},
+			func() float64 { return float64(db.Held()) }))
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
+		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
 	return a, nil
 }
 
@@ -162,7 +164,7 @@ func (a *app) open(ctx context.Context, cfg Config) (err error) {
 	return err
 }
 
-// run serves until ctx is done or the private database dies.
+// run serves until ctx is done or the private database ends for good.
 func (a *app) run(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -170,7 +172,7 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 		go func() {
 			select {
 			case <-a.embedded.Done():
-				cancel(errors.New("the private PostgreSQL ended; start again"))
+				cancel(a.embedded.Err())
 			case <-ctx.Done():
 			}
 		}()

@@ -188,6 +188,17 @@ func watchScanners(server int, stop <-chan struct{}, peak chan<- int) {
 // scanners lists the scanner processes of a server.
 func scanners(server int) []int {
 	var pids []int
+	for _, pid := range children(server) {
+		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(name) == "waybill-scanner\n" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// children lists the processes that a process started and that still run.
+func children(of int) []int {
+	var pids []int
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
 		b, err := os.ReadFile(path)
@@ -196,8 +207,7 @@ func scanners(server int) []int {
 			continue // it ended meanwhile
 		}
 		parent, _ := strconv.Atoi(strings.Fields(string(b[end+1:]))[1])
-		pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:open])))
-		if parent == server && string(b[open+1:end]) == "waybill-scanner" {
+		if pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:open]))); parent == of {
 			pids = append(pids, pid)
 		}
 	}

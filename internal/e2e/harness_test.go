@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,8 +27,9 @@ type waybillServer struct {
 	t    testing.TB
 	data string
 	args []string
-	url  string // http://127.0.0.1:port
-	host string // 127.0.0.1:port, as registry clients name it
+	via  []string // what the program is started through; nothing: as it is
+	url  string   // http://127.0.0.1:port
+	host string   // 127.0.0.1:port, as registry clients name it
 	cmd  *exec.Cmd
 	log  *logBuffer
 	gone chan struct{}
@@ -36,10 +38,19 @@ type waybillServer struct {
 // serve starts a server on a data folder of its own and waits until it is ready.
 func serve(t testing.TB, args ...string) *waybillServer {
 	t.Helper()
+	return serveVia(t, nil, args...)
+}
+
+// serveVia is serve of a program that is started through another, which gets the data folder as $0 and ends by exec.
+func serveVia(t testing.TB, via []string, args ...string) *waybillServer {
+	t.Helper()
 	dir, err := os.MkdirTemp(fixtures, "s")
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o711))
 	s := &waybillServer{t: t, data: filepath.Join(dir, "data"), args: args}
+	if via != nil {
+		s.via = append(slices.Clone(via), s.data)
+	}
 	s.start("127.0.0.1:0")
 	t.Cleanup(func() {
 		s.stop(syscall.SIGTERM)
@@ -54,7 +65,9 @@ func serve(t testing.TB, args ...string) *waybillServer {
 // start starts the program on the folder; again after a stop, on the same address.
 func (s *waybillServer) start(listen string) {
 	s.t.Helper()
-	s.cmd = exec.Command("waybill", append([]string{"serve", "--data", s.data, "--listen", listen}, s.args...)...)
+	line := append(slices.Clone(s.via), "waybill", "serve", "--data", s.data, "--listen", listen)
+	line = append(line, s.args...)
+	s.cmd = exec.Command(line[0], line[1:]...)
 	s.cmd.Env = clean()
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	out, err := s.cmd.StdoutPipe()

@@ -1,0 +1,33 @@
+package artifact_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+)
+
+// TestAmbiguousConfig: of two keys that differ in case only, runtimes do not agree on which counts.
+func TestAmbiguousConfig(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"os": "linux", "config": {"User": "1000"}}`:                              "",
+		`{"config": {"user": "0"}}`:                                                "", // Go's runtimes read it, and so does Waybill
+		`{"config": {"Labels": {"a": "1", "A": "2"}}}`:                             "", // labels have any key
+		`{"x": {"a": 1, "A": 2}}`:                                                  "", // nobody reads that
+		`{"config": {"User": "1000", "user": "0"}}`:                                `"User" and "user"`,
+		`{"config": {"User": "1000", "User": "0"}}`:                                `"User" and "User"`,
+		`{"config": {"User": "1000", "u\u017fer": "0"}}`:                           "\"User\" and \"u\u017fer\"",
+		`{"config": {"User": "1000"}, "Config": {"User": "0"}}`:                    `"config" and "Config"`,
+		`{"rootfs": {"diff_ids": [], "DIFF_IDS": []}, "config": {"User": "1000"}}`: `"diff_ids" and "DIFF_IDS"`,
+	} {
+		_, err := artifact.ParseImageConfig([]byte(body), 0)
+		if want == "" {
+			require.NoError(t, err, body)
+			continue
+		}
+		require.Equal(t, artifact.Invalid, artifact.KindOf(err), body)
+		require.ErrorContains(t, err, "it has both "+want, body)
+	}
+}
