@@ -180,7 +180,11 @@ func unique(all []artifact.Descriptor) []string {
 // SaveDenied records that a push was refused.
 func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if err := saveVerdict(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
+		save := saveVerdict
+		if p.Verdict.DeniesTags() {
+			save = saveNewVerdict // what the digest got by another name stays
+		}
+		if err := save(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
 			return err
 		}
 		var reasons []string

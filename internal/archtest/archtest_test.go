@@ -63,6 +63,7 @@ var onlyIn = map[string][]string{
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
+	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.
 	"github.com/containerd/containerd/v2": {},
 	"helm.sh/helm":                        {},
