@@ -1,7 +1,7 @@
 package artifact
 
 // FactsFormat is the version of LayerFacts' meaning; facts of an older format are computed anew.
-const FactsFormat = 1
+const FactsFormat = 2
 
 // FileType is what an archive entry is.
 type FileType string

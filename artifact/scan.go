@@ -1,6 +1,10 @@
 package artifact
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // Severity of a finding, as Trivy names it, in lower case.
 type Severity string
@@ -30,7 +34,7 @@ func (s Severity) Rank() int {
 // Finding is a vulnerability, secret or misconfiguration that the scanner reports.
 type Finding struct {
 	Class     string   `json:"class"` // vulnerability, secret, misconfiguration or license
-	ID        string   `json:"id"`    // CVE-2024-24790, or the rule of a secret
+	ID        string   `json:"id"`    // CVE-2024-24790, the rule of a secret or a misconfiguration, or a license
 	Severity  Severity `json:"severity"`
 	Package   string   `json:"package,omitempty"`
 	Installed string   `json:"installed,omitempty"`
@@ -39,7 +43,18 @@ type Finding struct {
 	URL       string   `json:"url,omitempty"`
 	Path      string   `json:"path,omitempty"`
 	Layer     Digest   `json:"layer,omitzero"` // diff id
+	// LockFile says that a lock file names the package: it may not be installed.
+	LockFile bool      `json:"lockFile,omitempty"`
+	FoundAt  time.Time `json:"foundAt,omitzero"` // when it was first found in the image, and has been since
 }
+
+// The classes of findings.
+const (
+	ClassVulnerability    = "vulnerability"
+	ClassSecret           = "secret"
+	ClassMisconfiguration = "misconfiguration"
+	ClassLicense          = "license"
+)
 
 // ScanState says how far a scan is; only Scanned is an answer.
 type ScanState string
@@ -71,6 +86,35 @@ type Scan struct {
 	Packages          []Package        `json:"packages,omitempty"`
 	Findings          []Finding        `json:"findings,omitempty"`
 	Counts            map[Severity]int `json:"counts,omitempty"` // of vulnerabilities
+
+	Contents        []byte `json:"-"` // what the scanner needs to match again, opaque; kept, and not read by Scan
+	Vulnerabilities Digest `json:"-"` // of those in Findings
+}
+
+// Rematch is an image whose stored contents another advisory database is to be matched with.
+type Rematch struct {
+	Digest          Digest
+	Contents        []byte
+	Vulnerabilities Digest // found by the database before
+}
+
+// SortFindings puts the worst first; what it leaves undecided is the same finding.
+func SortFindings(all []Finding) {
+	slices.SortStableFunc(all, func(a, b Finding) int {
+		return cmp.Or(b.Severity.Rank()-a.Severity.Rank(), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Package, b.Package), cmp.Compare(a.Path, b.Path),
+			cmp.Compare(a.Installed, b.Installed), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Title, b.Title))
+	})
+}
+
+// CountFindings counts vulnerabilities by severity.
+func CountFindings(all []Finding) map[Severity]int {
+	counts := map[Severity]int{}
+	for _, f := range all {
+		if f.Class == ClassVulnerability {
+			counts[f.Severity]++
+		}
+	}
+	return counts
 }
 
 // Worst returns the highest severity among vulnerabilities, and "" when there is none.

@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -25,19 +24,12 @@ type scanArgs struct {
 func (scanArgs) Kind() string                 { return "scan" }
 func (scanArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: queueScan} }
 
-// rescanArgs asks for every image to be scanned again: a new advisory database is in force.
-type rescanArgs struct{}
-
-func (rescanArgs) Kind() string                 { return "rescan" }
-func (rescanArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: queueScan} }
-
 // ScanStore is what a scan reads and writes; *postgres.DB is one.
 type ScanStore interface {
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
 	LayerAnalyses(ctx context.Context, layers []artifact.Digest) ([][]byte, error)
 	SaveScan(ctx context.Context, s artifact.Scan) error
-	Images(ctx context.Context) ([]artifact.Reference, error)
 }
 
 // Scanner matches an image's stored packages with the advisory database, and attaches an SBOM to it once.
@@ -51,8 +43,8 @@ type Scanner struct {
 	Config func(ctx context.Context, repository artifact.Repository, config artifact.Digest) ([]byte, error)
 	// Folder returns where an imported advisory database lies.
 	Folder func(database artifact.Digest) string
-	// AttachSBOM stores a CycloneDX document as a referrer of the image, unless there is one of ours.
-	AttachSBOM func(ctx context.Context, subject artifact.StoredManifest, cycloneDX []byte) error
+	// AttachSBOM stores an SBOM in both formats as referrers of the image, unless there are some of ours.
+	AttachSBOM func(ctx context.Context, subject artifact.StoredManifest, cycloneDX, spdx []byte) error
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
 	Logger *slog.Logger
@@ -99,13 +91,14 @@ func (s *Scanner) scan(ctx context.Context, repository artifact.Repository, dige
 	scan := artifact.Scan{Digest: digest, State: artifact.ScanPending, Reason: "no advisory database: import one with `waybill db import FILE`"}
 	if have {
 		scan = artifact.Scan{Digest: digest, State: artifact.Scanned, ScannedAt: time.Now().UTC(), DatabaseDigest: database.Digest,
-			DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings, Counts: count(result.Findings)}
+			DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings, Counts: artifact.CountFindings(result.Findings),
+			Contents: result.Contents, Vulnerabilities: result.Vulnerabilities}
 	}
 	if err := s.Store.SaveScan(ctx, scan); err != nil {
 		return err
 	}
 	s.Logger.Info("scanned", "repository", repository, "digest", digest, "state", scan.State, "packages", len(result.Packages), "findings", len(result.Findings))
-	return s.AttachSBOM(ctx, image, result.CycloneDX)
+	return s.AttachSBOM(ctx, image, result.CycloneDX, result.SPDX)
 }
 
 // request collects what matching needs; no layer is read, unless its analysis went missing.
@@ -123,34 +116,4 @@ func (s *Scanner) request(ctx context.Context, image artifact.StoredManifest) (s
 	}
 	analyses, err := s.Store.LayerAnalyses(ctx, layers)
 	return scanner.MatchRequest{Config: config, Layers: analyses, Name: image.Repository.String(), Digest: image.Digest}, err
-}
-
-func count(findings []artifact.Finding) map[artifact.Severity]int {
-	counts := map[artifact.Severity]int{}
-	for _, f := range findings {
-		if f.Class == "vulnerability" {
-			counts[f.Severity]++
-		}
-	}
-	return counts
-}
-
-// rescanner scans everything, one image after another, so that pushes keep a worker to themselves.
-type rescanner struct {
-	river.WorkerDefaults[rescanArgs]
-	scanner *Scanner
-}
-
-func (r *rescanner) Work(ctx context.Context, _ *river.Job[rescanArgs]) error {
-	images, err := r.scanner.Store.Images(ctx)
-	if err != nil {
-		return err
-	}
-	var failed error
-	for _, image := range images {
-		if err := r.scanner.scan(ctx, image.Repository, image.Digest); err != nil && artifact.KindOf(err) != artifact.NotFound {
-			failed = errors.Join(failed, err)
-		}
-	}
-	return failed
 }

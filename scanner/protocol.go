@@ -29,12 +29,13 @@ type Hello struct {
 }
 
 // Protocol is the version of these messages.
-const Protocol = 2
+const Protocol = 3
 
 // Request asks for one thing.
 type Request struct {
 	Analyse  *AnalyseRequest  `json:"analyse,omitempty"`
 	Match    *MatchRequest    `json:"match,omitempty"`
+	Rematch  *RematchRequest  `json:"rematch,omitempty"`
 	Database *DatabaseRequest `json:"database,omitempty"`
 }
 
@@ -66,6 +67,37 @@ type MatchResult struct {
 	Packages  []artifact.Package `json:"packages"`
 	Findings  []artifact.Finding `json:"findings"`
 	CycloneDX []byte             `json:"cycloneDX"`
+	SPDX      []byte             `json:"spdx"`
+	// Contents is what Rematch needs of the image, opaque: its packages, without what matching does not ask.
+	Contents []byte `json:"contents"`
+	// Vulnerabilities is the digest of the findings that are vulnerabilities.
+	Vulnerabilities artifact.Digest `json:"vulnerabilities"`
+}
+
+// RematchRequest asks for the vulnerabilities of many images by another database, from what Match kept of them.
+type RematchRequest struct {
+	Database string         `json:"database"` // as in MatchRequest; not empty
+	Images   []RematchImage `json:"images"`
+}
+
+// RematchImage is one image, and what was found in it last.
+type RematchImage struct {
+	Contents        []byte          `json:"contents"`        // MatchResult.Contents
+	Vulnerabilities artifact.Digest `json:"vulnerabilities"` // MatchResult.Vulnerabilities
+}
+
+// RematchResult has an answer for each image, in the order asked.
+type RematchResult struct {
+	Images []Rematched `json:"images"`
+}
+
+// Rematched is what another database says of one image. Findings are its vulnerabilities, if they are not what they
+// were; Failed says why there is no answer.
+type Rematched struct {
+	Changed         bool               `json:"changed,omitempty"`
+	Findings        []artifact.Finding `json:"findings,omitempty"`
+	Vulnerabilities artifact.Digest    `json:"vulnerabilities,omitzero"`
+	Failed          string             `json:"failed,omitempty"`
 }
 
 // DatabaseRequest asks whether the process's folder holds an advisory database that can be read.
@@ -80,11 +112,12 @@ type DatabaseInfo struct {
 // Response answers a Request. Refused is the fault of what was asked about: a layer that cannot be inspected. Failed is
 // the scanner's own.
 type Response struct {
-	Analysis *Analysis     `json:"analysis,omitempty"`
-	Match    *MatchResult  `json:"match,omitempty"`
-	Database *DatabaseInfo `json:"database,omitempty"`
-	Refused  string        `json:"refused,omitempty"`
-	Failed   string        `json:"failed,omitempty"`
+	Analysis *Analysis      `json:"analysis,omitempty"`
+	Match    *MatchResult   `json:"match,omitempty"`
+	Rematch  *RematchResult `json:"rematch,omitempty"`
+	Database *DatabaseInfo  `json:"database,omitempty"`
+	Refused  string         `json:"refused,omitempty"`
+	Failed   string         `json:"failed,omitempty"`
 }
 
 // maxMessage bounds a message, in bytes: the facts of a layer of a million files stay below it.

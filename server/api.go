@@ -49,6 +49,7 @@ type APIConfig struct {
 	Facts         policy.Facts
 	Judge         VerdictJudge
 	Records       Records
+	SBOMs         SBOMs
 	Replications  Replications
 	Advisories    Advisories
 	Builder       Builder
@@ -110,6 +111,9 @@ type Records interface {
 	// History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in
 	// which they happened.
 	History(ctx context.Context, r artifact.Repository) ([]artifact.Promotion, error)
+	// Affected returns the images that have the finding of an id: those of the next n digests after one, in their order,
+	// and the last of these; zero when there are no more.
+	Affected(ctx context.Context, id string, after artifact.Digest, n int) (all []artifact.Affected, last artifact.Digest, err error)
 	// TagHistory returns what a tag stood at, the oldest first.
 	TagHistory(ctx context.Context, r artifact.Repository, t artifact.Tag) ([]artifact.TagChange, error)
 }
@@ -239,6 +243,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("inspect", "/inspect", "What the bytes of an image say", "Images"), a.inspect)
 	register(a, looks, get("verdict", "/verdict", "Whether a digest is allowed, and every reason", "Images"), a.verdict)
 	register(a, looks, get("scan", "/scan", "Findings and packages of an image", "Images"), a.scan)
+	register(a, looks, get("sbom", "/sbom", "What is in an image, as CycloneDX or SPDX", "Images"), a.sbom)
+	register(a, looks, get("cve", "/cves/{id}", "Which images have a vulnerability, where they run, and since when", "Images"), a.cve)
 	register(a, looks, get("show", "/show", "The whole story of a digest", "Images"), a.show)
 	register(a, looks, get("verify", "/verify", "A bundle that proves signature and promotion offline", "Images"), a.verify)
 

@@ -49,6 +49,8 @@ func routes() []route {
 		{"GET", "/inspect" + ref, "", "", everyone, "reader"},
 		{"GET", "/verdict" + ref, "", "", everyone, "reader"},
 		{"GET", "/scan" + ref, "", "", everyone, "auditor"},
+		{"GET", "/sbom" + ref + "&format=spdx", "", "", everyone, "reader"},
+		{"GET", "/cves/known", "", "", everyone, ""},
 		{"GET", "/show" + ref, "", "", everyone, "deployer"},
 		{"GET", "/verify" + ref + "&environment=production", "", "", everyone, "deployer"},
 		{"POST", "/promotions", json, `{"service":"returns","version":"v456","environment":"production"}`, "promoter admin", "promoter"},

@@ -110,34 +110,6 @@ func (s signerStore) Signed(ctx context.Context, r signer.Record, manifest artif
 	return s.db.RecordSignature(ctx, r.Repository, r.Digest, r.Predicate, r.KeyID, r.PolicyHash, manifest)
 }
 
-// attachSBOM stores an SBOM as a referrer of an image, unless Waybill did before.
-func attachSBOM(images *registry.Registry, db *postgres.DB) func(context.Context, artifact.StoredManifest, []byte) error {
-	return func(ctx context.Context, subject artifact.StoredManifest, cycloneDX []byte) error {
-		there, err := db.Referrers(ctx, subject.Repository, subject.Digest)
-		if err != nil {
-			return err
-		}
-		for _, d := range there {
-			if d.ArtifactType != signer.SBOMType {
-				continue
-			}
-			m, err := db.Manifest(ctx, subject.Repository, d.Digest)
-			if err != nil {
-				return err
-			}
-			if m.PushedBy == artifact.System.Name {
-				return nil
-			}
-		}
-		image, err := signer.SBOM(cycloneDX, artifact.Descriptor{MediaType: subject.Manifest.MediaType, Digest: subject.Digest, Size: int64(len(subject.Body))})
-		if err != nil {
-			return err
-		}
-		_, err = images.PutImage(ctx, artifact.System, subject.Repository, nil, image)
-		return err
-	}
-}
-
 // buildStore fits the database's rows to builder's.
 type buildStore struct{ db *postgres.DB }
 

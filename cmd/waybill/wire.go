@@ -110,7 +110,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
-		Scanner:    &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: attachSBOM(images, db), Busy: images.Busy, Logger: logger},
+		Scanner:    &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: sboms{images, db}.attach, Busy: images.Busy, Logger: logger},
+		Rescans:    db,
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
@@ -127,7 +128,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {

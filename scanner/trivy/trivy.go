@@ -49,6 +49,7 @@ type Scanner struct {
 	version  string // of Waybill, for the SBOM
 	group    analyzer.AnalyzerGroup
 	handlers handler.Manager
+	configs  *configs
 	analyser string
 	database string // the folder of the one database that this process sees; empty: none
 	opened   bool   // whether it is
@@ -59,9 +60,15 @@ type Scanner struct {
 func New(version, database string) (*Scanner, error) {
 	opt := artifact.Option{
 		Type: types.TypeContainerImage, Offline: true, NoProgress: true, Parallel: parallel,
-		// As `trivy image` does, for the scanners vuln and secret. Jars want a database of their own.
-		DisabledAnalyzers: append([]analyzer.Type{analyzer.TypeApkCommand, analyzer.TypeLicenseFile, analyzer.TypeHistoryDockerfile,
-			analyzer.TypeExecutable, analyzer.TypeRpmArchive, analyzer.TypeJar}, append(analyzer.TypeLockfiles, analyzer.TypeConfigFiles...)...),
+		// As `trivy image --scanners vuln,secret,license` does, and lock files too, as `trivy fs` does. Off are what wants the
+		// network (executables, in Rekor), what no other installed (packages that a build's commands name, RPM archives that
+		// lie about), files of infrastructure as code, and the classifier of every file's licence text.
+		DisabledAnalyzers: append([]analyzer.Type{analyzer.TypeApkCommand, analyzer.TypeLicenseFile, analyzer.TypeExecutable, analyzer.TypeRpmArchive},
+			analyzer.TypeConfigFiles...),
+		LicenseScannerOption: analyzer.LicenseScannerOption{ClassifierConfidenceLevel: 0.9}, // the command's default
+	}
+	if err := initJava(); err != nil {
+		return nil, err
 	}
 	group, err := analyzer.NewAnalyzerGroup(opt.AnalyzerOptions())
 	if err != nil {
@@ -72,7 +79,7 @@ func New(version, database string) (*Scanner, error) {
 		return nil, fmt.Errorf("make handlers: %w", err)
 	}
 	versions, err := json.Marshal(group.AnalyzerVersions())
-	return &Scanner{version: version, database: database, group: group, handlers: handlers, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
+	return &Scanner{version: version, database: database, group: group, handlers: handlers, configs: newConfigs(), analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
 // Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers. With
