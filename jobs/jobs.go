@@ -24,7 +24,7 @@ import (
 type Config struct {
 	Pool        *pgxpool.Pool
 	Scanner     *Scanner
-	Rescans     RescanStore
+	Rescanner   *Rescanner
 	Signer      *Signer
 	Rejudger    *Rejudger
 	Replicator  *Replicator
@@ -60,7 +60,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, cfg.Scanner)
-	river.AddWorker(workers, &rescanner{scanner: cfg.Scanner, store: cfg.Rescans})
+	river.AddWorker(workers, cfg.Rescanner)
 	river.AddWorker(workers, cfg.Signer)
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, cfg.Replicator)

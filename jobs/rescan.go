@@ -32,23 +32,28 @@ type RescanStore interface {
 // the scanner meanwhile waits for at most that, some tenths of a second.
 const rematchBatch = 100
 
-// rescanner matches everything with the database in force: what a scan kept of an image is enough, so that no layer is
+// Rescanner matches everything with the database in force: what a scan kept of an image is enough, so that no layer is
 // read, and no analysis of one. What is recorded is not done again: a run that is cut short goes on where it was.
-type rescanner struct {
+type Rescanner struct {
 	river.WorkerDefaults[rescanArgs]
-	scanner *Scanner
-	store   RescanStore
+
+	Scanner *Scanner
+	Store   RescanStore
 }
 
-func (r *rescanner) Work(ctx context.Context, _ *river.Job[rescanArgs]) error {
-	database, have, err := r.store.AdvisoryDatabase(ctx)
+// Work does all that is still to do.
+func (r *Rescanner) Work(ctx context.Context, _ *river.Job[rescanArgs]) error { return r.Run(ctx) }
+
+// Run matches every image that has no answer of the database in force yet.
+func (r *Rescanner) Run(ctx context.Context) error {
+	database, have, err := r.Store.AdvisoryDatabase(ctx)
 	if err != nil || !have {
 		return err
 	}
 	started, total := time.Now(), 0
 	var failed error
 	for after := (artifact.Digest{}); ; {
-		all, err := r.store.Outdated(ctx, database.Digest, after, rematchBatch)
+		all, err := r.Store.Outdated(ctx, database.Digest, after, rematchBatch)
 		if err != nil {
 			return err
 		}
@@ -62,21 +67,21 @@ func (r *rescanner) Work(ctx context.Context, _ *river.Job[rescanArgs]) error {
 		total += len(all)
 	}
 	if total > 0 {
-		r.scanner.Logger.InfoContext(ctx, "matched with the new advisory database", "database", database.Digest, "images", total, "took", time.Since(started).Round(time.Millisecond))
+		r.Scanner.Logger.InfoContext(ctx, "matched with the new advisory database", "database", database.Digest, "images", total, "took", time.Since(started).Round(time.Millisecond))
 	}
 	return errors.Join(failed, r.rest(ctx, database))
 }
 
 // rematch matches one batch. An image of which there is no answer is left to rest.
-func (r *rescanner) rematch(ctx context.Context, database artifact.AdvisoryDatabase, all []artifact.Rematch) error {
-	if err := giveWay(ctx, r.scanner.Busy, time.Now().Add(rematchYield-wayFor)); err != nil {
+func (r *Rescanner) rematch(ctx context.Context, database artifact.AdvisoryDatabase, all []artifact.Rematch) error {
+	if err := giveWay(ctx, r.Scanner.Busy, time.Now().Add(rematchYield-wayFor)); err != nil {
 		return err
 	}
-	request := scanner.RematchRequest{Database: r.scanner.Folder(database.Digest)}
+	request := scanner.RematchRequest{Database: r.Scanner.Folder(database.Digest)}
 	for _, image := range all {
 		request.Images = append(request.Images, scanner.RematchImage{Contents: image.Contents, Vulnerabilities: image.Vulnerabilities})
 	}
-	answers, err := r.scanner.Client.Rematch(ctx, request)
+	answers, err := r.Scanner.Client.Rematch(ctx, request)
 	if err != nil {
 		return err
 	}
@@ -87,14 +92,14 @@ func (r *rescanner) rematch(ctx context.Context, database artifact.AdvisoryDatab
 	for i, answer := range answers {
 		switch {
 		case answer.Failed != "":
-			r.scanner.Logger.WarnContext(ctx, "not matched from what was kept; it is scanned anew", "digest", all[i].Digest, "error", answer.Failed)
+			r.Scanner.Logger.WarnContext(ctx, "not matched from what was kept; it is scanned anew", "digest", all[i].Digest, "error", answer.Failed)
 		case answer.Changed:
 			changed = append(changed, artifact.Scan{Digest: all[i].Digest, Findings: answer.Findings, Counts: artifact.CountFindings(answer.Findings), Vulnerabilities: answer.Vulnerabilities})
 		default:
 			same = append(same, all[i].Digest)
 		}
 	}
-	return r.store.SaveRematch(artifact.DoneAgain(ctx), database, time.Now().UTC(), same, changed)
+	return r.Store.SaveRematch(artifact.DoneAgain(ctx), database, time.Now().UTC(), same, changed)
 }
 
 // rematchYield is how long a batch lets pushes go first. That is not long: under a load that never ends all are still
@@ -102,15 +107,15 @@ func (r *rescanner) rematch(ctx context.Context, database artifact.AdvisoryDatab
 const rematchYield = 100 * time.Millisecond
 
 // rest scans what has no answer of this database yet: images that were pending, or that an older version scanned.
-func (r *rescanner) rest(ctx context.Context, database artifact.AdvisoryDatabase) (failed error) {
+func (r *Rescanner) rest(ctx context.Context, database artifact.AdvisoryDatabase) (failed error) {
 	const page = 200
 	for after := (artifact.Digest{}); ; {
-		images, err := r.store.Unscanned(ctx, database.Digest, after, page)
+		images, err := r.Store.Unscanned(ctx, database.Digest, after, page)
 		if err != nil {
 			return errors.Join(failed, err)
 		}
 		for _, image := range images {
-			if err := r.scanner.scan(ctx, image.Repository, image.Digest); err != nil && artifact.KindOf(err) != artifact.NotFound {
+			if err := r.Scanner.scan(ctx, image.Repository, image.Digest); err != nil && artifact.KindOf(err) != artifact.NotFound {
 				failed = errors.Join(failed, err)
 			}
 		}

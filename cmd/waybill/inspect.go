@@ -146,16 +146,32 @@ func printReasons(w io.Writer, all []artifact.Reason) {
 }
 
 func newScan() *cobra.Command {
-	return reader("scan", "Show findings by severity, and the age of the advisories", printScan, nil)
+	licenses := false
+	cmd := reader("scan", "Show findings by severity, and the age of the advisories", func(w io.Writer, s server.ScanReport) { printScan(w, s, licenses) }, nil)
+	cmd.Flags().BoolVar(&licenses, "licenses", false, "list the licenses of packages too")
+	return cmd
 }
 
-func printScan(w io.Writer, s server.ScanReport) {
+// printScan prints licenses on request only: there are hundreds in an image, and most are no news.
+func printScan(w io.Writer, s server.ScanReport, licenses bool) {
 	fmt.Fprintf(w, "%s@%s\n", s.Repository, s.Digest)
 	printScanSummary(w, s)
-	if len(s.Findings) == 0 {
+	findings := slices.Clone(s.Findings)
+	if !licenses {
+		counts := map[artifact.Severity]int{}
+		findings = slices.DeleteFunc(findings, func(f artifact.Finding) bool {
+			if f.Class == artifact.ClassLicense {
+				counts[f.Severity]++
+			}
+			return f.Class == artifact.ClassLicense
+		})
+		if len(counts) > 0 {
+			fields(w, "licenses", countsOf(counts)+" (--licenses lists them)")
+		}
+	}
+	if len(findings) == 0 {
 		return
 	}
-	findings := slices.Clone(s.Findings)
 	slices.SortStableFunc(findings, func(x, y artifact.Finding) int {
 		if d := y.Severity.Rank() - x.Severity.Rank(); d != 0 {
 			return d

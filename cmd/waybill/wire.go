@@ -108,10 +108,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
+	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: sboms{images, db}.attach, Busy: images.Busy, Logger: logger}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
-		Scanner:    &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: sboms{images, db}.attach, Busy: images.Busy, Logger: logger},
-		Rescans:    db,
+		Scanner:    scans,
+		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},

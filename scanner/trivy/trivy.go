@@ -31,6 +31,7 @@ import (
 
 	_ "github.com/aquasecurity/trivy/pkg/fanal/analyzer/all" // analysers register themselves
 	_ "github.com/aquasecurity/trivy/pkg/fanal/handler/all"  // so do handlers
+	_ "modernc.org/sqlite"                                   // RPM databases since RHEL 9, and that of jars
 
 	ours "waybill/artifact"
 	"waybill/layer"
