@@ -19,6 +19,9 @@ import (
 func initJava() error {
 	cache := filepath.Join(os.TempDir(), "java")
 	folder := filepath.Join(cache, "java-db") // as package javadb names it
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("database of jars: %w", err)
+	}
 	db, err := javametadata.New(folder)
 	if err != nil {
 		return fmt.Errorf("database of jars: %w", err)

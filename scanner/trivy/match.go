@@ -11,18 +11,13 @@ import (
 	"sort"
 	"strings"
 
-	trivydb "github.com/aquasecurity/trivy-db/pkg/db"
 	dbtypes "github.com/aquasecurity/trivy-db/pkg/types"
 	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
 	"github.com/aquasecurity/trivy/pkg/fanal/applier"
 	ftypes "github.com/aquasecurity/trivy/pkg/fanal/types"
 	"github.com/aquasecurity/trivy/pkg/licensing/expression"
 	"github.com/aquasecurity/trivy/pkg/result"
-	"github.com/aquasecurity/trivy/pkg/scan/langpkg"
-	"github.com/aquasecurity/trivy/pkg/scan/local"
-	"github.com/aquasecurity/trivy/pkg/scan/ospkg"
 	"github.com/aquasecurity/trivy/pkg/types"
-	"github.com/aquasecurity/trivy/pkg/vulnerability"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	ours "waybill/artifact"
@@ -71,8 +66,7 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.Ma
 
 // scan finds what Trivy's command would print: its service, and its filter, which drops what is said twice.
 func (s *Scanner) scan(ctx context.Context, target types.ScanTarget, options types.ScanOptions) (types.Results, ftypes.OS, error) {
-	service := local.NewService(nil, ospkg.NewScanner(), langpkg.NewScanner(), vulnerability.NewClient(trivydb.Config{}))
-	results, os, err := service.ScanTarget(ctx, target, options)
+	results, os, err := s.service.ScanTarget(ctx, target, options)
 	if err != nil {
 		return nil, os, err
 	}

@@ -25,7 +25,11 @@ import (
 	"github.com/aquasecurity/trivy/pkg/fanal/handler"
 	"github.com/aquasecurity/trivy/pkg/fanal/types"
 	"github.com/aquasecurity/trivy/pkg/fanal/walker"
+	"github.com/aquasecurity/trivy/pkg/scan/langpkg"
+	"github.com/aquasecurity/trivy/pkg/scan/local"
+	"github.com/aquasecurity/trivy/pkg/scan/ospkg"
 	"github.com/aquasecurity/trivy/pkg/semaphore"
+	"github.com/aquasecurity/trivy/pkg/vulnerability"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
@@ -51,6 +55,7 @@ type Scanner struct {
 	group    analyzer.AnalyzerGroup
 	handlers handler.Manager
 	configs  *configs
+	service  local.Service
 	analyser string
 	database string // the folder of the one database that this process sees; empty: none
 	opened   bool   // whether it is
@@ -79,8 +84,9 @@ func New(version, database string) (*Scanner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make handlers: %w", err)
 	}
+	service := local.NewService(nil, ospkg.NewScanner(), &languages{Scanner: langpkg.NewScanner()}, vulnerability.NewClient(&details{}))
 	versions, err := json.Marshal(group.AnalyzerVersions())
-	return &Scanner{version: version, database: database, group: group, handlers: handlers, configs: newConfigs(), analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
+	return &Scanner{version: version, database: database, group: group, handlers: handlers, configs: newConfigs(), service: service, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
 // Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers. With
