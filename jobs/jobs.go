@@ -29,6 +29,7 @@ type Config struct {
 	Rejudger    *Rejudger
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
+	Advisories  *AdvisoryPuller // nil: nothing is pulled
 	Collector   *Collector
 	Keeper      *Keeper
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
@@ -67,18 +68,23 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Housekeeper)
 	river.AddWorker(workers, cfg.Collector)
 	river.AddWorker(workers, cfg.Keeper)
+	periodic := []*river.PeriodicJob{
+		river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
+			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
+		river.NewPeriodicJob(river.PeriodicInterval(askCollect),
+			func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
+		river.NewPeriodicJob(river.PeriodicInterval(askKeep),
+			func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
+	}
+	if cfg.Advisories != nil {
+		river.AddWorker(workers, cfg.Advisories)
+		periodic = append(periodic, cfg.Advisories.periodic())
+	}
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
-		Workers: workers,
-		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
-		Logger:  slog.New(quiet{cfg.Logger.Handler()}),
-		PeriodicJobs: []*river.PeriodicJob{
-			river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
-				func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
-			river.NewPeriodicJob(river.PeriodicInterval(askCollect),
-				func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
-			river.NewPeriodicJob(river.PeriodicInterval(askKeep),
-				func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
-		},
+		Workers:              workers,
+		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
+		Logger:               slog.New(quiet{cfg.Logger.Handler()}),
+		PeriodicJobs:         periodic,
 		FetchPollInterval:    500 * time.Millisecond,
 		JobTimeout:           jobTimeout,
 		RescueStuckJobsAfter: jobTimeout + time.Minute,

@@ -23,7 +23,7 @@ type RescanStore interface {
 	// Outdated returns images after one that were scanned with another database, at most n, in order of their digests.
 	Outdated(ctx context.Context, database, after artifact.Digest, n int) ([]artifact.Rematch, error)
 	// SaveRematch records what a database says of images: the same as before, or what changed.
-	SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Scan) error
+	SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Rematched) error
 	// Unscanned returns images after one that have no scan by the database, at most n, in order of their digests.
 	Unscanned(ctx context.Context, database, after artifact.Digest, n int) ([]artifact.Reference, error)
 }
@@ -87,14 +87,14 @@ func (r *Rescanner) rematch(ctx context.Context, database artifact.AdvisoryDatab
 	}
 	var (
 		same    []artifact.Digest
-		changed []artifact.Scan
+		changed []artifact.Rematched
 	)
 	for i, answer := range answers {
 		switch {
 		case answer.Failed != "":
 			r.Scanner.Logger.WarnContext(ctx, "not matched from what was kept; it is scanned anew", "digest", all[i].Digest, "error", answer.Failed)
 		case answer.Changed:
-			changed = append(changed, artifact.Scan{Digest: all[i].Digest, Findings: answer.Findings, Counts: artifact.CountFindings(answer.Findings), Vulnerabilities: answer.Vulnerabilities})
+			changed = append(changed, artifact.Rematched{Digest: all[i].Digest, Gone: answer.Gone, Added: answer.Added, Counts: answer.Counts, Vulnerabilities: answer.Vulnerabilities})
 		default:
 			same = append(same, all[i].Digest)
 		}

@@ -45,7 +45,7 @@ func (db *DB) Affected(ctx context.Context, id string, after artifact.Digest, n 
 }
 
 func (db *DB) findingsOf(ctx context.Context, id string, digests []string) (map[artifact.Digest][]artifact.Finding, error) {
-	rows, err := db.Pool.Query(ctx, `select digest, finding, found_at from findings where id = $1 and digest = any($2) order by digest, position`, id, digests)
+	rows, err := db.Pool.Query(ctx, `select digest, finding, found_at from findings where id = $1 and digest = any($2) order by digest, hash`, id, digests)
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -25,9 +25,9 @@ func (db *DB) Outdated(ctx context.Context, database, after artifact.Digest, n i
 	return all, translate(err)
 }
 
-// SaveRematch records what a database says of images: of those in same, what the one before said; of the others what
-// changed has, of which only vulnerabilities count.
-func (db *DB) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Scan) error {
+// SaveRematch records what a database says of images: of those in same, what the one before said; of the others, what
+// changed.
+func (db *DB) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Rematched) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		if len(same) > 0 {
 			names := make([]string, len(same))
@@ -42,16 +42,16 @@ func (db *DB) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabas
 		if len(changed) == 0 {
 			return nil
 		}
-		batch, findings := &pgx.Batch{}, map[artifact.Digest][]artifact.Finding{}
+		batch, changes := &pgx.Batch{}, map[artifact.Digest]change{}
 		for _, s := range changed {
 			batch.Queue(`update scans set scanned_at = $2, database_digest = $3, database_updated_at = $4, counts = $5, vulnerabilities = $6 where digest = $1`,
 				s.Digest, at, database.Digest, database.UpdatedAt, s.Counts, s.Vulnerabilities)
-			findings[s.Digest] = s.Findings
+			changes[s.Digest] = change{s.Gone, s.Added}
 		}
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return err
 		}
-		return replaceFindings(ctx, tx, findings, artifact.ClassVulnerability)
+		return changeFindings(ctx, tx, changes)
 	})
 }
 

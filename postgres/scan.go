@@ -36,7 +36,11 @@ func (db *DB) SaveScan(ctx context.Context, s artifact.Scan) error {
 			s.Digest, s.State, s.Reason, orNull(s.ScannedAt), s.DatabaseDigest, orNull(s.DatabaseUpdatedAt), packages, s.Counts, s.Contents, s.Vulnerabilities, packedLicenses); err != nil {
 			return err
 		}
-		return replaceFindings(ctx, tx, map[artifact.Digest][]artifact.Finding{s.Digest: rows}, "")
+		c, err := differences(ctx, tx, s.Digest, rows)
+		if err != nil {
+			return err
+		}
+		return changeFindings(ctx, tx, map[artifact.Digest]change{s.Digest: c})
 	})
 }
 
@@ -106,11 +110,37 @@ func split(all []artifact.Finding) (rows, licenses []artifact.Finding) {
 	return rows, licenses
 }
 
-// known is a finding as it lies in its row.
-type known struct {
-	position int
-	at       time.Time
-	finding  artifact.Finding
+// change is what is to become of an image's findings: hashes of those that are gone, and those that are new.
+type change struct {
+	gone  []int64
+	added []artifact.Finding
+}
+
+// differences compares an image's findings with those in its rows.
+func differences(ctx context.Context, tx pgx.Tx, digest artifact.Digest, findings []artifact.Finding) (c change, err error) {
+	rows, err := tx.Query(ctx, `select hash from findings where digest = $1`, digest)
+	if err != nil {
+		return c, err
+	}
+	hashes, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return c, err
+	}
+	there := map[int64]bool{}
+	for _, h := range hashes {
+		there[h] = true
+	}
+	for _, f := range findings {
+		if h := f.Hash(); there[h] {
+			delete(there, h)
+		} else {
+			c.added = append(c.added, f)
+		}
+	}
+	for h := range there {
+		c.gone = append(c.gone, h)
+	}
+	return c, nil
 }
 
 // identity is what makes two findings of an image one, whatever else became known of it.
@@ -119,77 +149,56 @@ type identity struct {
 	class, id, pkg, installed, path string
 }
 
-// replaceFindings makes the findings of images (those of one class, unless that is empty) what is given: rows that stay as
-// they are are not written, and one that changes keeps since when it is known.
-func replaceFindings(ctx context.Context, tx pgx.Tx, images map[artifact.Digest][]artifact.Finding, class string) error {
-	digests := make([]string, 0, len(images))
-	for d := range images {
-		digests = append(digests, d.String())
-	}
-	before := map[identity][]known{}
-	last := map[artifact.Digest]int{}
-	rows, err := tx.Query(ctx, `select digest, position, found_at, finding from findings where digest = any($1)`, digests)
-	if err != nil {
-		return err
-	}
-	var (
-		d artifact.Digest
-		k known
-	)
-	if _, err := pgx.ForEachRow(rows, []any{&d, &k.position, &k.at, &k.finding}, func() error {
-		last[d] = max(last[d], k.position+1)
-		if class == "" || k.finding.Class == class {
-			i := identify(d, k.finding)
-			before[i] = append(before[i], k)
-		}
-		k.finding = artifact.Finding{} // the next is decoded into another
-		return nil
-	}); err != nil {
-		return err
-	}
-	var added [][]any
-	for d, findings := range images {
-		for _, f := range findings {
-			f.FoundAt = time.Time{}
-			at, stays := time.Now(), false
-			i := identify(d, f)
-			if there := before[i]; len(there) > 0 {
-				at, stays = there[0].at, there[0].finding == f
-				if stays {
-					before[i] = there[1:]
-				}
-			}
-			if !stays {
-				added = append(added, []any{d.String(), last[d], f.ID, f.Class, string(f.Severity), f, at})
-				last[d]++
-			}
-		}
-	}
-	if err := deleteFindings(ctx, tx, before); err != nil {
-		return err
-	}
-	_, err = tx.CopyFrom(ctx, pgx.Identifier{"findings"}, []string{"digest", "position", "id", "class", "severity", "finding", "found_at"}, pgx.CopyFromRows(added))
-	return err
-}
-
 func identify(d artifact.Digest, f artifact.Finding) identity {
 	return identity{d, f.Class, f.ID, f.Package, f.Installed, f.Path}
 }
 
-func deleteFindings(ctx context.Context, tx pgx.Tx, gone map[identity][]known) error {
+// changeFindings writes changes. A finding that is new only in what is said of it keeps since when it is known.
+func changeFindings(ctx context.Context, tx pgx.Tx, changes map[artifact.Digest]change) error {
 	var (
-		digests   []string
-		positions []int
+		digests []string
+		gone    []int64
+		added   [][]any
+		since   = map[identity]time.Time{}
+		now     = time.Now()
 	)
-	for i, all := range gone {
-		for _, k := range all {
-			digests, positions = append(digests, i.digest.String()), append(positions, k.position)
+	for d, c := range changes {
+		for _, h := range c.gone {
+			digests, gone = append(digests, d.String()), append(gone, h)
 		}
 	}
-	if len(digests) == 0 {
+	if len(gone) > 0 {
+		rows, err := tx.Query(ctx, `delete from findings using unnest($1::text[], $2::bigint[]) as gone (digest, hash)
+			where findings.digest = gone.digest and findings.hash = gone.hash returning findings.digest, finding, found_at`, digests, gone)
+		if err != nil {
+			return err
+		}
+		var (
+			d  artifact.Digest
+			f  artifact.Finding
+			at time.Time
+		)
+		if _, err := pgx.ForEachRow(rows, []any{&d, &f, &at}, func() error {
+			since[identify(d, f)] = at
+			f = artifact.Finding{} // the next is decoded into another
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	for d, c := range changes {
+		for _, f := range c.added {
+			at, known := since[identify(d, f)]
+			if !known {
+				at = now
+			}
+			f.FoundAt = time.Time{} // that is the row's
+			added = append(added, []any{d.String(), f.Hash(), f.ID, f.Class, string(f.Severity), f, at})
+		}
+	}
+	if len(added) == 0 {
 		return nil
 	}
-	_, err := tx.Exec(ctx, `delete from findings using unnest($1::text[], $2::int[]) as gone (digest, position)
-		where findings.digest = gone.digest and findings.position = gone.position`, digests, positions)
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"findings"}, []string{"digest", "hash", "id", "class", "severity", "finding", "found_at"}, pgx.CopyFromRows(added))
 	return err
 }

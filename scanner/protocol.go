@@ -70,8 +70,8 @@ type MatchResult struct {
 	SPDX      []byte             `json:"spdx"`
 	// Contents is what Rematch needs of the image, opaque: its packages, without what matching does not ask.
 	Contents []byte `json:"contents"`
-	// Vulnerabilities is the digest of the findings that are vulnerabilities.
-	Vulnerabilities artifact.Digest `json:"vulnerabilities"`
+	// Vulnerabilities has the hashes of the findings that are vulnerabilities, sorted, eight bytes each.
+	Vulnerabilities []byte `json:"vulnerabilities"`
 }
 
 // RematchRequest asks for the vulnerabilities of many images by another database, from what Match kept of them.
@@ -82,8 +82,8 @@ type RematchRequest struct {
 
 // RematchImage is one image, and what was found in it last.
 type RematchImage struct {
-	Contents        []byte          `json:"contents"`        // MatchResult.Contents
-	Vulnerabilities artifact.Digest `json:"vulnerabilities"` // MatchResult.Vulnerabilities
+	Contents        []byte `json:"contents"`        // MatchResult.Contents
+	Vulnerabilities []byte `json:"vulnerabilities"` // MatchResult.Vulnerabilities
 }
 
 // RematchResult has an answer for each image, in the order asked.
@@ -91,13 +91,15 @@ type RematchResult struct {
 	Images []Rematched `json:"images"`
 }
 
-// Rematched is what another database says of one image. Findings are its vulnerabilities, if they are not what they
-// were; Failed says why there is no answer.
+// Rematched is what another database says of one image: what changes of its vulnerabilities, if that is something. Failed
+// says why there is no answer.
 type Rematched struct {
-	Changed         bool               `json:"changed,omitempty"`
-	Findings        []artifact.Finding `json:"findings,omitempty"`
-	Vulnerabilities artifact.Digest    `json:"vulnerabilities,omitzero"`
-	Failed          string             `json:"failed,omitempty"`
+	Changed         bool                      `json:"changed,omitempty"`
+	Gone            []int64                   `json:"gone,omitempty"` // hashes of findings
+	Added           []artifact.Finding        `json:"added,omitempty"`
+	Vulnerabilities []byte                    `json:"vulnerabilities,omitempty"` // hashes of all
+	Counts          map[artifact.Severity]int `json:"counts,omitempty"`          // of all
+	Failed          string                    `json:"failed,omitempty"`
 }
 
 // DatabaseRequest asks whether the process's folder holds an advisory database that can be read.

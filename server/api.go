@@ -146,6 +146,13 @@ type Documents interface {
 type Advisories interface {
 	// Import reads a Trivy database archive to its end, checks it and puts it in use.
 	Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error)
+	// Pull brings the database that a source names (empty: the configured one) into use, and records how that went.
+	Pull(ctx context.Context, actor artifact.Principal, source string) (artifact.AdvisoryDatabase, error)
+	// LastPull returns the newest attempt; false when there was none.
+	LastPull(ctx context.Context) (artifact.AdvisoryPull, bool, error)
+	// Source is where it is pulled from by itself, if anywhere, and MaxAge how old it should be at most.
+	Source() string
+	MaxAge() time.Duration
 	// AdvisoryDatabase returns the one in use; false when there is none.
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
 }
@@ -237,6 +244,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document in force", "Documents"), a.getDocument)
 
 	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
+	register(a, needs(artifact.ActionManage), post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories"), a.pullAdvisories)
 	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
 
 	register(a, looks, get("list-repositories", "/repositories", "Repositories that the caller may see", "Images"), a.repositories)

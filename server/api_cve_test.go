@@ -18,7 +18,6 @@ func TestAffectedAreTheCallersImages(t *testing.T) {
 		var page server.AffectedPage
 		call(t, s, who, "GET", "/cves/CVE-2024-24790", "", "").decode(t, &page)
 		require.Len(t, page.Affected, want, who)
-		require.True(t, page.Database.Present, who)
 		for _, a := range page.Affected {
 			if who == "deployer" {
 				require.Equal(t, w.promoted, a.Digest)

@@ -44,6 +44,7 @@ func routes() []route {
 		{"GET", "/documents", "", "", lookers, ""},
 		{"GET", "/documents/policy/baseline", "", "", lookers, ""},
 		{"POST", "/advisories", "application/octet-stream", "archive", "admin", ""},
+		{"POST", "/advisories/pulls", json, `{"source":"security/trivy-db:2"}`, "admin", ""},
 		{"GET", "/advisories", "", "", lookers, ""},
 		{"GET", "/repositories", "", "", everyone, ""},
 		{"GET", "/inspect" + ref, "", "", everyone, "reader"},

@@ -333,6 +333,21 @@ func (w *world) Affected(_ context.Context, id string, after artifact.Digest, n 
 	return all, artifact.Digest{}, nil
 }
 
+// advisoriesFake is the world as what holds advisories: its Pull is another than the gate's.
+type advisoriesFake struct{ *world }
+
+func (w advisoriesFake) Pull(_ context.Context, p artifact.Principal, source string) (artifact.AdvisoryDatabase, error) {
+	w.record("pulled %s by %s", source, p.Name)
+	return artifact.AdvisoryDatabase{}, nil
+}
+
+func (w *world) LastPull(context.Context) (artifact.AdvisoryPull, bool, error) {
+	return artifact.AdvisoryPull{Source: w.Source(), At: noon, Problem: "it is away", Actor: "system"}, true, nil
+}
+
+func (w *world) Source() string        { return "ghcr.io/aquasecurity/trivy-db:2" }
+func (w *world) MaxAge() time.Duration { return 72 * time.Hour }
+
 func (w *world) SBOM(_ context.Context, _ artifact.Repository, d artifact.Digest, format string) ([]byte, error) {
 	if d == w.waiting {
 		return nil, artifact.Errorf(artifact.NotFound, "no SBOM yet")
@@ -434,7 +449,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

@@ -218,7 +218,7 @@ func (b *bench) fill(ctx context.Context, database artifact.AdvisoryDatabase) er
 		`insert into scans (digest, state, scanned_at, database_digest, database_updated_at, packages, counts, contents, vulnerabilities, licenses)
 			select c.digest, state, scanned_at, database_digest, database_updated_at, packages, counts, contents, vulnerabilities, licenses
 			from copies c join scans s on s.digest = original where c.digest <> original and $1::int = $1 and $2::int = $2`,
-		`insert into findings (digest, position, id, class, severity, finding) select c.digest, position, id, class, severity, finding
+		`insert into findings (digest, hash, id, class, severity, finding) select c.digest, hash, id, class, severity, finding
 			from copies c join findings f on f.digest = original where c.digest <> original and $1::int = $1 and $2::int = $2`,
 		`insert into manifests (repository, digest, media_type, is_image, is_index, body, pushed_by)
 			select 'bench/app', digest, 'application/vnd.oci.image.manifest.v1+json', true, false, '{}', 'bench' from copies where $1::int = $1 and $2::int = $2`,

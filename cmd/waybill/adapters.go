@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/jackc/pgx/v5"
@@ -338,6 +339,11 @@ func (a *advisories) AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDat
 
 // Import unpacks aside, has the scanner open what came, and renames: a killed import leaves nothing that looks whole.
 func (a *advisories) Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error) {
+	return a.put(ctx, actor, archive, time.Time{})
+}
+
+// put is Import that refuses a database that was built before another.
+func (a *advisories) put(ctx context.Context, actor artifact.Principal, archive io.Reader, notBefore time.Time) (artifact.AdvisoryDatabase, error) {
 	// Others, the scanner's user among them, may read advisories: they are public.
 	if err := os.MkdirAll(a.folder, 0o755); err != nil {
 		return artifact.AdvisoryDatabase{}, err
@@ -359,6 +365,10 @@ func (a *advisories) Import(ctx context.Context, actor artifact.Principal, archi
 		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Invalid, "the advisory database %v", err)
 	} else if err != nil {
 		return artifact.AdvisoryDatabase{}, err
+	}
+	if info.UpdatedAt.Before(notBefore) {
+		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Conflict, "the database there was built %s, and the one in use %s; an older one can be imported from a file",
+			info.UpdatedAt.Format(time.RFC3339), notBefore.Format(time.RFC3339))
 	}
 	if err := os.Rename(aside, a.path(digest)); err != nil && !errors.Is(err, os.ErrExist) {
 		if _, statErr := os.Stat(a.path(digest)); statErr != nil {

@@ -37,6 +37,8 @@ type Config struct {
 	Registry RegistryConfig `yaml:"registry"`
 	// Scanner bounds the scanner processes.
 	Scanner ScannerConfig `yaml:"scanner"`
+	// Advisories says where the advisory database comes from, if not from `waybill db import`.
+	Advisories AdvisoriesConfig `yaml:"advisories"`
 	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
@@ -76,6 +78,36 @@ type ScannerConfig struct {
 	Memory int64 `yaml:"memory"`
 	// Timeout ends the inspection of a layer, or the matching of an image. Default 10m.
 	Timeout time.Duration `yaml:"timeout"`
+}
+
+// AdvisoriesConfig says where the advisory database is pulled from.
+type AdvisoriesConfig struct {
+	// Source is HOST/REPOSITORY:TAG, such as ghcr.io/aquasecurity/trivy-db:2, or REPOSITORY:TAG of this registry, where
+	// there is no way out. Empty: nothing is pulled by itself.
+	Source string `yaml:"source"`
+	// Interval is how often it is pulled. Default 6h.
+	Interval time.Duration `yaml:"interval"`
+	// Username to sign in with at the source; it needs one of the two that follow. Empty: nobody signs in.
+	Username string `yaml:"username"`
+	// PasswordFile holds the password, or a token; it is read at each sign-in.
+	PasswordFile string `yaml:"passwordFile"`
+	// PasswordVariable is the environment variable that holds it, where that suits better.
+	PasswordVariable string `yaml:"passwordVariable"`
+	// Insecure allows http:// and certificates that nobody vouches for.
+	Insecure bool `yaml:"insecure"`
+	// Key is the file of a public key (cosign.pub). With one, only a database that cosign signed with it is pulled.
+	Key string `yaml:"key"`
+	// MaxAge is how old a database may be before that is warned of. Default 72h.
+	MaxAge time.Duration `yaml:"maxAge"`
+}
+
+// remote is the source's registry.
+func (a AdvisoriesConfig) remote(host string) mirror.Remote {
+	scheme := "https://"
+	if a.Insecure {
+		scheme = "http://"
+	}
+	return RemoteConfig{Name: host, URL: scheme + host, Username: a.Username, PasswordFile: a.PasswordFile, PasswordVariable: a.PasswordVariable, Insecure: a.Insecure}.remote()
 }
 
 // RemoteConfig names a registry elsewhere, and who Waybill is there.
@@ -188,6 +220,8 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
 	setDefault(&cfg.Registry.GCGrace, time.Hour)
+	setDefault(&cfg.Advisories.Interval, 6*time.Hour)
+	setDefault(&cfg.Advisories.MaxAge, 72*time.Hour)
 	setDefault(&cfg.Log.Level, "info")
 	setDefault(&cfg.Log.Format, "text")
 	for i := range cfg.Mirrors {
@@ -212,6 +246,10 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: log.format is %q; want text or json", errUsage, cfg.Log.Format)
 	case cfg.Scanner.Processes < 1 || cfg.Scanner.Memory < 100 || cfg.Scanner.Timeout < time.Second:
 		return fmt.Errorf("%w: scanner wants at least 1 process, 100 MiB of memory and a timeout of 1s", errUsage)
+	case cfg.Advisories.Interval < time.Minute || cfg.Advisories.MaxAge < time.Hour:
+		return fmt.Errorf("%w: advisories.interval is %s and maxAge %s; want at least 1m and 1h", errUsage, cfg.Advisories.Interval, cfg.Advisories.MaxAge)
+	case (cfg.Advisories.Username != "") != (cfg.Advisories.PasswordFile != "" || cfg.Advisories.PasswordVariable != ""):
+		return fmt.Errorf("%w: advisories wants a username and one of passwordFile and passwordVariable, or none of them", errUsage)
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):
@@ -372,6 +410,12 @@ func set(field reflect.Value, value string) error {
 			return err
 		}
 		field.SetInt(int64(d))
+	case bool:
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			return err
+		}
+		field.SetBool(b)
 	case policy.Quantity:
 		q, err := policy.ParseQuantity(value)
 		if err != nil {

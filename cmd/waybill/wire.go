@@ -101,6 +101,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
 	signing := signer.NewService(k.signer, signerStore{images, db})
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
+	pulls, err := newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger)
+	if err != nil {
+		return nil, err
+	}
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
@@ -109,9 +113,14 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: sboms{images, db}.attach, Busy: images.Busy, Logger: logger}
+	var puller *jobs.AdvisoryPuller
+	if cfg.Advisories.Source != "" {
+		puller = &jobs.AdvisoryPuller{Pull: pulls.Scheduled, Interval: cfg.Advisories.Interval}
+	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
+		Advisories: puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
@@ -129,7 +138,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Replications: db, Advisories: pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {

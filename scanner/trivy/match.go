@@ -54,9 +54,7 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.Ma
 		return scanner.MatchResult{}, err
 	}
 	matched := scanner.MatchResult{OS: strings.TrimSpace(string(os.Family) + " " + os.Name), Packages: packages(results), Findings: findings(results)}
-	if matched.Vulnerabilities, err = digestOf(matched.Findings); err != nil {
-		return scanner.MatchResult{}, err
-	}
+	matched.Vulnerabilities = packHashes(hashesOf(vulnerabilities(matched.Findings)))
 	if matched.Contents, err = pack(target); err != nil {
 		return scanner.MatchResult{}, err
 	}
@@ -88,9 +86,7 @@ func packages(results types.Results) []ours.Package {
 			if one.File == "" && r.Class == types.ClassLangPkg {
 				one.File = r.Target
 			}
-			if p.Identifier.PURL != nil {
-				one.PURL = p.Identifier.PURL.String()
-			}
+			one.PURL = packageURL(p.Identifier)
 			all = append(all, one)
 		}
 	}
@@ -127,7 +123,7 @@ func findings(results types.Results) []ours.Finding {
 	for _, r := range results {
 		for _, v := range r.Vulnerabilities {
 			f := ours.Finding{Class: ours.ClassVulnerability, ID: v.VulnerabilityID, Severity: severity(v.Severity), Package: v.PkgName, Installed: v.InstalledVersion,
-				Fixed: v.FixedVersion, Title: v.Title, URL: v.PrimaryURL, Path: v.PkgPath, Layer: diffID(v.Layer), LockFile: lockFiles[r.Type]}
+				Fixed: v.FixedVersion, Title: v.Title, URL: v.PrimaryURL, PURL: packageURL(v.PkgIdentifier), Path: v.PkgPath, Layer: diffID(v.Layer), LockFile: lockFiles[r.Type]}
 			if f.Path == "" && r.Class == types.ClassLangPkg {
 				f.Path = r.Target
 			}
@@ -146,6 +142,13 @@ func findings(results types.Results) []ours.Finding {
 	}
 	ours.SortFindings(all)
 	return slices.Compact(all)
+}
+
+func packageURL(id ftypes.PkgIdentifier) string {
+	if id.PURL == nil {
+		return ""
+	}
+	return id.PURL.String()
 }
 
 func severity(s string) ours.Severity {

@@ -3,11 +3,14 @@
 package trivy
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 
 	ftypes "github.com/aquasecurity/trivy/pkg/fanal/types"
 	"github.com/aquasecurity/trivy/pkg/types"
@@ -108,21 +111,46 @@ func (s *Scanner) rematch(ctx context.Context, image scanner.RematchImage) (scan
 		return scanner.Rematched{}, err
 	}
 	found := findings(results)
-	digest, err := digestOf(found)
-	if err != nil || digest == image.Vulnerabilities {
-		return scanner.Rematched{}, err
+	hashes := hashesOf(found)
+	packed := packHashes(hashes)
+	if bytes.Equal(packed, image.Vulnerabilities) {
+		return scanner.Rematched{}, nil
 	}
-	return scanner.Rematched{Changed: true, Findings: found, Vulnerabilities: digest}, nil
+	answer := scanner.Rematched{Changed: true, Vulnerabilities: packed, Counts: ours.CountFindings(found)}
+	before := map[int64]bool{}
+	for packed := image.Vulnerabilities; len(packed) >= 8; packed = packed[8:] {
+		before[int64(binary.BigEndian.Uint64(packed))] = true
+	}
+	for i, hash := range hashes {
+		if !before[hash] {
+			answer.Added = append(answer.Added, found[i])
+		}
+		delete(before, hash)
+	}
+	for hash := range before {
+		answer.Gone = append(answer.Gone, hash)
+	}
+	return answer, nil
 }
 
-// digestOf identifies the vulnerabilities among sorted findings.
-func digestOf(all []ours.Finding) (ours.Digest, error) {
-	only := make([]ours.Finding, 0, len(all))
-	for _, f := range all {
-		if f.Class == ours.ClassVulnerability {
-			only = append(only, f)
-		}
+func hashesOf(all []ours.Finding) []int64 {
+	hashes := make([]int64, len(all))
+	for i, f := range all {
+		hashes[i] = f.Hash()
 	}
-	b, err := json.Marshal(only)
-	return ours.DigestOf(b), err
+	return hashes
+}
+
+func packHashes(hashes []int64) []byte {
+	sorted := slices.Sorted(slices.Values(hashes))
+	packed := make([]byte, 0, 8*len(sorted))
+	for _, h := range sorted {
+		packed = binary.BigEndian.AppendUint64(packed, uint64(h))
+	}
+	return packed
+}
+
+// vulnerabilities are those among findings.
+func vulnerabilities(all []ours.Finding) []ours.Finding {
+	return slices.DeleteFunc(slices.Clone(all), func(f ours.Finding) bool { return f.Class != ours.ClassVulnerability })
 }
