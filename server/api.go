@@ -50,6 +50,7 @@ type APIConfig struct {
 	Judge         VerdictJudge
 	Records       Records
 	SBOMs         SBOMs
+	VEX           VEX
 	Replications  Replications
 	Advisories    Advisories
 	Builder       Builder

@@ -12,6 +12,12 @@ type SBOMs interface {
 	SBOM(ctx context.Context, r artifact.Repository, d artifact.Digest, format string) ([]byte, error)
 }
 
+// VEX is what documents that refer to an image say of its findings.
+type VEX interface {
+	// Apply adds to findings what trusted documents say of them.
+	Apply(ctx context.Context, r artifact.Repository, d artifact.Digest, findings []artifact.Finding) ([]artifact.Finding, error)
+}
+
 type (
 	sbomInput struct {
 		Ref    string `query:"ref" required:"true" doc:"REPOSITORY:TAG or REPOSITORY@DIGEST" example:"shop/returns:v456"`

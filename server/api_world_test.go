@@ -348,6 +348,13 @@ func (w *world) LastPull(context.Context) (artifact.AdvisoryPull, bool, error) {
 func (w *world) Source() string        { return "ghcr.io/aquasecurity/trivy-db:2" }
 func (w *world) MaxAge() time.Duration { return 72 * time.Hour }
 
+// vexFake knows of no document.
+type vexFake struct{}
+
+func (vexFake) Apply(_ context.Context, _ artifact.Repository, _ artifact.Digest, findings []artifact.Finding) ([]artifact.Finding, error) {
+	return findings, nil
+}
+
 func (w *world) SBOM(_ context.Context, _ artifact.Repository, d artifact.Digest, format string) ([]byte, error) {
 	if d == w.waiting {
 		return nil, artifact.Errorf(artifact.NotFound, "no SBOM yet")
@@ -448,7 +455,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, Replications: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
 		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

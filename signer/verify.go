@@ -3,7 +3,10 @@ package signer
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,12 +14,16 @@ import (
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/dsse"
 
 	"waybill/artifact"
 )
 
 // Verifier checks cosign signatures of others by one public key.
-type Verifier struct{ key signature.Verifier }
+type Verifier struct {
+	key signature.Verifier
+	id  string
+}
 
 // NewVerifier takes a public key as `cosign generate-key-pair` writes it: PKIX in PEM.
 func NewVerifier(pem []byte) (*Verifier, error) {
@@ -25,7 +32,33 @@ func NewVerifier(pem []byte) (*Verifier, error) {
 		return nil, fmt.Errorf("it is no public key in PEM: %w", err)
 	}
 	key, err := signature.LoadVerifier(public, crypto.SHA256)
-	return &Verifier{key}, err
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	sum := sha256.Sum256(der)
+	return &Verifier{key, hex.EncodeToString(sum[:])}, err
+}
+
+// ID identifies the key, as Signer.KeyID does.
+func (v *Verifier) ID() string { return v.id }
+
+// Open returns the in-toto statement in a DSSE envelope that the key signed.
+func (v *Verifier) Open(envelope []byte) ([]byte, error) {
+	if err := dsse.WrapVerifier(v.key).VerifySignature(bytes.NewReader(envelope), nil); err != nil {
+		return nil, err
+	}
+	var e struct {
+		PayloadType string `json:"payloadType"`
+		Payload     []byte `json:"payload"`
+	}
+	if err := json.Unmarshal(envelope, &e); err != nil {
+		return nil, err
+	}
+	if e.PayloadType != intotoType {
+		return nil, fmt.Errorf("the envelope holds %.80q; want %s", e.PayloadType, intotoType)
+	}
+	return e.Payload, nil
 }
 
 // Verify returns nil when the image at a digest's .sig tag holds a signature by the key of that digest.

@@ -237,7 +237,8 @@ func (b *bench) measure(ctx context.Context, database artifact.AdvisoryDatabase,
 		return err
 	}
 	work := &jobs.Scanner{Store: b.db, Client: b.scanner, Folder: b.folder, Logger: slog.New(slog.DiscardHandler)}
-	rescanner := &jobs.Rescanner{Scanner: work, Store: b.db}
+	store := &timed{DB: b.db}
+	rescanner := &jobs.Rescanner{Scanner: work, Store: store}
 	pushing, stop := context.WithCancel(ctx)
 	defer stop()
 	var (
@@ -262,9 +263,26 @@ func (b *bench) measure(ctx context.Context, database artifact.AdvisoryDatabase,
 		return fmt.Errorf("%d images have no answer of the new database", left)
 	}
 	slices.Sort(pushes)
+	fmt.Printf("%s: the database took %.1f s of it to read, %.1f s to write\n", what, store.read.Seconds(), store.written.Seconds())
 	fmt.Printf("%s: %d digests in %.1f s (%.0f a second); %d pushes meanwhile, p50 %v, p99 %v\n", what, b.images, took.Seconds(), float64(b.images)/took.Seconds(),
 		len(pushes), pushes[len(pushes)/2].Round(100*time.Microsecond), pushes[len(pushes)*99/100].Round(100*time.Microsecond))
 	return nil
+}
+
+// timed is the database, with how long it took.
+type timed struct {
+	*postgres.DB
+	read, written time.Duration
+}
+
+func (t *timed) Outdated(ctx context.Context, database, after artifact.Digest, n int) ([]artifact.Rematch, error) {
+	defer func(begun time.Time) { t.read += time.Since(begun) }(time.Now())
+	return t.DB.Outdated(ctx, database, after, n)
+}
+
+func (t *timed) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Rematched) error {
+	defer func(begun time.Time) { t.written += time.Since(begun) }(time.Now())
+	return t.DB.SaveRematch(ctx, database, at, same, changed)
 }
 
 // push has a layer of a megabyte inspected and inserts a row that is committed, ten times a second.

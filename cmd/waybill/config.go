@@ -39,6 +39,8 @@ type Config struct {
 	Scanner ScannerConfig `yaml:"scanner"`
 	// Advisories says where the advisory database comes from, if not from `waybill db import`.
 	Advisories AdvisoriesConfig `yaml:"advisories"`
+	// VEX says whose statements about findings count.
+	VEX VEXConfig `yaml:"vex"`
 	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
@@ -99,6 +101,15 @@ type AdvisoriesConfig struct {
 	Key string `yaml:"key"`
 	// MaxAge is how old a database may be before that is warned of. Default 72h.
 	MaxAge time.Duration `yaml:"maxAge"`
+}
+
+// VEXConfig says whose OpenVEX documents count: those that are signed by Waybill's own key or one of these, and those that
+// one of these principals pushed. Who else may push changes nothing about findings.
+type VEXConfig struct {
+	// Keys are files of public keys (cosign.pub).
+	Keys []string `yaml:"keys"`
+	// Pushers are principals as pushes record them, such as token:security; * stands for any characters but /.
+	Pushers []string `yaml:"pushers"`
 }
 
 // remote is the source's registry.

@@ -185,9 +185,20 @@ func printScan(w io.Writer, s server.ScanReport, licenses bool) {
 		if where == "" {
 			where = f.Path
 		}
-		t.AppendRow([]any{severityColour(w, f.Severity, string(f.Severity)), printable(f.ID), printable(where), orDash(f.Installed), orDash(f.Fixed), clip(f.Title, 70)})
+		t.AppendRow([]any{severityColour(w, f.Severity, string(f.Severity)), printable(f.ID), printable(where), orDash(f.Installed), orDash(f.Fixed), clip(assessed(f), 70)})
 	}
 	t.Render()
+}
+
+// assessed is a finding's title, after what is said of it.
+func assessed(f artifact.Finding) string {
+	switch v := f.VEX; {
+	case v != nil:
+		return fmt.Sprintf("[%s, says %s] %s", v.Status, v.Author, f.Title)
+	case f.LockFile:
+		return "[named by a lock file] " + f.Title
+	}
+	return f.Title
 }
 
 func printScanSummary(w io.Writer, s server.ScanReport) {
