@@ -33,7 +33,7 @@ type VEXSource interface {
 // that by itself a push counts for nothing: a document counts when it is signed by a trusted key (SignedBy), or when who
 // pushed it is named here. The zero VEXTrust takes signed ones only.
 type VEXTrust struct {
-	Pushers []string // principals, such as token:security; * stands for any characters but /
+	Pushers []string // principals, token:NAME/ID, such as token:security/*; * stands for any characters but /
 }
 
 // Counts reports whether a document does.

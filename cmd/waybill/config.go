@@ -108,7 +108,7 @@ type AdvisoriesConfig struct {
 type VEXConfig struct {
 	// Keys are files of public keys (cosign.pub).
 	Keys []string `yaml:"keys"`
-	// Pushers are principals as pushes record them, such as token:security; * stands for any characters but /.
+	// Pushers are principals as pushes record them, token:NAME/ID, such as token:security/*; * stands for any characters but /.
 	Pushers []string `yaml:"pushers"`
 }
 
