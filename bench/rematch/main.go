@@ -78,7 +78,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return fmt.Errorf("make build first: %w", err)
 	}
 	b.scanner = scanner.New(scanner.Config{Program: b.program, Version: strings.Fields(string(version))[1], Folder: b.dir, Logger: slog.New(slog.DiscardHandler)})
-	defer b.scanner.Close()
+	defer func() { _ = b.scanner.Close() }()
 	server, err := postgres.StartEmbedded(ctx, filepath.Join(b.dir, "postgres"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func known(path string) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	err = db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(goSource)).ForEach(func(name, _ []byte) error {
 			names = append(names, string(name))
@@ -302,7 +302,7 @@ func (b *bench) push(ctx context.Context, seed artifact.Digest) (took []time.Dur
 	for tick, i := time.NewTicker(100*time.Millisecond), 0; ; i++ {
 		begun := time.Now()
 		if _, err := b.scanner.Analyse(ctx, layer, artifact.Descriptor{Digest: artifact.DigestOf(content)}); err == nil {
-			_, err = b.db.Pool.Exec(ctx, `insert into manifests (repository, digest, media_type, is_image, is_index, body, pushed_by) values ('bench/pushed', $1, $2, false, false, '{}', 'bench')`,
+			_, err = b.db.Pool.Exec(ctx, `insert into manifests (repository, digest, media_type, is_index, is_image, body, pushed_by) values ('bench/pushed', $1, $2, 'f', false, '{}', 'bench')`,
 				artifact.DigestOf(fmt.Append(nil, seed, i)), artifact.MediaTypeManifest)
 			if err != nil && ctx.Err() == nil {
 				return took, err

@@ -101,11 +101,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
 	signing := signer.NewService(k.signer, signerStore{images, db})
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
-	pulls, err := newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger)
-	if err != nil {
-		return nil, err
-	}
-	vex, err := newVEXDocuments(cfg.VEX, k.signer, images, db, logger)
+	attached, err := openAttached(cfg, k.signer, advisories, images, db, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -117,14 +113,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: images.Blob, Folder: advisories.path, AttachSBOM: sboms{images, db}.attach, Busy: images.Busy, Logger: logger}
-	var puller *jobs.AdvisoryPuller
-	if cfg.Advisories.Source != "" {
-		puller = &jobs.AdvisoryPuller{Pull: pulls.Scheduled, Interval: cfg.Advisories.Interval}
-	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
-		Advisories: puller,
+		Advisories: attached.puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: judge, Logger: logger},
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Busy: images.Busy, Logger: logger},
@@ -142,7 +134,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: vex, Replications: db, Advisories: pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
@@ -331,4 +323,22 @@ func firstStart(ctx context.Context, db *postgres.DB, k *keys) error {
 	}
 	_, _, err = db.ApplyDocument(ctx, "Pipeline", pipelines[0].Name(), pipelines[0].Hash(), string(promotion.Default()), artifact.System.Name)
 	return err
+}
+
+// attached is what scans take from registries: advisories, and what is said of findings.
+type attached struct {
+	pulls  *advisoryPulls
+	puller *jobs.AdvisoryPuller // nil without a source
+	vex    *vexDocuments
+}
+
+func openAttached(cfg Config, own *signer.Signer, advisories *advisories, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (a attached, err error) {
+	if a.pulls, err = newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger); err != nil {
+		return a, err
+	}
+	if cfg.Advisories.Source != "" {
+		a.puller = &jobs.AdvisoryPuller{Pull: a.pulls.Scheduled, Interval: cfg.Advisories.Interval}
+	}
+	a.vex, err = newVEXDocuments(cfg.VEX, own, images, db, logger)
+	return a, err
 }

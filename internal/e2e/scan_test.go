@@ -64,6 +64,26 @@ func TestAdvisoriesFromOurselves(t *testing.T) {
 	_, stderr, code = s.waybill(admin, "db", "pull", "security/other:1")
 	require.Equal(t, 1, code, stderr)
 
+	t.Run("another server pulls it by itself", func(t *testing.T) {
+		password := filepath.Join(dir, "password")
+		require.NoError(t, os.WriteFile(password, []byte(s.token("--role", "reader", "--repository", "security/**")), 0o600))
+		config := filepath.Join(dir, "other.yaml")
+		require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "advisories: {source: \"%s/security/trivy-db:2\", insecure: true, username: x, passwordFile: %s, key: %s}\n",
+			s.host, password, filepath.Join(dir, "cosign.pub")), 0o600))
+		other := serve(t, "--config", config)
+		var status server.AdvisoryStatus
+		other.await("the database", func() bool {
+			other.json(other.admin(), &status, "db", "status")
+			return status.Present
+		})
+		require.Equal(t, artifact.System.Name, status.Database.ImportedBy)
+		other.await("the attempt's record", func() bool {
+			other.json(other.admin(), &status, "db", "status")
+			return status.LastPull != nil
+		})
+		require.Empty(t, status.LastPull.Problem)
+	})
+
 	var page server.AffectedPage
 	s.await("the match with the new database", func() bool {
 		s.json(admin, &page, "cve", "CVE-2024-24790")

@@ -3,6 +3,8 @@ package e2e
 import (
 	"archive/zip"
 	"bytes"
+	"database/sql"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
-	_ "modernc.org/sqlite" // of the database of jars
+	_ "modernc.org/sqlite" // of the databases of jars and of RPM packages
 
 	"waybill/artifact"
 )
@@ -60,7 +62,10 @@ func TestEqualToTrivy(t *testing.T) {
 	for name, make := range map[string]func(testing.TB) v1.Image{
 		"debian":  func(t testing.TB) v1.Image { return image(t, debian(t, ""), "65532") },
 		"updated": func(t testing.TB) v1.Image { return image(t, debianUpdated(t), "65532") },
-		"apps":    func(t testing.TB) v1.Image { return withHistory(t, configured(t, "65532", files(t, installed), both)) },
+		"rocky": func(t testing.TB) v1.Image {
+			return configured(t, "65532", files(t, map[string]string{"etc/redhat-release": "Rocky Linux release 9.3 (Blue Onyx)\n", "var/lib/rpm/rpmdb.sqlite": rpmDatabase(t)}))
+		},
+		"apps": func(t testing.TB) v1.Image { return withHistory(t, configured(t, "65532", files(t, installed), both)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -83,6 +88,9 @@ func TestEqualToTrivy(t *testing.T) {
 			}
 			theirs := trivyFindings(t, cache, "image", "--image-config-scanners", "misconfig,secret", "--scanners", "vuln,secret,license", "--input", ociLayout(t, image))
 			requireSame(t, theirs, ours)
+			if name == "rocky" {
+				require.Equal(t, "openssl-libs 1:3.0.7-24.el9 rocky", scan.Packages[0].Name+" "+scan.Packages[0].Version+" "+scan.Packages[0].Type)
+			}
 			if name != "apps" {
 				return
 			}
@@ -240,6 +248,47 @@ func jar(t testing.TB, group, name, version string) string {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	return b.String()
+}
+
+// rpmDatabase is an RPM database of one package, in SQLite as Fedora 33 and RHEL 9 have it: its header is as rpm's
+// docs/manual/hregions.md says, without a region.
+func rpmDatabase(t testing.TB) string {
+	t.Helper()
+	const typeInt32, typeString = 4, 6
+	var entries, data []byte
+	add := func(tag, kind uint32, value []byte) {
+		for len(data)%4 != 0 {
+			data = append(data, 0)
+		}
+		for _, n := range []uint32{tag, kind, uint32(len(data)), 1} {
+			entries = binary.BigEndian.AppendUint32(entries, n)
+		}
+		data = append(data, value...)
+	}
+	text := func(tag uint32, s string) { add(tag, typeString, append([]byte(s), 0)) }
+	text(1000, "openssl-libs")
+	text(1001, "3.0.7")
+	text(1002, "24.el9")
+	add(1003, typeInt32, []byte{0, 0, 0, 1}) // epoch
+	text(1011, "Rocky Enterprise Software Foundation")
+	text(1014, "ASL 2.0")
+	text(1022, "x86_64")
+	text(1044, "openssl-3.0.7-24.el9.src.rpm")
+	header := binary.BigEndian.AppendUint32(nil, uint32(len(entries)/16))
+	header = binary.BigEndian.AppendUint32(header, uint32(len(data)))
+	header = append(append(header, entries...), data...)
+
+	path := filepath.Join(t.(interface{ TempDir() string }).TempDir(), "rpmdb.sqlite")
+	db, err := sql.Open("sqlite", path)
+	require.NoError(t, err)
+	_, err = db.Exec(`create table Packages (hnum integer primary key autoincrement, "blob" BLOB not null)`)
+	require.NoError(t, err)
+	_, err = db.Exec(`insert into Packages (blob) values (?)`, header)
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(b)
 }
 
 // withHistory gives an image the history that a build leaves, with what checks of Dockerfiles complain of.
