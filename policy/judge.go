@@ -42,7 +42,7 @@ type Assessments interface {
 // JudgeConfig names what a judge needs.
 type JudgeConfig struct {
 	Facts    Facts
-	Scans    Scans
+	Scans    Scans       // nil: nothing is scanned, so that no rule about findings is met
 	VEX      Assessments // nil: nobody says anything of findings
 	Contents Contents
 	Policies Policies
@@ -184,7 +184,7 @@ func (j *judging) index(ctx context.Context, s artifact.Subject, depth int) (Ver
 func (j *judging) scan(ctx context.Context, img *Image) (fresh *artifact.Scan, err error) {
 	s := img.Subject
 	arriving := s.Digest == j.arriving
-	if !arriving && j.images == nil && !j.set.asks(s.Repository, rulesOnScans...) {
+	if j.cfg.Scans == nil || !arriving && j.images == nil && !j.set.asks(s.Repository, rulesOnScans...) {
 		return nil, nil
 	}
 	scan, anew, err := j.cfg.Scans.Scan(ctx, s, arriving)

@@ -202,11 +202,15 @@ func newVerdict() *cobra.Command {
 }
 
 func printVerdict(w io.Writer, v artifact.VerdictRecord) {
+	printOutcome(w, v)
+	// What denies goes to standard error, and so is read once.
+	printReasons(w, slices.DeleteFunc(slices.Clone(v.Reasons), func(r artifact.Reason) bool { return !r.Warning }))
+}
+
+func printOutcome(w io.Writer, v artifact.VerdictRecord) {
 	fmt.Fprintf(w, "%s@%s\n", v.Repository, v.Digest)
 	fmt.Fprintf(w, "%-12s %s\n", "verdict", outcomeColour(w, v.Outcome))
 	fields(w, "policies", strings.Join(v.Policies, " "))
-	// What denies goes to standard error, and so is read once.
-	printReasons(w, slices.DeleteFunc(slices.Clone(v.Reasons), func(r artifact.Reason) bool { return !r.Warning }))
 }
 
 func printReasons(w io.Writer, all []artifact.Reason) {

@@ -66,7 +66,8 @@ denies it.`,
 		}
 		if err := output.show(cmd, out, func(w io.Writer) {
 			for _, v := range out.Verdicts {
-				printVerdict(w, v)
+				printOutcome(w, v)
+				printReasons(w, v.Reasons)
 			}
 		}); err != nil || denied == 0 {
 			return err
