@@ -41,6 +41,7 @@ type Config struct {
 // Client inserts jobs and works on them.
 type Client struct {
 	river *river.Client[pgx.Tx]
+	lost  *lost
 }
 
 // jobTimeout is longer than any one scan; a rescan of everything goes on from where the next run finds it.
@@ -81,11 +82,13 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		river.AddWorker(workers, cfg.Advisories)
 		periodic = append(periodic, cfg.Advisories.periodic())
 	}
+	lost := &lost{pool: cfg.Pool, logger: cfg.Logger, running: map[int64]bool{}}
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers:              workers,
 		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
 		Logger:               slog.New(quiet{cfg.Logger.Handler()}),
 		PeriodicJobs:         periodic,
+		Middleware:           []rivertype.Middleware{lost},
 		FetchPollInterval:    500 * time.Millisecond,
 		JobTimeout:           jobTimeout,
 		RescueStuckJobsAfter: jobTimeout + time.Minute,
@@ -94,7 +97,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{river: client}, nil
+	return &Client{river: client, lost: lost}, nil
 }
 
 // retryPolicy tries soon, since what fails here fails mostly for a dependency that is away, and at most a minute apart.
@@ -148,7 +151,13 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // Start begins to work.
-func (c *Client) Start(ctx context.Context) error { return c.river.Start(ctx) }
+func (c *Client) Start(ctx context.Context) error {
+	if err := c.river.Start(ctx); err != nil {
+		return err
+	}
+	go c.lost.watch(ctx, c.river.ID())
+	return nil
+}
 
 // Stop lets running jobs end until ctx is done, then cancels them; River gives those to the next start.
 func (c *Client) Stop(ctx context.Context) error {
