@@ -32,7 +32,7 @@ func TestCatalog(t *testing.T) {
 		insert into repositories (name) values ('many-empty1'), ('Zebra') on conflict do nothing`)
 	require.NoError(t, err)
 	_, err = s.db.Pool.Exec(s.ctx, `insert into manifests (repository, digest, media_type, is_image, is_index, body, pushed_by)
-		select name, 'sha256:' || repeat('0', 64), 'application/vnd.oci.image.manifest.v1+json', false, false, '{}', 'token:ci' from repositories where name like 'many/%'`)
+		select name, 'sha256:' || repeat('0', 64), 'application/vnd.oci.image.manifest.v1+json', false, not true, '{}', 'token:ci' from repositories where name like 'many/%'`)
 	require.NoError(t, err)
 	cfg := s.config()
 	cfg.Gate = odd{}

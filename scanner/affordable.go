@@ -19,7 +19,7 @@ func Affordable() int {
 	memory := uint64(1 << 62)
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		memory = uint64(info.Totalram) * uint64(info.Unit)
+		memory = info.Totalram * uint64(info.Unit)
 	}
 	// Control groups, version 2, as a container sees its own.
 	if b, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {

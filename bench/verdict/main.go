@@ -217,13 +217,14 @@ func (b *bench) waybill(ctx context.Context, image, tag string) (whole, push tim
 	if err != nil {
 		return 0, 0, err
 	}
-	for wait := time.Now().Add(time.Minute); ; {
+	look := time.NewTicker(2 * time.Millisecond)
+	defer look.Stop()
+	for wait := time.Now().Add(time.Minute); ; <-look.C {
 		if _, err := b.head(ctx, strings.Replace(digest, ":", "-", 1)+".sig"); err == nil {
 			return time.Since(begun), push, nil
 		} else if time.Now().After(wait) {
 			return 0, 0, fmt.Errorf("no signature: %w", err)
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
 

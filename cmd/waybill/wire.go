@@ -82,14 +82,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if a.newAdminToken, err = tokens.EnsureAdmin(ctx, filepath.Join(cfg.Data, adminTokenFile)); err != nil {
 		return nil, fmt.Errorf("first admin token: %w", err)
 	}
-	a.inspector = &jobs.Inspector{Layers: db, Blobs: files, Scanner: a.scanner, Logger: logger}
-	if a.embedded == nil {
-		a.inspector.Lock = layerLock(db, cfg.Scanner.Processes)
-	}
 	contents := &contents{DB: db}
-	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
-	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: logger}
-	if err := advisories.prefer(ctx); err != nil {
+	scans, advisories, err := a.scanning(ctx, cfg, files, contents)
+	if err != nil {
 		return nil, err
 	}
 	vex := &laterVEX{}
@@ -150,13 +145,29 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
+		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: a.metrics(), Logger: logger, Now: time.Now})
+	return a, nil
+}
+
+// scanning makes what inspects layers and scans images.
+func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, contents *contents) (*jobs.Scanner, *advisories, error) {
+	db := a.database
+	a.inspector = &jobs.Inspector{Layers: db, Blobs: files, Scanner: a.scanner, Logger: a.logger}
+	if a.embedded == nil {
+		a.inspector.Lock = layerLock(db, cfg.Scanner.Processes)
+	}
+	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
+	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: a.logger}
+	return scans, advisories, advisories.prefer(ctx)
+}
+
+func (a *app) metrics() *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_database_connections_in_use", Help: "Connections to the database that a request or a job holds."},
-			func() float64 { return float64(db.Held()) }))
-	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
-		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
-	return a, nil
+			func() float64 { return float64(a.database.Held()) }))
+	return metrics
 }
 
 // open connects to the configured database, or starts the private one.
