@@ -18,7 +18,7 @@ import (
 	"waybill/server"
 )
 
-// route is one operation with a good request, and the roles that may use it; scoped is a role that may in general,
+// route is one operation (with two slashes: outside of /api/v1) with a good request, and the roles that may use it; scoped is a role that may in general,
 // with a token for another repository, and is refused.
 type route struct {
 	method, path      string
@@ -68,6 +68,9 @@ func routes() []route {
 		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
 		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
+		{"GET", "/ledger/consistency?older=1", "", "", "auditor admin", ""},
+		{"GET", "//ledger/checkpoint", "", "", "auditor admin", ""},
+		{"GET", "//ledger/tile/0/000.p/3", "", "", "auditor admin", ""},
 		{"GET", "/audit", "", "", "auditor admin", ""},
 		{"POST", "/gc", json, `{}`, "admin", ""},
 		{"POST", "/fsck", json, `{}`, "admin", ""},
@@ -107,7 +110,11 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		})
 	}
 	for _, r := range engine.Routes() {
-		path := strings.NewReplacer(":waiver", "7", ":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
+		path, below := strings.CutPrefix(r.Path, "/api/v1")
+		if !below {
+			path = "/" + path
+		}
+		path = strings.NewReplacer(":waiver", "7", ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -185,7 +192,11 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") {
 			continue
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path, below := strings.CutPrefix(r.Path, "/api/v1")
+		if !below {
+			path = "/" + path
+		}
+		path = strings.NewReplacer(":waiver", "{waiver}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)
@@ -495,6 +506,36 @@ func TestImportIsStreamed(t *testing.T) {
 	got.decode(t, &status)
 	require.True(t, status.Present)
 	require.Equal(t, int64(3600), status.AgeSeconds)
+}
+
+func TestTiles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "auditor", "GET", "//ledger/checkpoint", "", "")
+	require.Equal(t, "waybill/test\n3\ncm9vdA==\n", string(got.body))
+	require.Equal(t, "text/plain; charset=utf-8", got.header.Get("Content-Type"))
+	require.Equal(t, "no-cache", got.header.Get("Cache-Control"))
+	got = call(t, s, "auditor", "GET", "//ledger/tile/entries/x001/067.p/3", "", "")
+	require.Equal(t, "tile/entries/x001/067.p/3", string(got.body))
+	require.Equal(t, "application/octet-stream", got.header.Get("Content-Type"))
+	require.Equal(t, "private, max-age=31536000, immutable", got.header.Get("Cache-Control"))
+	got = call(t, s, "auditor", "GET", "//ledger/tile/none", "", "")
+	require.Equal(t, 404, got.status)
+	require.Equal(t, "no-store", got.header.Get("Cache-Control"), "it may be there soon")
+	requireProblem(t, got)
+	got = call(t, s, "auditor", "POST", "//ledger/checkpoint", "", "x")
+	require.Equal(t, 404, got.status, "read-only")
+
+	var proof server.ConsistencyProof
+	call(t, s, "auditor", "GET", "/ledger/consistency?older=2", "", "").decode(t, &proof)
+	require.EqualValues(t, 3, proof.Newer)
+	require.NotEmpty(t, proof.Checkpoint)
+	require.Len(t, proof.Proof, 1)
+	proof = server.ConsistencyProof{}
+	call(t, s, "auditor", "GET", "/ledger/consistency?older=1&newer=2", "", "").decode(t, &proof)
+	require.Empty(t, proof.Checkpoint)
+	require.Equal(t, 422, call(t, s, "auditor", "GET", "/ledger/consistency?older=0", "", "").status)
 }
 
 func TestLedgerPages(t *testing.T) {

@@ -413,11 +413,28 @@ func (l ledgerAPI) Checkpoint(ctx context.Context) (server.LedgerCheckpoint, err
 
 func (l ledgerAPI) Proof(ctx context.Context, index, size int64) ([][]byte, error) {
 	hashes, err := l.db.Prove(ctx, size, index)
+	return plainHashes(hashes), err
+}
+
+func (l ledgerAPI) Consistency(ctx context.Context, older, newer int64) ([][]byte, error) {
+	hashes, err := l.db.ProveConsistency(ctx, newer, older)
+	return plainHashes(hashes), err
+}
+
+func plainHashes(hashes []ledger.Hash) [][]byte {
 	all := make([][]byte, len(hashes))
 	for i, h := range hashes {
 		all[i] = h[:]
 	}
-	return all, err
+	return all
+}
+
+func (l ledgerAPI) Tile(ctx context.Context, path string) ([]byte, error) {
+	t, err := ledger.ParseTile(path)
+	if err != nil {
+		return nil, err
+	}
+	return l.db.LedgerTile(ctx, t)
 }
 
 func (l ledgerAPI) Audit(ctx context.Context) (server.LedgerReport, error) {

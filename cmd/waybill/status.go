@@ -109,37 +109,3 @@ func cellText(w io.Writer, c artifact.Status, now time.Time) string {
 	}
 	return strings.Join(parts, " ")
 }
-
-func newAudit() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "Recompute the ledger and name every row that does not fit",
-		Args:  exactly(0),
-	}
-	output := outputFlag(cmd)
-	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		var out server.LedgerReport
-		if err := c.get(ctx, "/audit", nil, &out); err != nil {
-			return err
-		}
-		if err := output.show(cmd, out, func(w io.Writer) { printAudit(w, out) }); err != nil {
-			return err
-		}
-		if out.OK && len(out.Problems) == 0 {
-			return nil
-		}
-		lines := []string{fmt.Sprintf("the ledger does not hold: %d rows do not fit", len(out.Problems))}
-		for _, p := range out.Problems {
-			lines = append(lines, "  "+printable(p))
-		}
-		return errors.New(strings.Join(lines, "\n"))
-	})
-	return cmd
-}
-
-func printAudit(w io.Writer, r server.LedgerReport) {
-	fields(w, "size", fmt.Sprint(r.Size), "root", r.Root, "checkpoints", fmt.Sprint(r.Checkpoints))
-	if r.OK && len(r.Problems) == 0 {
-		fmt.Fprintln(w, "ok")
-	}
-}

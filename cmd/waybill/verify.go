@@ -323,12 +323,9 @@ func checkPromotion(leaf []byte, r artifact.Repository, d artifact.Digest, e art
 }
 
 func checkInclusion(p server.InclusionProof, c ledger.Checkpoint) error {
-	proof := make([]ledger.Hash, len(p.Proof))
-	for i, h := range p.Proof {
-		if len(h) != len(proof[i]) {
-			return errors.New("the proof is not made of hashes")
-		}
-		proof[i] = ledger.Hash(h)
+	proof, err := hashes(p.Proof)
+	if err != nil {
+		return err
 	}
 	return ledger.CheckInclusion(c, p.Index, p.Leaf, proof)
 }
