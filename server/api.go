@@ -59,6 +59,7 @@ type APIConfig struct {
 	Retention     Retention
 	Trial         Trial
 	Waiving       Waiving
+	Pulls         Pulls
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -269,6 +270,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
+	register(a, needs(artifact.ActionAudit), get("pulls", "/pulls", "Who pulled what on which day", "Ledger"), a.pulls)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
 	register(a, needs(artifact.ActionManage), post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage"), a.retention)

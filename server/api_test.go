@@ -64,6 +64,7 @@ func routes() []route {
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
 		{"GET", "/tags/history" + ref, "", "", lookers, "auditor"},
+		{"GET", "/pulls?ref=shop%2Freturns", "", "", "auditor admin", "auditor"},
 		{"POST", "/retention", json, `{}`, "admin", "admin"},
 		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
 		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
@@ -506,6 +507,32 @@ func TestImportIsStreamed(t *testing.T) {
 	got.decode(t, &status)
 	require.True(t, status.Present)
 	require.Equal(t, int64(3600), status.AgeSeconds)
+}
+
+func TestPulls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var page server.PullPage
+	call(t, s, "auditor", "GET", "/pulls?limit=1", "", "").decode(t, &page)
+	require.Len(t, page.Pulls, 1)
+	require.Equal(t, "token:k8s/1", page.Pulls[0].Principal)
+	next := page.Next
+	page = server.PullPage{}
+	call(t, s, "auditor", "GET", "/pulls?limit=2&after="+next, "", "").decode(t, &page)
+	require.Len(t, page.Pulls, 1)
+	require.Equal(t, "token:k8s/1", w.asked.After.Principal)
+	require.Equal(t, w.promoted, w.asked.After.Digest)
+	require.Empty(t, page.Next)
+	page = server.PullPage{}
+	call(t, s, "scoped-auditor", "GET", "/pulls?limit=2", "", "").decode(t, &page)
+	require.Empty(t, page.Pulls, "of other repositories")
+	call(t, s, "auditor", "GET", "/pulls?ref=shop/returns:v456&principal=token:k8s/1&from=2026-09-01&to=2026-09-30", "", "").decode(t, &page)
+	require.Equal(t, w.promoted, w.asked.Digest)
+	require.Equal(t, "2026-09-30", w.asked.To.Format(time.DateOnly))
+	for _, bad := range []string{"?after=x", "?after=eCB5", "?from=yesterday", "?ref=shop/returns@x"} {
+		require.Equal(t, 400, call(t, s, "auditor", "GET", "/pulls"+bad, "", "").status, bad)
+	}
 }
 
 func TestTiles(t *testing.T) {

@@ -40,6 +40,7 @@ type world struct {
 	waiting     artifact.Digest // in shop, pushed and not promoted
 	documents   []server.Document
 	entries     []server.LedgerEntry
+	asked       artifact.PullFilter // the last
 	history     []artifact.Promotion
 	unmet       []artifact.Reason
 	problems    []string
@@ -435,6 +436,11 @@ func (w *world) Proof(context.Context, int64, int64) ([][]byte, error) {
 	return [][]byte{make([]byte, 32)}, nil
 }
 
+func (w *world) Pulls(_ context.Context, f artifact.PullFilter) ([]artifact.PullDay, error) {
+	w.asked = f
+	return []artifact.PullDay{{Day: noon.Truncate(24 * time.Hour), Repository: w.shop, Digest: w.promoted, Principal: "token:k8s/1", Pulls: 3, First: noon, Last: noon}}, nil
+}
+
 func (w *world) Consistency(context.Context, int64, int64) ([][]byte, error) {
 	return [][]byte{make([]byte, 32)}, nil
 }
@@ -486,7 +492,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

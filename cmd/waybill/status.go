@@ -21,10 +21,10 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status [SERVICE]",
 		Short:   "Show what runs where: services by environments",
-		Example: "  waybill status\n  waybill status returns --at 2026-10-01T12:00Z",
+		Example: "  waybill status\n  waybill status returns --at 2026-10-01T12:00Z\n  waybill status --at 2026-10-01 -o csv",
 		Args:    upTo(1),
 	}
-	output := outputFlag(cmd)
+	output := tableFlag(cmd)
 	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z or 2026-10-01")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{}
@@ -41,7 +41,12 @@ func newStatus() *cobra.Command {
 		} else if err != nil {
 			return err
 		}
-		return output.show(cmd, out, func(w io.Writer) { printBoard(w, out) })
+		rows := make([][]string, len(out.Cells))
+		for i, c := range out.Cells {
+			rows[i] = []string{c.Repository.String(), c.Environment.String(), c.Digest.String(), c.Version, instant(c.Since), c.Actor, c.Reason, string(c.Verdict)}
+		}
+		head := []string{"repository", "environment", "digest", "version", "since", "by", "reason", "verdict"}
+		return output.show(cmd, out, head, rows, func(w io.Writer) { printBoard(w, out) })
 	})
 	return cmd
 }
