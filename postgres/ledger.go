@@ -246,3 +246,24 @@ func (db *DB) ledgerSize(ctx context.Context) (size int64, err error) {
 	err = db.Pool.QueryRow(ctx, `select coalesce(max(index) + 1, 0) from ledger_entries`).Scan(&size)
 	return size, translate(err)
 }
+
+// EntriesAbout returns the indexes, in order, of the entries about a digest in a repository, and of those about the
+// digest alone; at most limit of them.
+func (db *DB) EntriesAbout(ctx context.Context, repository artifact.Repository, d artifact.Digest, limit int) ([]int64, error) {
+	return db.indexes(ctx, `select index from ledger_entries where digest = $1 and (repository is null or repository = $2) order by index limit $3`, d, repository, limit)
+}
+
+// EntriesWithin returns the indexes, in order, of the entries from a time on and before another; at most limit of them.
+func (db *DB) EntriesWithin(ctx context.Context, from, to time.Time, limit int) ([]int64, error) {
+	// By time first: in the order of indexes the database would read all that came before.
+	return db.indexes(ctx, `with period as materialized (select index from ledger_entries where at >= $1 and at < $2 limit $3) select index from period order by index`, from, to, limit)
+}
+
+func (db *DB) indexes(ctx context.Context, sql string, args ...any) ([]int64, error) {
+	rows, err := db.Pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	return all, translate(err)
+}

@@ -60,6 +60,7 @@ type APIConfig struct {
 	Trial         Trial
 	Waiving       Waiving
 	Pulls         Pulls
+	Exports       Exports
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -270,6 +271,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
+	register(a, needs(artifact.ActionAudit), archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger")), a.export)
 	register(a, needs(artifact.ActionAudit), get("pulls", "/pulls", "Who pulled what on which day", "Ledger"), a.pulls)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)

@@ -55,7 +55,7 @@ func (a *API) pulls(ctx context.Context, p artifact.Principal, in *pullsInput) (
 }
 
 func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInput) (f artifact.PullFilter, err error) {
-	f = artifact.PullFilter{Principal: in.Principal, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now()}
+	f = artifact.PullFilter{Principal: in.Principal, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now().UTC()}
 	if in.Ref != "" {
 		if f.Repository, err = artifact.ParseRepository(in.Ref); err != nil {
 			ref, err := artifact.ParseReference(in.Ref)

@@ -41,6 +41,7 @@ type world struct {
 	documents   []server.Document
 	entries     []server.LedgerEntry
 	asked       artifact.PullFilter // the last
+	listingErr  error
 	history     []artifact.Promotion
 	unmet       []artifact.Reason
 	problems    []string
@@ -441,6 +442,29 @@ func (w *world) Pulls(_ context.Context, f artifact.PullFilter) ([]artifact.Pull
 	return []artifact.PullDay{{Day: noon.Truncate(24 * time.Hour), Repository: w.shop, Digest: w.promoted, Principal: "token:k8s/1", Pulls: 3, First: noon, Last: noon}}, nil
 }
 
+func (w *world) EntriesAbout(context.Context, artifact.Repository, artifact.Digest, int) ([]int64, error) {
+	return []int64{0, 1}, nil
+}
+
+func (w *world) EntriesWithin(_ context.Context, _, _ time.Time, limit int) ([]int64, error) {
+	if w.busy {
+		return make([]int64, limit), nil
+	}
+	return []int64{0, 2}, nil
+}
+
+func (w *world) Subject([]byte) (artifact.Repository, artifact.Digest, error) {
+	return w.shop, w.promoted, nil
+}
+
+func (w *world) SignListing(files []server.ExportedFile) (string, error) {
+	all := ""
+	for _, f := range files {
+		all += fmt.Sprintf("%x %d %s\n", f.SHA256, f.Size, f.Path)
+	}
+	return all, w.listingErr
+}
+
 func (w *world) Consistency(context.Context, int64, int64) ([][]byte, error) {
 	return [][]byte{make([]byte, 32)}, nil
 }
@@ -492,7 +516,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/jackc/pgx/v5"
@@ -435,6 +436,29 @@ func (l ledgerAPI) Tile(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	return l.db.LedgerTile(ctx, t)
+}
+
+func (l ledgerAPI) EntriesAbout(ctx context.Context, r artifact.Repository, d artifact.Digest, limit int) ([]int64, error) {
+	return l.db.EntriesAbout(ctx, r, d, limit)
+}
+
+func (l ledgerAPI) EntriesWithin(ctx context.Context, from, to time.Time, limit int) ([]int64, error) {
+	return l.db.EntriesWithin(ctx, from, to, limit)
+}
+
+// Subject reads what an entry is about.
+func (ledgerAPI) Subject(body []byte) (artifact.Repository, artifact.Digest, error) {
+	e, err := ledger.Parse(body)
+	return e.Repository, e.Digest, err
+}
+
+// SignListing signs an export's files with the key of the checkpoints.
+func (l ledgerAPI) SignListing(files []server.ExportedFile) (string, error) {
+	all := make([]ledger.ExportedFile, len(files))
+	for i, f := range files {
+		all[i] = ledger.ExportedFile(f)
+	}
+	return l.signer.SignListing(all)
 }
 
 func (l ledgerAPI) Audit(ctx context.Context) (server.LedgerReport, error) {
