@@ -57,20 +57,7 @@ func (a *API) pulls(ctx context.Context, p artifact.Principal, in *pullsInput) (
 func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInput) (f artifact.PullFilter, err error) {
 	f = artifact.PullFilter{Principal: in.Principal, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now().UTC()}
 	if in.Ref != "" {
-		if f.Repository, err = artifact.ParseRepository(in.Ref); err != nil {
-			ref, err := artifact.ParseReference(in.Ref)
-			if err != nil {
-				return f, err
-			}
-			if err := may(p, artifact.ActionAudit, ref.Repository); err != nil {
-				return f, err
-			}
-			f.Repository = ref.Repository
-			if f.Digest, err = a.digest(ctx, ref); err != nil {
-				return f, err
-			}
-		}
-		if err := may(p, artifact.ActionAudit, f.Repository); err != nil {
+		if f.Repository, f.Digest, err = a.pulledOf(ctx, p, in.Ref); err != nil {
 			return f, err
 		}
 	}
@@ -88,6 +75,22 @@ func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInp
 		f.After, err = parsePullCursor(in.After)
 	}
 	return f, err
+}
+
+// pulledOf reads a reference, or a repository alone, if the caller may know who pulled it.
+func (a *API) pulledOf(ctx context.Context, p artifact.Principal, s string) (r artifact.Repository, d artifact.Digest, err error) {
+	if r, err = artifact.ParseRepository(s); err == nil {
+		return r, d, may(p, artifact.ActionAudit, r)
+	}
+	ref, err := artifact.ParseReference(s)
+	if err != nil {
+		return r, d, err
+	}
+	if err := may(p, artifact.ActionAudit, ref.Repository); err != nil {
+		return r, d, err
+	}
+	d, err = a.digest(ctx, ref)
+	return ref.Repository, d, err
 }
 
 // pullCursor names a row; what it is made of is nobody's business but parsePullCursor's.

@@ -604,6 +604,11 @@ func TestPulls(t *testing.T) {
 	page = server.PullPage{}
 	call(t, s, "scoped-auditor", "GET", "/pulls?limit=2", "", "").decode(t, &page)
 	require.Empty(t, page.Pulls, "of other repositories")
+	require.Equal(t, 200, call(t, s, "auditor", "GET", "/pulls?ref=shop/returns:v456", "", "").status)
+	require.Equal(t, w.promoted, w.asked.Digest)
+	require.Equal(t, 200, call(t, s, "auditor", "GET", "/pulls?ref=shop/returns", "", "").status)
+	require.Zero(t, w.asked.Digest)
+	require.Equal(t, 200, call(t, s, "auditor", "GET", "/pulls?ref=shop/returns@"+w.promoted.String(), "", "").status)
 	call(t, s, "auditor", "GET", "/pulls?ref=shop/returns:v456&principal=token:k8s/1&from=2026-09-01&to=2026-09-30", "", "").decode(t, &page)
 	require.Equal(t, w.promoted, w.asked.Digest)
 	require.Equal(t, "2026-09-30", w.asked.To.Format(time.DateOnly))
