@@ -153,14 +153,14 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 
 // open connects to the configured database, or starts the private one.
 func (a *app) open(ctx context.Context, cfg Config) (err error) {
-	url := cfg.Database.URL
+	url, owner := cfg.Database.URL, cfg.Database.OwnerURL
 	if url == "" {
 		if a.embedded, err = postgres.StartEmbedded(ctx, filepath.Join(cfg.Data, "postgres"), a.logger); err != nil {
 			return err
 		}
-		url = a.embedded.URL()
+		url, owner = a.embedded.ServiceURL(), a.embedded.URL()
 	}
-	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, MaxConnections: cfg.Database.Connections})
+	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, OwnerURL: owner, MaxConnections: cfg.Database.Connections})
 	return err
 }
 
