@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ func (a *audit) run(ctx context.Context) error {
 	for _, n := range notes {
 		a.open(n)
 	}
-	slices.SortStableFunc(a.notes, func(x, y Checkpoint) int { return int(min(1, max(-1, x.Size-y.Size))) })
+	slices.SortStableFunc(a.notes, bySize)
 	records, err := a.view.Records(ctx)
 	if err != nil {
 		return fmt.Errorf("audit records: %w", err)
@@ -139,13 +140,7 @@ func (a *audit) run(ctx context.Context) error {
 
 // open checks a checkpoint's signature and keeps it to be compared.
 func (a *audit) open(n Note) {
-	err := errors.New("no public key")
-	var c Checkpoint
-	for _, key := range a.publicKeys {
-		if c, err = OpenCheckpoint(n.Text, key); err == nil {
-			break
-		}
-	}
+	c, err := openAny(n.Text, a.publicKeys)
 	switch {
 	case err != nil:
 		a.problem("the checkpoint of %d entries is not signed by a key of this ledger: %v", n.Size, err)
@@ -154,6 +149,19 @@ func (a *audit) open(n Note) {
 	default:
 		a.notes = append(a.notes, c)
 	}
+}
+
+func bySize(x, y Checkpoint) int { return cmp.Compare(x.Size, y.Size) }
+
+// openAny opens a checkpoint that one of the keys signed.
+func openAny(text string, publicKeys []string) (c Checkpoint, err error) {
+	err = errors.New("no public key")
+	for _, key := range publicKeys {
+		if c, err = OpenCheckpoint(text, key); err == nil {
+			break
+		}
+	}
+	return c, err
 }
 
 // checkpoints compares those whose size the tree has now.

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"waybill/artifact"
@@ -74,6 +75,22 @@ func (e Entry) Canonical() ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// Leaf is Canonical of what fits a bundle of C2SP tlog-tiles: of too many or too long reasons the first are kept, and the
+// last says how many are not. The verdict has them all.
+func (e Entry) Leaf() ([]byte, error) {
+	body, err := e.Canonical()
+	all := e.Reasons
+	for keep := len(all); err == nil && len(body) > MaxEntry && keep > 0; {
+		keep /= 2
+		e.Reasons = append(slices.Clone(all[:keep]), fmt.Sprintf("%d more reasons are in the verdict", len(all)-keep))
+		body, err = e.Canonical()
+	}
+	if err == nil && len(body) > MaxEntry {
+		err = artifact.Errorf(artifact.TooLarge, "the decision is %d bytes long as an entry of the ledger, which takes %d", len(body), MaxEntry)
+	}
+	return body, err
 }
 
 // Parse is the inverse of Canonical. It refuses unknown keys, and an encoding that is not the canonical one.

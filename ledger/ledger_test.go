@@ -33,6 +33,31 @@ func TestCanonical(t *testing.T) {
 	require.Equal(t, body, again)
 }
 
+// TestLeafFits: what has too many reasons for a bundle's 16 bits keeps the first, and says so.
+func TestLeafFits(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 1000)
+	e := ledger.Entry{Kind: "push.denied", Actor: "a"}
+	for range 200 {
+		e.Reasons = append(e.Reasons, long)
+	}
+	body, err := e.Leaf()
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(body), ledger.MaxEntry)
+	kept, err := ledger.Parse(body)
+	require.NoError(t, err)
+	require.Len(t, kept.Reasons, 51)
+	require.Equal(t, "150 more reasons are in the verdict", kept.Reasons[50])
+	require.Len(t, e.Reasons, 200)
+	e.Reasons = []string{strings.Repeat("x", 1<<17)}
+	body, err = e.Leaf()
+	require.NoError(t, err)
+	require.Contains(t, string(body), `"1 more reasons are in the verdict"`)
+	e.Reason = strings.Repeat("x", 1<<17)
+	_, err = e.Leaf()
+	require.Equal(t, artifact.TooLarge, artifact.KindOf(err))
+}
+
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	good := `{"actor":"a","at":"2026-11-21T04:00:00Z","kind":"k"}`

@@ -29,7 +29,8 @@ import (
 type Embedded struct {
 	dir    string
 	bin    string
-	url    string
+	url    string              // of the superuser, who owns the tables
+	role   string              // password of the role that the service uses
 	owner  *syscall.Credential // nil unless this is root
 	hidden bool                // the owner cannot reach dir, so children run in a user namespace instead
 	logger *slog.Logger
@@ -41,8 +42,12 @@ type Embedded struct {
 	failure error         // why, unless it was asked; to be read after done
 }
 
-// embeddedUser is the database role and database that the service uses.
-const embeddedUser = "waybill"
+// embeddedUser is the superuser and the database; serviceUser is the role that the service uses, which owns no table that
+// a migration made.
+const (
+	embeddedUser = "waybill"
+	serviceUser  = "waybill_service"
+)
 
 // StartEmbedded makes the cluster in dir if there is none, starts it and waits until it answers. As root it drops to
 // the user postgres, or else nobody, since PostgreSQL refuses to run as root.
@@ -75,8 +80,13 @@ func StartEmbedded(ctx context.Context, dir string, logger *slog.Logger) (*Embed
 	return e, nil
 }
 
-// URL is the connection string; it holds the password.
+// URL is the connection string of the superuser; it holds the password.
 func (e *Embedded) URL() string { return e.url }
+
+// ServiceURL is that of the role that the service uses.
+func (e *Embedded) ServiceURL() string {
+	return fmt.Sprintf("%s user=%s password=%s", e.url, serviceUser, e.role)
+}
 
 // Done is closed when the server has ended for good: it was asked to, or does not start any more.
 func (e *Embedded) Done() <-chan struct{} { return e.done }
@@ -146,8 +156,11 @@ func (e *Embedded) prepare(ctx context.Context, bin string) error {
 	if err := e.chown(e.dir); err != nil {
 		return err
 	}
-	password, err := e.password()
+	password, err := e.password("password")
 	if err != nil {
+		return err
+	}
+	if e.role, err = e.password("service-password"); err != nil {
 		return err
 	}
 	run, err := e.runDir()
@@ -173,9 +186,9 @@ func (e *Embedded) prepare(ctx context.Context, bin string) error {
 	return os.Rename(fresh, data)
 }
 
-// password returns the cluster's password, made once.
-func (e *Embedded) password() (string, error) {
-	path := filepath.Join(e.dir, "password")
+// password returns the password in a file, made once.
+func (e *Embedded) password(file string) (string, error) {
+	path := filepath.Join(e.dir, file)
 	if b, err := os.ReadFile(path); err == nil && len(b) == 64 {
 		return string(b), nil
 	}
@@ -257,7 +270,7 @@ func (e *Embedded) start(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := awaitReady(ctx, p, config); err != nil {
+	if err := awaitReady(ctx, p, config, e.role); err != nil {
 		p.stop()
 		return nil, err
 	}
@@ -293,14 +306,14 @@ func isPostgres(pid int) bool {
 }
 
 // awaitReady waits for a minute, or as long as the server says that it is starting: it makes good what a crash left.
-func awaitReady(ctx context.Context, p *process, config *pgx.ConnConfig) error {
+func awaitReady(ctx context.Context, p *process, config *pgx.ConnConfig, role string) error {
 	admin := config.Copy()
 	admin.Database = "postgres"
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		conn, err := pgx.ConnectConfig(ctx, admin)
 		if err == nil {
 			defer conn.Close(ctx)
-			return ensureDatabase(ctx, conn)
+			return ensureDatabase(ctx, conn, role)
 		}
 		select {
 		case <-p.ended:
@@ -317,10 +330,22 @@ func awaitReady(ctx context.Context, p *process, config *pgx.ConnConfig) error {
 	}
 }
 
-func ensureDatabase(ctx context.Context, conn *pgx.Conn) error {
-	var exists bool
-	if err := conn.QueryRow(ctx, `select exists (select from pg_database where datname = $1)`, embeddedUser).Scan(&exists); err != nil || exists {
+// ensureDatabase makes the database and the service's role where they are not there; the role's password is set each
+// time, since its file may have been lost.
+func ensureDatabase(ctx context.Context, conn *pgx.Conn, password string) error {
+	var database, role bool
+	if err := conn.QueryRow(ctx, `select exists (select from pg_database where datname = $1), exists (select from pg_roles where rolname = $2)`, embeddedUser, serviceUser).Scan(&database, &role); err != nil {
 		return err
+	}
+	verb := "alter"
+	if !role {
+		verb = "create"
+	}
+	if _, err := conn.Exec(ctx, verb+` role `+serviceUser+` with login nosuperuser nocreatedb nocreaterole password '`+password+`'`); err != nil { // hexadecimal
+		return err
+	}
+	if database {
+		return nil
 	}
 	_, err := conn.Exec(ctx, `create database `+embeddedUser)
 	return err

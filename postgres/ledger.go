@@ -26,7 +26,7 @@ func appendLedger(ctx context.Context, tx pgx.Tx, e ledger.Entry) (int64, error)
 		e.At = time.Now()
 	}
 	e.At = ledger.Instant(e.At)
-	body, err := e.Canonical()
+	body, err := e.Leaf()
 	if err != nil {
 		return 0, err
 	}
@@ -202,4 +202,68 @@ func (db *DB) Prove(ctx context.Context, size, index int64) ([]ledger.Hash, erro
 		return nil, artifact.Errorf(artifact.NotFound, "entry %d is not among the first %d", index, size)
 	}
 	return ledger.Prove(size, index, func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, db.Pool, indexes) })
+}
+
+// ProveConsistency returns the proof that the tree of newer entries extends that of older.
+func (db *DB) ProveConsistency(ctx context.Context, newer, older int64) ([]ledger.Hash, error) {
+	size, err := db.ledgerSize(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if older < 1 || older > newer || newer > size {
+		return nil, artifact.Errorf(artifact.Invalid, "there is no proof from %d entries to %d; want 1 or more, then as many or more, and at most the %d there are", older, newer, size)
+	}
+	return ledger.ProveConsistency(newer, older, func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, db.Pool, indexes) })
+}
+
+// LedgerTile returns the bytes of a tile, which never change; NotFound until the ledger has all of it.
+func (db *DB) LedgerTile(ctx context.Context, t ledger.Tile) ([]byte, error) {
+	size, err := db.ledgerSize(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if t.End() > size {
+		return nil, artifact.Errorf(artifact.NotFound, "the ledger of %d entries has no %s", size, t.Path())
+	}
+	if t.Level >= 0 {
+		return ledger.ReadTile(t, func(indexes []int64) ([]ledger.Hash, error) { return readHashes(ctx, db.Pool, indexes) })
+	}
+	rows, err := db.Pool.Query(ctx, `select body from ledger_entries where index >= $1 and index < $2 order by index`, t.First(), t.End())
+	if err != nil {
+		return nil, translate(err)
+	}
+	bodies, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return nil, translate(err)
+	}
+	if len(bodies) != t.Width {
+		return nil, fmt.Errorf("%s: the ledger has %d of its %d entries", t.Path(), len(bodies), t.Width)
+	}
+	return ledger.Bundle(bodies)
+}
+
+func (db *DB) ledgerSize(ctx context.Context) (size int64, err error) {
+	err = db.Pool.QueryRow(ctx, `select coalesce(max(index) + 1, 0) from ledger_entries`).Scan(&size)
+	return size, translate(err)
+}
+
+// EntriesAbout returns the indexes, in order, of the entries about a digest in a repository, and of those about the
+// digest alone; at most limit of them.
+func (db *DB) EntriesAbout(ctx context.Context, repository artifact.Repository, d artifact.Digest, limit int) ([]int64, error) {
+	return db.indexes(ctx, `select index from ledger_entries where digest = $1 and (repository is null or repository = $2) order by index limit $3`, d, repository, limit)
+}
+
+// EntriesWithin returns the indexes, in order, of the entries from a time on and before another; at most limit of them.
+func (db *DB) EntriesWithin(ctx context.Context, from, to time.Time, limit int) ([]int64, error) {
+	// By time first: in the order of indexes the database would read all that came before.
+	return db.indexes(ctx, `with period as materialized (select index from ledger_entries where at >= $1 and at < $2 limit $3) select index from period order by index`, from, to, limit)
+}
+
+func (db *DB) indexes(ctx context.Context, sql string, args ...any) ([]int64, error) {
+	rows, err := db.Pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	return all, translate(err)
 }

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -348,4 +349,50 @@ func newSigner(t testing.TB) *ledger.Signer {
 	signer, err := ledger.NewSigner(private)
 	require.NoError(t, err)
 	return signer
+}
+
+// TestTiles: what a stored ledger serves as tiles gives its root, at each size; and the proof that it only grew.
+func TestTiles(t *testing.T) {
+	t.Parallel()
+	r := newRecorded(t)
+	first, err := r.db.Checkpoint(r.ctx, r.signer)
+	require.NoError(t, err)
+	for range 300 {
+		_, err := r.db.Record(r.ctx, ledger.Entry{Kind: "signed", Actor: "system", Digest: r.v1})
+		require.NoError(t, err)
+	}
+	fetch := func(ctx context.Context, path string) ([]byte, error) {
+		if path == "checkpoint" {
+			note, err := r.db.Checkpoint(ctx, r.signer)
+			return []byte(note), err
+		}
+		tile, err := ledger.ParseTile(path)
+		if err != nil {
+			return nil, err
+		}
+		return r.db.LedgerTile(ctx, tile)
+	}
+	report, err := ledger.AuditTiles(r.ctx, fetch, []string{r.signer.PublicKey()}, first)
+	require.NoError(t, err)
+	require.Empty(t, report.Problems)
+	require.Equal(t, r.audit().Root, report.Root)
+
+	older, err := ledger.OpenCheckpoint(first, r.signer.PublicKey())
+	require.NoError(t, err)
+	newer := r.checkpoint()
+	proof, err := r.db.ProveConsistency(r.ctx, newer.Size, older.Size)
+	require.NoError(t, err)
+	require.NoError(t, ledger.CheckConsistency(newer, older, proof))
+	for _, sizes := range [][2]int64{{0, newer.Size}, {newer.Size, older.Size}, {older.Size, newer.Size + 1}, {-1, 1}} {
+		_, err := r.db.ProveConsistency(r.ctx, sizes[1], sizes[0])
+		require.Equal(t, artifact.Invalid, artifact.KindOf(err), "%v", sizes)
+	}
+	for _, tile := range []ledger.Tile{{Level: 0, N: 1, Width: 256}, {Level: -1, N: 9, Width: 1}, {Level: 1, N: 0, Width: 2}, {Level: 5, N: 0, Width: 1}} {
+		_, err := r.db.LedgerTile(r.ctx, tile)
+		require.Equal(t, artifact.NotFound, artifact.KindOf(err), "%v", tile)
+	}
+	r.tamper(`delete from ledger_entries where index = 7`)
+	report, err = ledger.AuditTiles(r.ctx, fetch, []string{r.signer.PublicKey()}, first)
+	require.NoError(t, err)
+	require.Contains(t, report.Problems[0], "the ledger has 255 of its 256 entries")
 }

@@ -53,6 +53,7 @@ type DB struct {
 // Config says where the database is and how many connections to hold.
 type Config struct {
 	URL            string // a libpq URL or key=value string
+	OwnerURL       string // likewise, of the role that owns the tables; empty: that of URL does
 	MaxConnections int32  // 0: 16
 }
 
@@ -79,7 +80,12 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	db := &DB{Pool: pool, loose: loose, hot: newHot(), watched: make(chan struct{})}
-	if err := db.migrate(ctx); err != nil {
+	if cfg.OwnerURL != "" {
+		err = migrateAs(ctx, cfg.OwnerURL, poolConfig)
+	} else {
+		err = migrate(ctx, db.Pool)
+	}
+	if err != nil {
 		pool.Close()
 		loose.Close()
 		return nil, fmt.Errorf("migrate database: %w", err)
@@ -113,12 +119,12 @@ func (db *DB) Held() int {
 	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns())
 }
 
-func (db *DB) migrate(ctx context.Context) error {
+func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
 		return err
 	}
-	sqlDB := stdlib.OpenDBFromPool(db.Pool)
+	sqlDB := stdlib.OpenDBFromPool(pool)
 	defer sqlDB.Close()
 	provider, err := goose.NewProvider(goose.DialectPostgres, sqlDB, migrations.FS, goose.WithSessionLocker(locker))
 	if err != nil {
@@ -132,6 +138,7 @@ func (db *DB) migrate(ctx context.Context) error {
 const (
 	lockLedger = 0x7761795f6c656467 // one appender at a time: an entry's index is the tree's size
 	lockPolicy = 0x7761795f706f6c69 // no promotion under policies that are replaced meanwhile
+	lockRoles  = 0x7761795f726f6c65 // one replica gives the service's role its rights
 	lockBlob   = 0x626c6f62         // with bits of a digest: no collector comes between a blob's bytes and its row
 )
 

@@ -48,24 +48,6 @@ func (db *DB) StoreBytes(ctx context.Context) (n int64, err error) {
 	return n, translate(err)
 }
 
-// SavePulls records when manifests were last pulled; of one that is gone, nothing. Of a manifest that is pulled all the
-// time a row is written each minute.
-func (db *DB) SavePulls(ctx context.Context, pulls []storage.Pull) error {
-	var (
-		repositories, digests []string
-		at                    []time.Time
-	)
-	for _, p := range pulls {
-		repositories, digests, at = append(repositories, p.Repository.String()), append(digests, p.Digest.String()), append(at, p.At)
-	}
-	_, err := db.loose.Exec(ctx, `insert into pulls (repository, digest, last_pulled_at)
-		select repository, digest, at from unnest($1::text[], $2::text[], $3::timestamptz[]) as noted (repository, digest, at) join manifests using (repository, digest)
-		order by repository, digest
-		on conflict (repository, digest) do update set last_pulled_at = excluded.last_pulled_at where pulls.last_pulled_at < excluded.last_pulled_at - interval '1 minute'`,
-		repositories, digests, at)
-	return translate(err)
-}
-
 // Holdings returns what a repository holds, as it is at one instant.
 func (db *DB) Holdings(ctx context.Context, repository artifact.Repository) (h storage.Holdings, err error) {
 	err = db.snapshot(ctx, func(tx pgx.Tx) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/postgres/pgtest"
 	"waybill/storage"
 )
 
@@ -386,3 +387,55 @@ func TestRetentionBesidePushes(t *testing.T) {
 }
 
 func movable(artifact.Tag) bool { return true }
+
+// TestPulls: who pulled what is told by digest, repository and principal, for a period, page by page; it outlives the manifest.
+func TestPulls(t *testing.T) {
+	t.Parallel()
+	db, ctx := pgtest.New(t), t.Context()
+	repository, other := parsed(t, artifact.ParseRepository, "shop/returns"), parsed(t, artifact.ParseRepository, "shop/orders")
+	a, b := artifact.DigestOf([]byte("a")), artifact.DigestOf([]byte("b"))
+	noon := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	day := func(n int) time.Time { return noon.AddDate(0, 0, n) }
+	pull := func(r artifact.Repository, d artifact.Digest, who string, count int64, at time.Time) storage.Pull {
+		return storage.Pull{Repository: r, Digest: d, Principal: who, Count: count, First: at.Add(-time.Hour), At: at}
+	}
+	require.NoError(t, db.SavePulls(ctx, []storage.Pull{pull(repository, a, "token:ci/1", 3, day(0)), pull(repository, a, "token:k8s/2", 1, day(0)), pull(repository, a, "", 9, day(0)),
+		pull(repository, b, "token:ci/1", 1, day(1)), pull(other, a, "token:ci/1", 5, day(1))}))
+	require.NoError(t, db.SavePulls(ctx, []storage.Pull{pull(repository, a, "token:ci/1", 2, day(0).Add(2*time.Hour)), pull(repository, a, "token:ci/1", 1, day(2))}))
+	for name, c := range map[string]struct {
+		filter artifact.PullFilter
+		want   []int64
+	}{
+		"all":               {artifact.PullFilter{}, []int64{5, 1, 5, 1, 1}},
+		"a repository":      {artifact.PullFilter{Repository: repository}, []int64{5, 1, 1, 1}},
+		"a digest":          {artifact.PullFilter{Repository: repository, Digest: a}, []int64{5, 1, 1}},
+		"a digest, by one":  {artifact.PullFilter{Repository: repository, Digest: a, Principal: "token:k8s/2"}, []int64{1}},
+		"a principal":       {artifact.PullFilter{Principal: "token:ci/1"}, []int64{5, 5, 1, 1}},
+		"a principal's day": {artifact.PullFilter{Principal: "token:ci/1", From: day(1), To: day(1)}, []int64{5, 1}},
+		"nobody's":          {artifact.PullFilter{Principal: "token:x/1"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := c.filter
+			f.Limit = 2
+			if f.To.IsZero() {
+				f.To = day(9)
+			}
+			var got []int64
+			for {
+				page, err := db.Pulls(ctx, f)
+				require.NoError(t, err)
+				for _, d := range page {
+					got = append(got, d.Pulls)
+				}
+				if len(page) < f.Limit {
+					break
+				}
+				f.After = page[len(page)-1]
+			}
+			require.Equal(t, c.want, got)
+		})
+	}
+	page, err := db.Pulls(ctx, artifact.PullFilter{Repository: repository, Digest: a, Principal: "token:ci/1", To: day(0), Limit: 10})
+	require.NoError(t, err)
+	require.Equal(t, []artifact.PullDay{{Day: day(0).Add(-12 * time.Hour), Repository: repository, Digest: a, Principal: "token:ci/1", Pulls: 5, First: noon.Add(-time.Hour), Last: noon.Add(2 * time.Hour)}}, page)
+}

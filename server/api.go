@@ -61,6 +61,8 @@ type APIConfig struct {
 	Retention     Retention
 	Trial         Trial
 	Waiving       Waiving
+	Pulls         Pulls
+	Exports       Exports
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -194,6 +196,11 @@ type Ledger interface {
 	Checkpoint(ctx context.Context) (LedgerCheckpoint, error)
 	// Proof returns the inclusion proof of an entry in the tree of a size: RFC 6962, section 2.1.1.
 	Proof(ctx context.Context, index, size int64) ([][]byte, error)
+	// Consistency returns the proof that the tree of newer entries extends that of older: RFC 6962, section 2.1.2.
+	Consistency(ctx context.Context, older, newer int64) ([][]byte, error)
+	// Tile returns what C2SP tlog-tiles has at a path, tile/…: bytes that never change. NotFound of a path that is no
+	// tile's, and until the log has all of it.
+	Tile(ctx context.Context, path string) ([]byte, error)
 	// Audit recomputes the tree from the rows and names those that do not fit.
 	Audit(ctx context.Context) (LedgerReport, error)
 }
@@ -279,6 +286,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
+	register(a, needs(artifact.ActionAudit), archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger")), a.export)
+	register(a, needs(artifact.ActionAudit), get("pulls", "/pulls", "Who pulled what on which day", "Ledger"), a.pulls)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
 	register(a, needs(artifact.ActionManage), post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage"), a.retention)
@@ -286,6 +295,9 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionAudit), get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, needs(artifact.ActionAudit), get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
 	register(a, needs(artifact.ActionAudit), get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
+	register(a, needs(artifact.ActionAudit), get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)
+	engine.GET(tileRoot+"/checkpoint", a.plain(needs(artifact.ActionAudit), a.tileCheckpoint))
+	engine.GET(tileRoot+"/tile/*path", a.plain(needs(artifact.ActionAudit), a.tile))
 	register(a, needs(artifact.ActionAudit), get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
 
 	register(a, needs(artifact.ActionManage), post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage"), a.collectGarbage)

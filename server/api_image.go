@@ -312,35 +312,43 @@ func (a *API) show(ctx context.Context, p artifact.Principal, in *refInput) (*sh
 	if err != nil {
 		return nil, err
 	}
-	story := Story{Promotions: []artifact.Promotion{}, RunsIn: []artifact.Deployment{}}
-	if story.Manifest, err = a.outline(ctx, s.StoredManifest); err != nil {
-		return nil, err
-	}
-	if story.Verdict, err = a.judged(ctx, s.StoredManifest); err != nil {
-		return nil, err
-	}
-	if s.IsImage || s.Manifest.IsIndex() {
-		report, err := a.scanReport(ctx, s.StoredManifest)
-		if err != nil {
-			return nil, err
-		}
-		report.Findings, report.Packages, report.Images = []artifact.Finding{}, nil, nil
-		story.Scan = &report
-	}
-	if bad, is, err := a.cfg.Records.TurnedBad(ctx, s.Repository, s.Digest); err != nil {
-		return nil, err
-	} else if is {
-		story.TurnedBad = &bad
-	}
-	signatures, err := a.cfg.Records.Signatures(ctx, s.Repository, s.Digest)
+	story, err := a.story(ctx, p, s.StoredManifest)
 	if err != nil {
 		return nil, err
 	}
-	story.Signatures = orEmpty(signatures)
-	if err := a.addPromotions(ctx, p, &story, s.StoredManifest); err != nil {
-		return nil, err
+	if story.Scan != nil {
+		story.Scan.Findings, story.Scan.Packages, story.Scan.Images = []artifact.Finding{}, nil, nil
 	}
 	return &showOutput{Body: story}, nil
+}
+
+// story is all that is known of a digest, findings and packages too.
+func (a *API) story(ctx context.Context, p artifact.Principal, m artifact.StoredManifest) (story Story, err error) {
+	story = Story{Promotions: []artifact.Promotion{}, RunsIn: []artifact.Deployment{}}
+	if story.Manifest, err = a.outline(ctx, m); err != nil {
+		return story, err
+	}
+	if story.Verdict, err = a.judged(ctx, m); err != nil {
+		return story, err
+	}
+	if m.IsImage || m.Manifest.IsIndex() {
+		report, err := a.scanReport(ctx, m)
+		if err != nil {
+			return story, err
+		}
+		story.Scan = &report
+	}
+	if bad, is, err := a.cfg.Records.TurnedBad(ctx, m.Repository, m.Digest); err != nil {
+		return story, err
+	} else if is {
+		story.TurnedBad = &bad
+	}
+	signatures, err := a.cfg.Records.Signatures(ctx, m.Repository, m.Digest)
+	if err != nil {
+		return story, err
+	}
+	story.Signatures = orEmpty(signatures)
+	return story, a.addPromotions(ctx, p, &story, m)
 }
 
 // addPromotions fills what happened to the digest and where it runs.

@@ -124,6 +124,15 @@ func streams(op huma.Operation, event string) huma.Operation {
 	return op
 }
 
+// archive declares an answer that is a compressed tar.
+func archive(op huma.Operation) huma.Operation {
+	op.Responses = map[string]*huma.Response{"200": {
+		Description: "A tar archive, compressed with gzip",
+		Content:     map[string]*huma.MediaType{"application/gzip": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}},
+	}}
+	return op
+}
+
 // stream is embedded by inputs whose body is read as it arrives.
 type stream struct {
 	raw huma.Context

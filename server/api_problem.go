@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
 )
@@ -153,8 +154,10 @@ func (a *API) problemSchema() *huma.Schema {
 
 // requestID returns the id that a middleware gave the request, which the access log has; an API mounted without one
 // makes its own.
-func (a *API) requestID(hc huma.Context) string {
-	header := humagin.Unwrap(hc).Writer.Header()
+func (a *API) requestID(hc huma.Context) string { return requestID(humagin.Unwrap(hc)) }
+
+func requestID(c *gin.Context) string {
+	header := c.Writer.Header()
 	if header.Get(apiRequestID) == "" {
 		header.Set(apiRequestID, rand.Text())
 	}

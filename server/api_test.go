@@ -1,10 +1,16 @@
 package server_test
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -18,7 +24,7 @@ import (
 	"waybill/server"
 )
 
-// route is one operation with a good request, and the roles that may use it; scoped is a role that may in general,
+// route is one operation (with two slashes: outside of /api/v1) with a good request, and the roles that may use it; scoped is a role that may in general,
 // with a token for another repository, and is refused.
 type route struct {
 	method, path      string
@@ -67,10 +73,15 @@ func routes() []route {
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
 		{"GET", "/tags/history" + ref, "", "", lookers, "auditor"},
+		{"GET", "/pulls?ref=shop%2Freturns", "", "", "auditor admin", "auditor"},
+		{"GET", "/export?ref=shop%2Freturns:v456", "", "", "auditor admin", "auditor"},
 		{"POST", "/retention", json, `{}`, "admin", "admin"},
 		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
 		{"GET", "/ledger/checkpoint", "", "", "auditor admin", ""},
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
+		{"GET", "/ledger/consistency?older=1", "", "", "auditor admin", ""},
+		{"GET", "//ledger/checkpoint", "", "", "auditor admin", ""},
+		{"GET", "//ledger/tile/0/000.p/3", "", "", "auditor admin", ""},
 		{"GET", "/audit", "", "", "auditor admin", ""},
 		{"POST", "/gc", json, `{}`, "admin", ""},
 		{"POST", "/fsck", json, `{}`, "admin", ""},
@@ -110,7 +121,11 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		})
 	}
 	for _, r := range engine.Routes() {
-		path := strings.NewReplacer(":waiver", "7", ":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
+		path, below := strings.CutPrefix(r.Path, "/api/v1")
+		if !below {
+			path = "/" + path
+		}
+		path = strings.NewReplacer(":waiver", "7", ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -185,8 +200,8 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, document.Validate(t.Context()))
 	for _, r := range engine.Routes() {
-		if strings.HasPrefix(r.Path, "/api/v1/openapi") {
-			continue
+		if strings.HasPrefix(r.Path, "/api/v1/openapi") || !strings.HasPrefix(r.Path, "/api/v1/") {
+			continue // what is outside is described by C2SP tlog-tiles
 		}
 		path := strings.NewReplacer(":waiver", "{waiver}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
@@ -498,6 +513,141 @@ func TestImportIsStreamed(t *testing.T) {
 	got.decode(t, &status)
 	require.True(t, status.Present)
 	require.Equal(t, int64(3600), status.AgeSeconds)
+}
+
+func TestExport(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "auditor", "GET", "/export?ref=shop/returns:v456", "", "")
+	require.Equal(t, 200, got.status, string(got.body))
+	require.Equal(t, "application/gzip", got.header.Get("Content-Type"))
+	files := untar(t, got.body)
+	folder := "digests/shop/returns/sha256-" + w.promoted.Hex()
+	require.Equal(t, w.promoted, artifact.DigestOf(files[folder+"/manifest"]))
+	require.Equal(t, 2, bytes.Count(files["entries.jsonl"], []byte("\n")))
+	require.Contains(t, string(files[folder+"/story.json"]), `"findings"`)
+	require.Contains(t, string(files["pulls.json"]), "token:k8s/1")
+	require.Contains(t, string(files["promotions.json"]), "token:release")
+	var summary server.ExportSummary
+	require.NoError(t, json.Unmarshal(files["export.json"], &summary))
+	require.Equal(t, "shop/returns@"+w.promoted.String(), summary.Reference)
+	require.Equal(t, []server.ExportedReference{{Repository: w.shop, Digest: w.promoted, Folder: folder}}, summary.Digests)
+	require.Equal(t, len(files)-1, bytes.Count(files["listing"], []byte("\n")), "every other file is in the listing")
+	for path, b := range files {
+		if path != "listing" {
+			require.Contains(t, string(files["listing"]), fmt.Sprintf("%x %d %s\n", sha256.Sum256(b), len(b), path))
+		}
+	}
+
+	files = untar(t, call(t, s, "auditor", "GET", "/export?from=2026-09-01&to=2026-11-01", "", "").body)
+	require.Contains(t, files, folder+"/manifest", "what the period's entries are about")
+	require.NoError(t, json.Unmarshal(files["export.json"], &summary))
+	require.Equal(t, 2, summary.Entries)
+
+	require.Equal(t, 403, call(t, s, "scoped-auditor", "GET", "/export?from=2026-09-01&to=2026-10-01", "", "").status)
+	for _, bad := range []string{"", "?from=2026-09-01", "?to=2026-09-01", "?from=2026-09-02&to=2026-09-01", "?from=x&to=y", "?ref=shop/returns:v456&from=2026-09-01", "?ref=shop"} {
+		require.Equal(t, 400, call(t, s, "auditor", "GET", "/export"+bad, "", "").status, bad)
+	}
+	gone := artifact.DigestOf([]byte("removed since"))
+	files = untar(t, call(t, s, "auditor", "GET", "/export?ref=shop/returns@"+gone.String(), "", "").body)
+	require.Contains(t, string(files["export.json"]), `"removed": true`)
+	w.busy = true
+	got = call(t, s, "auditor", "GET", "/export?from=2026-09-01&to=2026-10-01", "", "")
+	require.Equal(t, 413, got.status, "too much, before anything is sent")
+
+	w.listingErr = errors.New("no key")
+	res, err := s.Client().Do(request(t, s, "auditor", "/api/v1/export?ref=shop/returns:v456"))
+	if err == nil {
+		_, err = io.ReadAll(res.Body)
+		require.NoError(t, res.Body.Close())
+	}
+	require.Error(t, err, "what is not whole does not look whole")
+}
+
+func request(t *testing.T, s *httptest.Server, who, path string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+path, nil)
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer "+who)
+	return req
+}
+
+func untar(t *testing.T, b []byte) map[string][]byte {
+	t.Helper()
+	zipped, err := gzip.NewReader(bytes.NewReader(b))
+	require.NoError(t, err, string(b))
+	files := map[string][]byte{}
+	for archive := tar.NewReader(zipped); ; {
+		h, err := archive.Next()
+		if err == io.EOF {
+			return files
+		}
+		require.NoError(t, err)
+		files[h.Name], err = io.ReadAll(archive)
+		require.NoError(t, err)
+	}
+}
+
+func TestPulls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var page server.PullPage
+	call(t, s, "auditor", "GET", "/pulls?limit=1", "", "").decode(t, &page)
+	require.Len(t, page.Pulls, 1)
+	require.Equal(t, "token:k8s/1", page.Pulls[0].Principal)
+	next := page.Next
+	page = server.PullPage{}
+	call(t, s, "auditor", "GET", "/pulls?limit=2&after="+next, "", "").decode(t, &page)
+	require.Len(t, page.Pulls, 1)
+	require.Equal(t, "token:k8s/1", w.asked.After.Principal)
+	require.Equal(t, w.promoted, w.asked.After.Digest)
+	require.Empty(t, page.Next)
+	page = server.PullPage{}
+	call(t, s, "scoped-auditor", "GET", "/pulls?limit=2", "", "").decode(t, &page)
+	require.Empty(t, page.Pulls, "of other repositories")
+	require.Equal(t, 200, call(t, s, "auditor", "GET", "/pulls?ref=shop/returns:v456", "", "").status)
+	require.Equal(t, w.promoted, w.asked.Digest)
+	require.Equal(t, 200, call(t, s, "auditor", "GET", "/pulls?ref=shop/returns", "", "").status)
+	require.Zero(t, w.asked.Digest)
+	require.Equal(t, 200, call(t, s, "auditor", "GET", "/pulls?ref=shop/returns@"+w.promoted.String(), "", "").status)
+	call(t, s, "auditor", "GET", "/pulls?ref=shop/returns:v456&principal=token:k8s/1&from=2026-09-01&to=2026-09-30", "", "").decode(t, &page)
+	require.Equal(t, w.promoted, w.asked.Digest)
+	require.Equal(t, "2026-09-30", w.asked.To.Format(time.DateOnly))
+	for _, bad := range []string{"?after=x", "?after=eCB5", "?from=yesterday", "?ref=shop/returns@x"} {
+		require.Equal(t, 400, call(t, s, "auditor", "GET", "/pulls"+bad, "", "").status, bad)
+	}
+}
+
+func TestTiles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "auditor", "GET", "//ledger/checkpoint", "", "")
+	require.Equal(t, "waybill/test\n3\ncm9vdA==\n", string(got.body))
+	require.Equal(t, "text/plain; charset=utf-8", got.header.Get("Content-Type"))
+	require.Equal(t, "no-cache", got.header.Get("Cache-Control"))
+	got = call(t, s, "auditor", "GET", "//ledger/tile/entries/x001/067.p/3", "", "")
+	require.Equal(t, "tile/entries/x001/067.p/3", string(got.body))
+	require.Equal(t, "application/octet-stream", got.header.Get("Content-Type"))
+	require.Equal(t, "private, max-age=31536000, immutable", got.header.Get("Cache-Control"))
+	got = call(t, s, "auditor", "GET", "//ledger/tile/none", "", "")
+	require.Equal(t, 404, got.status)
+	require.Equal(t, "no-store", got.header.Get("Cache-Control"), "it may be there soon")
+	requireProblem(t, got)
+	got = call(t, s, "auditor", "POST", "//ledger/checkpoint", "", "x")
+	require.Equal(t, 404, got.status, "read-only")
+
+	var proof server.ConsistencyProof
+	call(t, s, "auditor", "GET", "/ledger/consistency?older=2", "", "").decode(t, &proof)
+	require.EqualValues(t, 3, proof.Newer)
+	require.NotEmpty(t, proof.Checkpoint)
+	require.Len(t, proof.Proof, 1)
+	proof = server.ConsistencyProof{}
+	call(t, s, "auditor", "GET", "/ledger/consistency?older=1&newer=2", "", "").decode(t, &proof)
+	require.Empty(t, proof.Checkpoint)
+	require.Equal(t, 422, call(t, s, "auditor", "GET", "/ledger/consistency?older=0", "", "").status)
 }
 
 func TestLedgerPages(t *testing.T) {

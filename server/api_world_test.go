@@ -40,6 +40,8 @@ type world struct {
 	waiting     artifact.Digest // in shop, pushed and not promoted
 	documents   []server.Document
 	entries     []server.LedgerEntry
+	asked       artifact.PullFilter // the last
+	listingErr  error
 	history     []artifact.Promotion
 	unmet       []artifact.Reason
 	problems    []string
@@ -481,6 +483,45 @@ func (w *world) Proof(context.Context, int64, int64) ([][]byte, error) {
 	return [][]byte{make([]byte, 32)}, nil
 }
 
+func (w *world) Pulls(_ context.Context, f artifact.PullFilter) ([]artifact.PullDay, error) {
+	w.asked = f
+	return []artifact.PullDay{{Day: noon.Truncate(24 * time.Hour), Repository: w.shop, Digest: w.promoted, Principal: "token:k8s/1", Pulls: 3, First: noon, Last: noon}}, nil
+}
+
+func (w *world) EntriesAbout(context.Context, artifact.Repository, artifact.Digest, int) ([]int64, error) {
+	return []int64{0, 1}, nil
+}
+
+func (w *world) EntriesWithin(_ context.Context, _, _ time.Time, limit int) ([]int64, error) {
+	if w.busy {
+		return make([]int64, limit), nil
+	}
+	return []int64{0, 2}, nil
+}
+
+func (w *world) Subject([]byte) (artifact.Repository, artifact.Digest, error) {
+	return w.shop, w.promoted, nil
+}
+
+func (w *world) SignListing(files []server.ExportedFile) (string, error) {
+	all := ""
+	for _, f := range files {
+		all += fmt.Sprintf("%x %d %s\n", f.SHA256, f.Size, f.Path)
+	}
+	return all, w.listingErr
+}
+
+func (w *world) Consistency(context.Context, int64, int64) ([][]byte, error) {
+	return [][]byte{make([]byte, 32)}, nil
+}
+
+func (w *world) Tile(_ context.Context, path string) ([]byte, error) {
+	if path == "tile/none" {
+		return nil, artifact.Errorf(artifact.NotFound, "there is no %s", path)
+	}
+	return []byte(path), nil
+}
+
 func (w *world) Audit(context.Context) (server.LedgerReport, error) {
 	return server.LedgerReport{Size: 3, Root: "cm9vdA==", Checkpoints: 1, Problems: w.problems}, nil
 }
@@ -521,7 +562,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
-		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine
@@ -541,7 +582,11 @@ func (a answer) decode(t *testing.T, into any) {
 
 func call(t *testing.T, s *httptest.Server, who, method, path, contentType, body string) answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+"/api/v1"+path, strings.NewReader(body))
+	target := s.URL + "/api/v1" + path
+	if outside, ok := strings.CutPrefix(path, "//"); ok {
+		target = s.URL + "/" + outside
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
 	require.NoError(t, err)
 	if who != "" {
 		req.Header.Set("Authorization", "Bearer "+who)

@@ -79,7 +79,7 @@ func area(path string) string {
 	switch {
 	case strings.HasPrefix(path, "/v2"):
 		return "registry"
-	case strings.HasPrefix(path, "/api/"):
+	case strings.HasPrefix(path, "/api/"), strings.HasPrefix(path, tileRoot+"/"):
 		return "api"
 	case strings.HasPrefix(path, "/token"):
 		return "token"

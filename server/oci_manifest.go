@@ -25,7 +25,7 @@ func (s *Server) getManifest(r *request) error {
 	}
 	// A client that only looks, with HEAD, needs nothing kept.
 	if s.cfg.Pulled != nil && r.Request.Method == http.MethodGet {
-		s.cfg.Pulled(r.repository, m.Digest)
+		s.cfg.Pulled(r.principal().Name, r.repository, m.Digest)
 	}
 	r.Header("Docker-Content-Digest", m.Digest.String())
 	r.Header("ETag", `"`+m.Digest.String()+`"`)

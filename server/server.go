@@ -38,10 +38,10 @@ type Config struct {
 	AccessTokens  AccessTokens
 	ExternalURL   string // how clients reach it; empty: as each request says
 	Ready         func(ctx context.Context) error
-	Writable      func() error                                                 // why nothing can be stored, where pulls go on; nil: it is not known
-	Pulled        func(repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
-	Missing       func(*gin.Context)                                           // answers a browser that asks for a page that is not there; nil: as anybody else
-	Mount         []func(*gin.Engine)                                          // more routes: the REST API, the pages
+	Writable      func() error                                                                   // why nothing can be stored, where pulls go on; nil: it is not known
+	Pulled        func(principal string, repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
+	Missing       func(*gin.Context)                                                             // answers a browser that asks for a page that is not there; nil: as anybody else
+	Mount         []func(*gin.Engine)                                                            // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
 	Logger        *slog.Logger
 	Limits        Limits // what slow clients may hold

@@ -403,11 +403,51 @@ func (l ledgerAPI) Checkpoint(ctx context.Context) (server.LedgerCheckpoint, err
 
 func (l ledgerAPI) Proof(ctx context.Context, index, size int64) ([][]byte, error) {
 	hashes, err := l.db.Prove(ctx, size, index)
+	return plainHashes(hashes), err
+}
+
+func (l ledgerAPI) Consistency(ctx context.Context, older, newer int64) ([][]byte, error) {
+	hashes, err := l.db.ProveConsistency(ctx, newer, older)
+	return plainHashes(hashes), err
+}
+
+func plainHashes(hashes []ledger.Hash) [][]byte {
 	all := make([][]byte, len(hashes))
 	for i, h := range hashes {
 		all[i] = h[:]
 	}
-	return all, err
+	return all
+}
+
+func (l ledgerAPI) Tile(ctx context.Context, path string) ([]byte, error) {
+	t, err := ledger.ParseTile(path)
+	if err != nil {
+		return nil, err
+	}
+	return l.db.LedgerTile(ctx, t)
+}
+
+func (l ledgerAPI) EntriesAbout(ctx context.Context, r artifact.Repository, d artifact.Digest, limit int) ([]int64, error) {
+	return l.db.EntriesAbout(ctx, r, d, limit)
+}
+
+func (l ledgerAPI) EntriesWithin(ctx context.Context, from, to time.Time, limit int) ([]int64, error) {
+	return l.db.EntriesWithin(ctx, from, to, limit)
+}
+
+// Subject reads what an entry is about.
+func (ledgerAPI) Subject(body []byte) (artifact.Repository, artifact.Digest, error) {
+	e, err := ledger.Parse(body)
+	return e.Repository, e.Digest, err
+}
+
+// SignListing signs an export's files with the key of the checkpoints.
+func (l ledgerAPI) SignListing(files []server.ExportedFile) (string, error) {
+	all := make([]ledger.ExportedFile, len(files))
+	for i, f := range files {
+		all[i] = ledger.ExportedFile(f)
+	}
+	return l.signer.SignListing(all)
 }
 
 func (l ledgerAPI) Audit(ctx context.Context) (server.LedgerReport, error) {

@@ -107,7 +107,7 @@ func TestWrongUsageIsTwo(t *testing.T) {
 		"nonsense", "promote", "promote a b", "promote a b c d", "promote a b c --nonsense", "token create", "token create --role king",
 		"token create --role reader --expires soon", "token", "token nonsense", "apply", "apply -f /does/not/exist", "db import", "db import /does/not/exist",
 		"build .", "build -t a:b", "build -t nocolon /tmp", "build -t a:b /does/not/exist", "build -t a:b -t c:d /tmp", "inspect", "inspect shop", "inspect UP:v1",
-		"verdict a:b extra", "scan a:b --output xml", "show shop", "rollback returns", "recall shop@" + testDigest.String(), "recall shop:v1 --reason=", "status a b", "history", "inspect a:b --tree=9", "inspect a:b --tree=deep", "history shop@" + testDigest.String(), "history UP:v1", "retention now", "policy show shop --kind rules", "replication", "replication status a b",
+		"verdict a:b extra", "scan a:b --output xml", "show shop", "rollback returns", "recall shop@" + testDigest.String(), "recall shop:v1 --reason=", "status a b", "history", "inspect a:b --tree=9", "inspect a:b --tree=deep", "history UP:v1", "pulls a b", "history shop -o xml", "retention now", "policy show shop --kind rules", "replication", "replication status a b",
 		"audit x", "gc x", "gc --dry", "fsck x", "fsck --repair", "verify", "verify shop", "verify shop:v1 --environment UP", "key", "key private", "login", "login ftp://x",
 	} {
 		out, errs, code := run(t, "", strings.Fields(line)...)

@@ -79,6 +79,9 @@ func (h HTTPConfig) limits() server.Limits {
 type DatabaseConfig struct {
 	// URL is a libpq connection string, postgres://…. Empty: a private server in the data folder.
 	URL string `yaml:"url"`
+	// OwnerURL is that of the role that owns the tables, where URL's does not: it migrates at the start and is not used
+	// after it. URL's role then cannot change what is append-only. See docs/ledger.md.
+	OwnerURL string `yaml:"ownerURL"`
 	// Connections is how many connections are held at most. Default 16.
 	Connections int32 `yaml:"connections"`
 }

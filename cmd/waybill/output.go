@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +58,58 @@ func (f *format) show(cmd *cobra.Command, v any, asText func(w io.Writer)) error
 	}
 	asText(w)
 	return nil
+}
+
+// tableFormat is the --output flag of a command whose answer is one table: csv too.
+type tableFormat struct{ format }
+
+// Set takes text, json or csv.
+func (f *tableFormat) Set(s string) error {
+	if s != "csv" && f.format.Set(s) != nil {
+		return fmt.Errorf("want text, json or csv")
+	}
+	f.format = format(s)
+	return nil
+}
+
+func tableFlag(cmd *cobra.Command) *tableFormat {
+	f := &tableFormat{"text"}
+	cmd.Flags().VarP(f, "output", "o", "text, json or csv")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "csv"}, cobra.ShellCompDirectiveNoFileComp))
+	return f
+}
+
+// show prints v as JSON, its rows as CSV (RFC 4180), or hands over to text.
+func (f *tableFormat) show(cmd *cobra.Command, v any, head []string, rows [][]string, asText func(w io.Writer)) error {
+	if f.format != "csv" {
+		return f.format.show(cmd, v, asText)
+	}
+	w := csv.NewWriter(cmd.OutOrStdout())
+	_ = w.Write(head) // errors stay with the writer
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = inert(printable(cell))
+		}
+		_ = w.Write(row)
+	}
+	w.Flush()
+	return w.Error()
+}
+
+// inert keeps a spreadsheet from running what somebody wrote into a reason as a formula.
+func inert(cell string) string {
+	if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
+		return "'" + cell
+	}
+	return cell
+}
+
+// instant prints a time as programs read it; none is empty.
+func instant(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
 }
 
 // printable takes control characters out of what a server or an image says, so that none of it drives a terminal.
@@ -224,7 +277,8 @@ func withClient(f func(ctx context.Context, cmd *cobra.Command, c *client, args 
 		var refused problemError
 		if flag := cmd.Flags().Lookup("output"); flag != nil && errors.As(err, &refused) {
 			// Who asked for JSON gets the refusal in it too, beside the text on standard error.
-			if f, ok := flag.Value.(*format); ok && *f == "json" {
+			if flag.Value.String() == "json" {
+				f := format("json")
 				_ = f.show(cmd, refused, nil)
 			}
 		}

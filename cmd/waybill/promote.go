@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -116,16 +117,19 @@ func newRecall() *cobra.Command {
 
 func newHistory() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "history SERVICE|REPO:TAG",
-		Short:   "Show promotions, rollbacks and recalls of a service, or what a tag stood at",
-		Example: "  waybill history returns\n  waybill history shop/returns:latest",
-		Args:    exactly(1, "SERVICE or REPO:TAG"),
+		Use:     "history SERVICE|REPO:TAG|REPO@DIGEST",
+		Short:   "Show promotions, rollbacks and recalls of a service, what a tag stood at, or who pulled a digest",
+		Example: "  waybill history returns\n  waybill history shop/returns:latest\n  waybill history shop/returns@sha256:… -o csv",
+		Args:    exactly(1, "SERVICE, REPO:TAG or REPO@DIGEST"),
 	}
-	output := outputFlag(cmd)
+	output := tableFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)
 		if err != nil {
 			return err
+		}
+		if strings.Contains(args[0], "@") {
+			return showPulls(ctx, cmd, c, output, url.Values{"ref": {args[0]}})
 		}
 		if strings.Contains(args[0], ":") {
 			return tagHistory(ctx, cmd, c, output, args[0])
@@ -134,12 +138,17 @@ func newHistory() *cobra.Command {
 		if err := c.get(ctx, "/history", url.Values{"service": {args[0]}}, &out); err != nil {
 			return err
 		}
-		return output.show(cmd, out, func(w io.Writer) { printPromotions(w, out.Promotions) })
+		rows := make([][]string, len(out.Promotions))
+		for i, p := range out.Promotions {
+			rows[i] = []string{instant(p.At), p.Action, p.Repository.String(), p.Environment.String(), p.Version, p.Digest.String(), p.Previous.String(), p.Actor, strconv.FormatInt(p.LedgerIndex, 10), p.Reason}
+		}
+		head := []string{"at", "action", "repository", "environment", "version", "digest", "previous", "by", "entry", "reason"}
+		return output.show(cmd, out, head, rows, func(w io.Writer) { printPromotions(w, out.Promotions) })
 	})
 	return cmd
 }
 
-func tagHistory(ctx context.Context, cmd *cobra.Command, c *client, output *format, ref string) error {
+func tagHistory(ctx context.Context, cmd *cobra.Command, c *client, output *tableFormat, ref string) error {
 	parsed, err := artifact.ParseReference(ref)
 	if err != nil {
 		return usageError{err}
@@ -151,7 +160,11 @@ func tagHistory(ctx context.Context, cmd *cobra.Command, c *client, output *form
 	if err := c.get(ctx, "/tags/history", url.Values{"ref": {ref}}, &out); err != nil {
 		return err
 	}
-	return output.show(cmd, out, func(w io.Writer) {
+	rows := make([][]string, len(out.Changes))
+	for i, change := range out.Changes {
+		rows[i] = []string{instant(change.At), change.Digest.String(), change.Actor}
+	}
+	return output.show(cmd, out, []string{"at", "digest", "by"}, rows, func(w io.Writer) {
 		t := newTable(w, "at", "digest", "by")
 		for _, change := range out.Changes {
 			stood := "deleted"

@@ -27,11 +27,11 @@ Commands talk to the server at WAYBILL_URL with WAYBILL_TOKEN, or to the one tha
 	})
 	root.AddGroup(&cobra.Group{ID: "use", Title: "Images and promotion:"}, &cobra.Group{ID: "run", Title: "Running it:"})
 	for _, cmd := range []*cobra.Command{newBuild(), newInspect(), newVerdict(), newScan(), newSBOM(), newCVE(), newShow(), newPromote(), newRollback(),
-		newRecall(), newStatus(), newHistory(), newVerify()} {
+		newRecall(), newStatus(), newHistory(), newPulls(), newVerify()} {
 		cmd.GroupID = "use"
 		root.AddCommand(cmd)
 	}
-	for _, cmd := range []*cobra.Command{server, newLogin(), newLogout(), newToken(), newApply(), newPolicy(), newWaiver(), newRetention(), newDatabase(), newReplication(), newGC(), newFsck(), newAudit(), newKey()} {
+	for _, cmd := range []*cobra.Command{server, newLogin(), newLogout(), newToken(), newApply(), newPolicy(), newWaiver(), newRetention(), newDatabase(), newReplication(), newGC(), newFsck(), newAudit(), newExport(), newKey()} {
 		cmd.GroupID = "run"
 		root.AddCommand(cmd)
 	}

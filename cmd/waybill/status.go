@@ -21,10 +21,10 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status [SERVICE]",
 		Short:   "Show what runs where: services by environments",
-		Example: "  waybill status\n  waybill status returns --at 2026-10-01T12:00Z",
+		Example: "  waybill status\n  waybill status returns --at 2026-10-01T12:00Z\n  waybill status --at 2026-10-01 -o csv",
 		Args:    upTo(1),
 	}
-	output := outputFlag(cmd)
+	output := tableFlag(cmd)
 	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z or 2026-10-01")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{}
@@ -41,7 +41,12 @@ func newStatus() *cobra.Command {
 		} else if err != nil {
 			return err
 		}
-		return output.show(cmd, out, func(w io.Writer) { printBoard(w, out) })
+		rows := make([][]string, len(out.Cells))
+		for i, c := range out.Cells {
+			rows[i] = []string{c.Repository.String(), c.Environment.String(), c.Digest.String(), c.Version, instant(c.Since), c.Actor, c.Reason, string(c.Verdict)}
+		}
+		head := []string{"repository", "environment", "digest", "version", "since", "by", "reason", "verdict"}
+		return output.show(cmd, out, head, rows, func(w io.Writer) { printBoard(w, out) })
 	})
 	return cmd
 }
@@ -108,38 +113,4 @@ func cellText(w io.Writer, c artifact.Status, now time.Time) string {
 		}
 	}
 	return strings.Join(parts, " ")
-}
-
-func newAudit() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "Recompute the ledger and name every row that does not fit",
-		Args:  exactly(0),
-	}
-	output := outputFlag(cmd)
-	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		var out server.LedgerReport
-		if err := c.get(ctx, "/audit", nil, &out); err != nil {
-			return err
-		}
-		if err := output.show(cmd, out, func(w io.Writer) { printAudit(w, out) }); err != nil {
-			return err
-		}
-		if out.OK && len(out.Problems) == 0 {
-			return nil
-		}
-		lines := []string{fmt.Sprintf("the ledger does not hold: %d rows do not fit", len(out.Problems))}
-		for _, p := range out.Problems {
-			lines = append(lines, "  "+printable(p))
-		}
-		return errors.New(strings.Join(lines, "\n"))
-	})
-	return cmd
-}
-
-func printAudit(w io.Writer, r server.LedgerReport) {
-	fields(w, "size", fmt.Sprint(r.Size), "root", r.Root, "checkpoints", fmt.Sprint(r.Checkpoints))
-	if r.OK && len(r.Problems) == 0 {
-		fmt.Fprintln(w, "ok")
-	}
 }

@@ -41,16 +41,21 @@ type check struct {
 }
 
 func newVerify() *cobra.Command {
-	var environment, keyFile, ledgerKeyFile, bundleFile, save string
+	var environment, keyFile, ledgerKeyFile, bundleFile, exportFile, save string
 	cmd := &cobra.Command{
-		Use:   "verify REPO@DIGEST",
+		Use:   "verify REPO@DIGEST|--export FILE",
 		Short: "Check signature and, of an environment, promotion and ledger",
 		Long: `Check a digest's signature and, with --environment, that its promotion is in the ledger. The server is asked for the
 evidence and for nothing else: every check is done here, with two public keys. Give the keys that you trust with --key
 and --ledger-key (from "waybill key public" and "waybill key ledger"); without them the server's own are used, which
 proves that the evidence fits together and not whose it is. With --bundle the evidence comes from a file that --save
-wrote, and no server is asked.`,
-		Args: exactly(1, "REPO@DIGEST"),
+wrote, and no server is asked. With --export every file of an archive that "waybill export" wrote is checked, likewise.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if exportFile != "" {
+				return exactly(0)(cmd, args)
+			}
+			return exactly(1, "REPO@DIGEST")(cmd, args)
+		},
 	}
 	output := outputFlag(cmd)
 	flags := cmd.Flags()
@@ -58,8 +63,22 @@ wrote, and no server is asked.`,
 	flags.StringVar(&keyFile, "key", "", "`file` of the public key that signatures must be of (PEM)")
 	flags.StringVar(&ledgerKeyFile, "ledger-key", "", "`file` of the ledger's verifier key")
 	flags.StringVar(&bundleFile, "bundle", "", "take the evidence from this `file`")
+	flags.StringVar(&exportFile, "export", "", "check the archive in this `file`")
 	flags.StringVar(&save, "save", "", "write the evidence to this `file`")
+	cmd.MarkFlagsMutuallyExclusive("export", "bundle")
+	cmd.MarkFlagsMutuallyExclusive("export", "save")
+	cmd.MarkFlagsMutuallyExclusive("export", "environment")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if exportFile != "" {
+			v, err := verifyExport(exportFile, keyFile, ledgerKeyFile)
+			if err != nil {
+				return err
+			}
+			if err := output.show(cmd, v, func(w io.Writer) { printVerification(w, v) }); err != nil || v.OK {
+				return err
+			}
+			return v.failure()
+		}
 		if bundleFile == "" {
 			c, err := newClient()
 			if err != nil {
@@ -323,12 +342,9 @@ func checkPromotion(leaf []byte, r artifact.Repository, d artifact.Digest, e art
 }
 
 func checkInclusion(p server.InclusionProof, c ledger.Checkpoint) error {
-	proof := make([]ledger.Hash, len(p.Proof))
-	for i, h := range p.Proof {
-		if len(h) != len(proof[i]) {
-			return errors.New("the proof is not made of hashes")
-		}
-		proof[i] = ledger.Hash(h)
+	proof, err := hashes(p.Proof)
+	if err != nil {
+		return err
 	}
 	return ledger.CheckInclusion(c, p.Index, p.Leaf, proof)
 }

@@ -140,7 +140,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
-		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Logger: logger, Now: time.Now})
+		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
@@ -172,14 +172,14 @@ func (a *app) metrics() *prometheus.Registry {
 
 // open connects to the configured database, or starts the private one.
 func (a *app) open(ctx context.Context, cfg Config) (err error) {
-	url := cfg.Database.URL
+	url, owner := cfg.Database.URL, cfg.Database.OwnerURL
 	if url == "" {
 		if a.embedded, err = postgres.StartEmbedded(ctx, filepath.Join(cfg.Data, "postgres"), a.logger); err != nil {
 			return err
 		}
-		url = a.embedded.URL()
+		url, owner = a.embedded.ServiceURL(), a.embedded.URL()
 	}
-	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, MaxConnections: cfg.Database.Connections})
+	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, OwnerURL: owner, MaxConnections: cfg.Database.Connections})
 	return err
 }
 

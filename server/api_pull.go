@@ -1,0 +1,122 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"strings"
+	"time"
+
+	"waybill/artifact"
+)
+
+// Pulls reads who pulled what.
+type Pulls interface {
+	// Pulls returns rows by day, repository, digest and principal, after a given one.
+	Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.PullDay, error)
+}
+
+// PullPage is one page of who pulled what, the oldest first; Next asks for the following one, and is absent on the last.
+type PullPage struct {
+	Pulls []artifact.PullDay `json:"pulls"`
+	Next  string             `json:"next,omitempty"`
+}
+
+type (
+	pullsInput struct {
+		Ref       string `query:"ref" maxLength:"500" doc:"REPOSITORY, REPOSITORY:TAG (what it stands at now) or REPOSITORY@DIGEST, which may have been removed since"`
+		Principal string `query:"principal" maxLength:"255" doc:"As the ledger names actors" example:"token:ci/k3v9"`
+		From      string `query:"from" maxLength:"40" doc:"The first day; without it, the first there is" example:"2026-10-01"`
+		To        string `query:"to" maxLength:"40" doc:"The last day; without it, today" example:"2026-10-31"`
+		After     string `query:"after" maxLength:"2000" doc:"Next of the page before"`
+		Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	}
+	pullsOutput struct{ Body PullPage }
+)
+
+func (a *API) pulls(ctx context.Context, p artifact.Principal, in *pullsInput) (*pullsOutput, error) {
+	f, err := a.pullFilter(ctx, p, in)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.cfg.Pulls.Pulls(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	out := PullPage{Pulls: make([]artifact.PullDay, 0, len(all))}
+	for _, d := range all {
+		if p.Can(artifact.ActionAudit, d.Repository) {
+			out.Pulls = append(out.Pulls, d)
+		}
+	}
+	if len(all) == f.Limit {
+		out.Next = pullCursor(all[len(all)-1])
+	}
+	return &pullsOutput{Body: out}, nil
+}
+
+func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInput) (f artifact.PullFilter, err error) {
+	f = artifact.PullFilter{Principal: in.Principal, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now().UTC()}
+	if in.Ref != "" {
+		if f.Repository, f.Digest, err = a.pulledOf(ctx, p, in.Ref); err != nil {
+			return f, err
+		}
+	}
+	if in.From != "" {
+		if f.From, err = parseTime(in.From); err != nil {
+			return f, err
+		}
+	}
+	if in.To != "" {
+		if f.To, err = parseTime(in.To); err != nil {
+			return f, err
+		}
+	}
+	if in.After != "" {
+		f.After, err = parsePullCursor(in.After)
+	}
+	return f, err
+}
+
+// pulledOf reads a reference, or a repository alone, if the caller may know who pulled it.
+func (a *API) pulledOf(ctx context.Context, p artifact.Principal, s string) (r artifact.Repository, d artifact.Digest, err error) {
+	if r, err = artifact.ParseRepository(s); err == nil {
+		return r, d, may(p, artifact.ActionAudit, r)
+	}
+	ref, err := artifact.ParseReference(s)
+	if err != nil {
+		return r, d, err
+	}
+	if err := may(p, artifact.ActionAudit, ref.Repository); err != nil {
+		return r, d, err
+	}
+	d, err = a.digest(ctx, ref)
+	return ref.Repository, d, err
+}
+
+// pullCursor names a row; what it is made of is nobody's business but parsePullCursor's.
+func pullCursor(d artifact.PullDay) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join([]string{d.Day.Format(time.DateOnly), d.Repository.String(), d.Digest.String(), d.Principal}, " ")))
+}
+
+func parsePullCursor(s string) (d artifact.PullDay, err error) {
+	bad := artifact.Errorf(artifact.Invalid, "after %.50q is no next of a page of pulls", s)
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return d, bad
+	}
+	parts := strings.SplitN(string(b), " ", 4)
+	if len(parts) != 4 {
+		return d, bad
+	}
+	d.Principal = parts[3]
+	if d.Day, err = time.Parse(time.DateOnly, parts[0]); err != nil {
+		return d, bad
+	}
+	if d.Repository, err = artifact.ParseRepository(parts[1]); err != nil {
+		return d, bad
+	}
+	if d.Digest, err = artifact.ParseDigest(parts[2]); err != nil {
+		return d, bad
+	}
+	return d, nil
+}
