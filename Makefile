@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates
+TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates nodejs npm
 
 .PHONY: build scanner deps deps-run tools test lint fuzz demo image clean
 
@@ -33,8 +33,8 @@ deps-run:
 deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
-# Clients that Debian does not package, from the Go module proxy.
-tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl
+# Clients that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
+tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/oidc-provider/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -42,6 +42,8 @@ $(TOOLS)/crane:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
 $(TOOLS)/regctl:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/regclient/regclient/cmd/regctl@v0.11.7
+$(TOOLS)/oidc-provider/node_modules:
+	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/oidc-provider oidc-provider@9.13.3
 $(TOOLS)/golangci-lint:
 	@echo "compiling golangci-lint; the first time takes a few minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

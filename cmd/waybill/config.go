@@ -183,7 +183,7 @@ type LogConfig struct {
 }
 
 // clientVariables are those that the other verbs read.
-var clientVariables = []string{"WAYBILL_URL", "WAYBILL_TOKEN"}
+var clientVariables = []string{"WAYBILL_URL", "WAYBILL_TOKEN", "WAYBILL_ID_TOKEN"}
 
 // errUsage marks what the caller got wrong; the exit status is then 2.
 var errUsage = errors.New("wrong usage")
