@@ -341,6 +341,10 @@ func (anybody) Issue(auth.Identity, []auth.Scope, time.Time) (string, time.Durat
 	return "", 0, nil
 }
 
+func (anybody) IssuePublic([]auth.Scope, func(artifact.Repository) bool, time.Time) (string, time.Duration, error) {
+	return "", 0, nil
+}
+
 // TestQuotaOverHTTP: what a client is told, with a length and without one; and that GET is a pull and HEAD is none.
 func TestQuotaOverHTTP(t *testing.T) {
 	t.Parallel()

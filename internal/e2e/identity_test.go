@@ -358,3 +358,52 @@ func TestRevokedEverywhere(t *testing.T) {
 	require.Eventually(t, func() bool { return status(second) == 401 }, 5*time.Second, 10*time.Millisecond)
 	require.Less(t, time.Since(revoked), 1500*time.Millisecond) // a second, and what a busy machine takes
 }
+
+// TestPublic: what is public can be pulled without signing in, and nothing else can be done or seen.
+func TestPublic(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "--config", config(t, "public: {repositories: [open/**, mirror/**]}\n"))
+	pusher := s.token("--role", "pusher")
+	img := configured(t, "1000", files(t, map[string]string{"app": "x"}))
+	for _, ref := range []string{"open/app:v1", "shop/returns:v1"} {
+		s.pushed(pusher, ref, img)
+	}
+	pull := func(ref string) string {
+		_, stderr, code := command(t, "", []string{"DOCKER_CONFIG=" + t.TempDir()}, "crane", "manifest", "--insecure", s.host+"/"+ref)
+		if code == 0 {
+			return "pulled"
+		}
+		return stderr
+	}
+	require.Equal(t, "pulled", pull("open/app:v1"))
+	require.Contains(t, pull("shop/returns:v1"), "UNAUTHORIZED")
+	said := func(ref string) string { // without when, and of what
+		_, text, _ := strings.Cut(pull("shop/"+ref+":v1"), "Error: ")
+		return strings.ReplaceAll(text, ref, "")
+	}
+	require.Equal(t, said("returns"), said("absent"), "whether it is there is not told")
+	require.Contains(t, pull("mirror/docker.io/library/debian:12"), "UNAUTHORIZED", "what would be fetched is not public")
+
+	answer, err := http.Get(s.url + "/token?scope=repository:open/app:pull,push,delete&scope=repository:shop/returns:pull")
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	var access struct {
+		Token string `json:"token"`
+	}
+	require.NoError(t, json.NewDecoder(answer.Body).Decode(&access))
+	for _, who := range []string{"", "Bearer " + access.Token} {
+		for what, want := range map[string]int{"GET /v2/open/app/manifests/v1": 200, "GET /v2/open/app/tags/list": 200, "POST /v2/open/app/blobs/uploads/": 401, "DELETE /v2/open/app/manifests/v1": 401,
+			"GET /v2/shop/returns/manifests/v1": 401, "GET /v2/shop/returns/tags/list": 401, "GET /v2/_catalog": 401, "GET /api/v1/repositories": 401, "GET /api/v1/inspect?ref=open/app:v1": 401,
+			"GET /api/v1/tokens": 401, "GET /metrics": 401, "GET /": 303, "GET /r/open/app": 303} {
+			method, path, _ := strings.Cut(what, " ")
+			r, _ := http.NewRequest(method, s.url+path, nil)
+			if who != "" {
+				r.Header.Set("Authorization", who)
+			}
+			answer, err := http.DefaultTransport.RoundTrip(r)
+			require.NoError(t, err)
+			_ = answer.Body.Close()
+			require.Equal(t, want, answer.StatusCode, "%s as %.10q", what, who)
+		}
+	}
+}
