@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates
+TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates nodejs npm
 
 .PHONY: build scanner deps deps-run tools test lint fuzz demo image clean
 
@@ -33,8 +33,8 @@ deps-run:
 deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
-# Clients that Debian does not package, from the Go module proxy.
-tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy
+# Clients that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
+tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/oidc-provider/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -46,6 +46,8 @@ $(TOOLS)/regctl:
 # of, so that most is compiled already.
 $(TOOLS)/trivy: internal/tools/trivy/go.mod
 	cd internal/tools/trivy && GOEXPERIMENT=jsonv2 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/trivy github.com/aquasecurity/trivy/cmd/trivy
+$(TOOLS)/oidc-provider/node_modules:
+	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/oidc-provider oidc-provider@9.13.3
 $(TOOLS)/golangci-lint:
 	@echo "compiling golangci-lint; the first time takes a few minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

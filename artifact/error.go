@@ -21,10 +21,14 @@ const (
 	Full        Kind = "full"        // a disk is; its operator must make room
 	TimedOut    Kind = "timed out"   // the client was too slow
 	Unsupported Kind = "unsupported" // understood, and not offered
+	TooMany     Kind = "too many"    // of these in so short a time
 )
 
 // RetryAfter is what an answer of kind Unavailable tells clients to wait, in seconds: a database that restarts takes about that.
 const RetryAfter = "3"
+
+// RetryLater is the same of kind TooMany.
+const RetryLater = "30"
 
 // Error is an answer fit to show: what happened, why, and what to do.
 type Error struct {

@@ -71,6 +71,29 @@ func (p Principal) Can(a Action, r Repository) bool {
 	return slices.Contains(may[p.Role], a) && (r.IsZero() || p.Sees(r))
 }
 
+// RolesWith names the roles that include an action, as a sentence does: "promoter or admin".
+func RolesWith(a Action) string {
+	var names []string
+	for _, role := range Roles {
+		if slices.Contains(may[role], a) {
+			names = append(names, string(role))
+		}
+	}
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+}
+
+// Refusal says what role or binding an action would need that p may not do. It is the same for a repository that is not
+// there, so that nobody learns of one that is.
+func (p Principal) Refusal(a Action, r Repository) *Error {
+	if slices.Contains(may[p.Role], a) {
+		return Coded(Denied, "DENIED", "%s may not %s in %s: its role, %s, is bound to %s; that takes one of role %s that is bound to %s", p.Name, a, r, p.Role, strings.Join(p.Repositories, ", "), RolesWith(a), r)
+	}
+	return Coded(Denied, "DENIED", "%s, a %s, may not %s in %s; that takes role %s, bound to it or to every repository", p.Name, p.Role, a, r, RolesWith(a))
+}
+
 // CanPromote reports whether p may promote in r to e.
 func (p Principal) CanPromote(r Repository, e Environment) bool {
 	return p.Can(ActionPromote, r) && (p.Role == Admin || len(p.Environments) == 0 || slices.Contains(p.Environments, e))

@@ -34,15 +34,21 @@ type Token struct {
 	Repositories []string
 	Environments []artifact.Environment
 	CreatedBy    string
-	CreatedAt    time.Time
-	ExpiresAt    time.Time
-	RevokedAt    time.Time
-	LastUsedAt   time.Time
+	// Session is who a provider vouched for, as issuer and subject name them; empty of a token that an admin made.
+	Session    string
+	CreatedAt  time.Time
+	ExpiresAt  time.Time
+	RevokedAt  time.Time
+	LastUsedAt time.Time
 }
 
 // Principal is who holds the token.
 func (t Token) Principal() artifact.Principal {
-	return artifact.Principal{Name: "token:" + t.Name + "/" + t.ID, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments}
+	name := t.Session
+	if name == "" {
+		name = "token:" + t.Name + "/" + t.ID
+	}
+	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments}
 }
 
 // Store keeps tokens; *postgres.DB is one.
@@ -57,18 +63,24 @@ type Store interface {
 
 // Config names what the service needs.
 type Config struct {
-	Store  Store
-	Issuer *Issuer
-	Logger *slog.Logger
-	Now    func() time.Time
+	Store     Store
+	Issuer    *Issuer
+	Providers []*Provider // whom to believe who somebody is; none: only tokens
+	People    *People     // sign-in in a browser; nil: with a token only
+	// FailedLogins is how many wrong credentials an address may send in a minute. 0: 30.
+	FailedLogins int
+	Logger       *slog.Logger
+	Now          func() time.Time
 }
 
 // Service authenticates. It is safe for concurrent use.
 type Service struct {
-	cfg   Config
-	mu    sync.Mutex
-	cache map[string]cached // by token id
-	seen  map[[sha256.Size]byte]seen
+	cfg       Config
+	mu        sync.Mutex
+	cache     map[string]cached // by token id
+	seen      map[[sha256.Size]byte]seen
+	failures  *guard
+	exchanges *guard
 	// revocations counts those of this process: what was being checked meanwhile is not kept.
 	revocations int
 }
@@ -88,7 +100,10 @@ const (
 
 // NewService returns a service.
 func NewService(cfg Config) *Service {
-	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}}
+	if cfg.FailedLogins == 0 {
+		cfg.FailedLogins = failedLogins
+	}
+	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}, failures: newGuard(cfg.FailedLogins), exchanges: newGuard(exchanges)}
 }
 
 // A token reads wbt_<id>_<secret><checksum>: a prefix for secret scanners, a public id, 32 random bytes, and the
@@ -104,6 +119,11 @@ var (
 	secretLength = encoding.EncodedLen(secretBytes)
 	sumLength    = encoding.EncodedLen(4)
 )
+
+// errWrong is errUnauthentic of a guess; the two differ for the guard alone.
+func errWrong() error {
+	return &artifact.Error{Kind: artifact.Unauthentic, Code: "UNAUTHORIZED", Message: errUnauthentic().Error(), Err: errGuess}
+}
 
 // errUnauthentic is the one answer to every wrong credential: which part is wrong is nobody's business.
 func errUnauthentic() error {
@@ -157,6 +177,17 @@ func (s *Service) Create(ctx context.Context, actor artifact.Principal, g Grant)
 }
 
 func (s *Service) check(g Grant) error {
+	switch {
+	case !g.Expires.After(s.cfg.Now()):
+		return artifact.Errorf(artifact.Invalid, "the token would have expired already")
+	case g.Expires.After(s.cfg.Now().AddDate(5, 0, 1)):
+		return artifact.Errorf(artifact.Invalid, "a token lasts five years at most")
+	}
+	return g.check()
+}
+
+// check refuses a role that cannot be bound so.
+func (g Grant) check() error {
 	invalid := func(format string, args ...any) error { return artifact.Errorf(artifact.Invalid, format, args...) }
 	switch {
 	case !slices.Contains(artifact.Roles, g.Role):
@@ -169,10 +200,6 @@ func (s *Service) check(g Grant) error {
 		return invalid("role %s is not bound to environments; leave --environment out, or use role deployer or promoter", g.Role)
 	case g.Role == artifact.Admin && len(g.Repositories) > 0:
 		return invalid("an admin manages the whole server; leave --repository out")
-	case !g.Expires.After(s.cfg.Now()):
-		return invalid("the token would have expired already")
-	case g.Expires.After(s.cfg.Now().AddDate(5, 0, 1)):
-		return invalid("a token lasts five years at most")
 	}
 	for _, pattern := range g.Repositories {
 		if !artifact.ValidGlob(pattern) {
@@ -190,7 +217,11 @@ func (s *Service) Revoke(ctx context.Context, actor artifact.Principal, id strin
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
 		return artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke tokens; that takes role admin", actor.Name, actor.Role)
 	}
-	err := s.cfg.Store.RevokeToken(ctx, id, actor.Name)
+	return s.forget(id, s.cfg.Store.RevokeToken(ctx, id, actor.Name))
+}
+
+// forget makes this process ask again for a token that was, or may have been, revoked.
+func (s *Service) forget(id string, err error) error {
 	s.mu.Lock()
 	delete(s.cache, id)
 	clear(s.seen)
@@ -199,20 +230,24 @@ func (s *Service) Revoke(ctx context.Context, actor artifact.Principal, id strin
 	return err
 }
 
-// Authenticate returns who holds a token, or an Unauthentic error.
-func (s *Service) Authenticate(ctx context.Context, token string) (artifact.Principal, error) {
+// Authenticate returns who holds a token, or an Unauthentic error; a TooMany one after too many guesses.
+func (s *Service) Authenticate(ctx context.Context, token string) (p artifact.Principal, err error) {
 	id := idOf(token)
-	if id == "" {
-		return artifact.Principal{}, errUnauthentic()
-	}
-	c, err := s.load(ctx, id)
-	if err != nil {
-		return artifact.Principal{}, err
-	}
-	if !equal(hashOf(token), c.hash) {
-		return artifact.Principal{}, errUnauthentic()
-	}
-	return s.valid(ctx, c)
+	err = s.guarded(ctx, id, func() error {
+		if id == "" {
+			return errWrong()
+		}
+		c, err := s.load(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !equal(hashOf(token), c.hash) {
+			return errWrong()
+		}
+		p, err = s.valid(ctx, c)
+		return err
+	})
+	return p, err
 }
 
 // load returns a token from the cache or the store.
@@ -226,7 +261,7 @@ func (s *Service) load(ctx context.Context, id string) (cached, error) {
 	}
 	t, hash, err := s.cfg.Store.Token(ctx, id)
 	if artifact.KindOf(err) == artifact.NotFound {
-		return cached{}, errUnauthentic()
+		return cached{}, errWrong()
 	}
 	if err != nil {
 		return cached{}, err

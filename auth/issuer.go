@@ -160,10 +160,30 @@ func (i *Issuer) Issue(id Identity, asked []Scope, now time.Time) (token string,
 	if id.Principal.Anonymous() || id.Scopes != nil {
 		return "", 0, errUnauthentic()
 	}
+	return i.sign(id, cut(id.Principal, asked), now)
+}
+
+// IssuePublic returns an access token of nobody, to pull what of the asked scopes is public. With nothing of that it is
+// an Unauthentic error, which makes clients sign in.
+func (i *Issuer) IssuePublic(asked []Scope, public func(artifact.Repository) bool, now time.Time) (token string, life time.Duration, err error) {
+	granted := []Scope{}
+	for _, s := range asked {
+		repository, err := artifact.ParseRepository(s.Name)
+		if s.Type == "repository" && err == nil && public(repository) && slices.ContainsFunc(s.Actions, func(a string) bool { return slices.Contains(dockerActions[a], "pull") }) {
+			granted = append(granted, Scope{Type: s.Type, Name: s.Name, Actions: []string{"pull"}})
+		}
+	}
+	if len(granted) == 0 {
+		return "", 0, errUnauthentic()
+	}
+	return i.sign(Identity{Principal: artifact.Principal{Name: "anonymous"}}, granted, now)
+}
+
+func (i *Issuer) sign(id Identity, granted []Scope, now time.Time) (token string, life time.Duration, err error) {
 	token, err = jwt.Signed(i.signer).Claims(claims{
 		Claims: jwt.Claims{Issuer: i.service, Audience: jwt.Audience{i.service}, Subject: id.Principal.Name,
 			IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(accessLife))},
-		TokenID: id.TokenID, Access: cut(id.Principal, asked),
+		TokenID: id.TokenID, Access: granted,
 	}).Serialize()
 	return token, accessLife, err
 }
@@ -171,8 +191,10 @@ func (i *Issuer) Issue(id Identity, asked []Scope, now time.Time) (token string,
 func (i *Issuer) verify(token string, now time.Time) (claims, error) {
 	var c claims
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
-	if err != nil || parsed.Claims(i.public, &c) != nil ||
-		c.ValidateWithLeeway(jwt.Expected{Issuer: i.service, AnyAudience: jwt.Audience{i.service}, Time: now}, time.Second) != nil || c.Expiry == nil {
+	if err != nil || parsed.Claims(i.public, &c) != nil {
+		return claims{}, errWrong()
+	}
+	if c.ValidateWithLeeway(jwt.Expected{Issuer: i.service, AnyAudience: jwt.Audience{i.service}, Time: now}, time.Second) != nil || c.Expiry == nil {
 		return claims{}, errUnauthentic()
 	}
 	return c, nil

@@ -12,7 +12,8 @@ import (
 	"waybill/artifact"
 )
 
-// Identity is who a request comes from. Scopes narrow what an access token of Docker's flow may do; nil does not.
+// Identity is who a request comes from. Scopes narrow what an access token of Docker's flow may do; nil does not. One of
+// nobody, for a public repository, has the anonymous principal, and scopes.
 type Identity struct {
 	Principal artifact.Principal
 	TokenID   string
@@ -53,7 +54,12 @@ func (s *Service) fromHeader(ctx context.Context, authorization string) (Identit
 		if strings.HasPrefix(value, prefix) {
 			return s.byToken(ctx, value)
 		}
-		return s.byAccessToken(ctx, value)
+		var id Identity
+		err := s.guarded(ctx, "", func() (err error) {
+			id, err = s.byAccessToken(ctx, value)
+			return err
+		})
+		return id, err
 	}
 	return Identity{}, errUnauthentic()
 }
@@ -68,6 +74,9 @@ func (s *Service) byAccessToken(ctx context.Context, access string) (Identity, e
 	claims, err := s.cfg.Issuer.verify(access, s.cfg.Now())
 	if err != nil {
 		return Identity{}, err
+	}
+	if claims.TokenID == "" { // nobody's: for what is public
+		return Identity{Scopes: append([]Scope{}, claims.Access...)}, nil
 	}
 	c, err := s.load(ctx, claims.TokenID)
 	if err != nil {

@@ -17,23 +17,29 @@ func (db *DB) CreateToken(ctx context.Context, t auth.Token, hash []byte) error 
 		if t.Repositories == nil {
 			t.Repositories = []string{}
 		}
-		if _, err := tx.Exec(ctx, `insert into tokens (id, hash, name, role, repositories, environments, created_by, created_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			t.ID, hash, t.Name, t.Role, t.Repositories, names(t.Environments), t.CreatedBy, t.CreatedAt, t.ExpiresAt); err != nil {
+		if _, err := tx.Exec(ctx, `insert into tokens (id, hash, name, role, repositories, environments, created_by, created_at, expires_at, principal) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+			t.ID, hash, t.Name, t.Role, t.Repositories, names(t.Environments), t.CreatedBy, t.CreatedAt, t.ExpiresAt, t.Session); err != nil {
 			return err
+		}
+		if t.Session != "" {
+			// Whoever makes sessions clears those away that ended; the ledger keeps that they were.
+			if _, err := tx.Exec(ctx, `delete from tokens where principal <> '' and expires_at < now() - interval '1 hour'`); err != nil {
+				return err
+			}
 		}
 		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "token.created", Actor: t.CreatedBy, Subject: t.ID, Reason: string(t.Role) + " " + t.Name})
 		return err
 	})
 }
 
-const tokenColumns = `id, name, role, repositories, environments, created_by, created_at, expires_at, revoked_at, last_used_at`
+const tokenColumns = `id, name, role, repositories, environments, created_by, created_at, expires_at, revoked_at, last_used_at, principal`
 
 func scanToken(row pgx.CollectableRow, more ...any) (t auth.Token, err error) {
 	var (
 		environments  []string
 		revoked, used *time.Time
 	)
-	if err := row.Scan(append([]any{&t.ID, &t.Name, &t.Role, &t.Repositories, &environments, &t.CreatedBy, &t.CreatedAt, &t.ExpiresAt, &revoked, &used}, more...)...); err != nil {
+	if err := row.Scan(append([]any{&t.ID, &t.Name, &t.Role, &t.Repositories, &environments, &t.CreatedBy, &t.CreatedAt, &t.ExpiresAt, &revoked, &used, &t.Session}, more...)...); err != nil {
 		return t, err
 	}
 	for _, name := range environments {
@@ -77,8 +83,8 @@ func (db *DB) Tokens(ctx context.Context) ([]auth.Token, error) {
 func (db *DB) RevokeToken(ctx context.Context, id, actor string) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
 		var last bool
-		err := tx.QueryRow(ctx, `update tokens set revoked_at = now() where id = $1 and revoked_at is null returning role = 'admin' and not exists
-			(select from tokens other where other.role = 'admin' and other.id <> $1 and other.revoked_at is null and other.expires_at > now())`, id).Scan(&last)
+		err := tx.QueryRow(ctx, `update tokens set revoked_at = now() where id = $1 and revoked_at is null returning role = 'admin' and principal = '' and not exists
+			(select from tokens other where other.role = 'admin' and other.principal = '' and other.id <> $1 and other.revoked_at is null and other.expires_at > now())`, id).Scan(&last)
 		if err != nil {
 			return orNotFound(err, artifact.Errorf(artifact.NotFound, "there is no token %s that is not revoked; `waybill token list` names them", id))
 		}

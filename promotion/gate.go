@@ -56,7 +56,7 @@ func (g *Gate) deploys(p artifact.Principal, repository artifact.Repository) err
 	case p.Anonymous():
 		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "nobody signed in; `docker login` with a token as the password")
 	case !p.Sees(repository):
-		return refuse("role", "%s has no role for %s; its token is for %s", p.Name, repository, strings.Join(p.Repositories, ", "))
+		return refuse("role", "%s has no role for %s: its role, %s, is bound to %s; that takes role reader, or deployer of an environment, bound to %s", p.Name, repository, p.Role, strings.Join(p.Repositories, ", "), repository)
 	case p.Role != artifact.Deployer || len(p.Environments) == 0:
 		return refuse("role", "%s, whose role is %s, may not pull from %s; that takes a token of role reader, or deployer of an environment", p.Name, p.Role, repository)
 	}

@@ -15,7 +15,7 @@ func (r *Registry) Tags(ctx context.Context, p artifact.Principal, repository ar
 		return nil, false, err
 	}
 	if len(known) == 0 {
-		return nil, false, artifact.Coded(artifact.Denied, "DENIED", "%s may list nothing in %s", p.Name, repository)
+		return nil, false, refuseList(p, repository)
 	}
 	rows, err := r.cfg.Manifests.Tags(ctx, repository)
 	if err != nil {
@@ -73,7 +73,7 @@ func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, reposito
 		return nil, err
 	}
 	if len(known) == 0 {
-		return nil, artifact.Coded(artifact.Denied, "DENIED", "%s may list nothing in %s", p.Name, repository)
+		return nil, refuseList(p, repository)
 	}
 	all, err := r.cfg.Manifests.Referrers(ctx, repository, subject)
 	if err != nil {
@@ -94,4 +94,12 @@ func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, reposito
 		}
 	}
 	return found, nil
+}
+
+// refuseList says what a list takes; of what is not there, a deployer is told the same as of what is not promoted.
+func refuseList(p artifact.Principal, repository artifact.Repository) error {
+	if p.Role == artifact.Deployer && p.Sees(repository) {
+		return artifact.Coded(artifact.Denied, "DENIED", "%s, a deployer, may list nothing in %s: nothing there is promoted to %s; any of it takes role %s, bound to it", p.Name, repository, environments(p), artifact.RolesWith(artifact.ActionPull))
+	}
+	return p.Refusal(artifact.ActionPull, repository)
 }

@@ -341,13 +341,17 @@ func (anybody) Issue(auth.Identity, []auth.Scope, time.Time) (string, time.Durat
 	return "", 0, nil
 }
 
+func (anybody) IssuePublic([]auth.Scope, func(artifact.Repository) bool, time.Time) (string, time.Duration, error) {
+	return "", 0, nil
+}
+
 // TestQuotaOverHTTP: what a client is told, with a length and without one; and that GET is a pull and HEAD is none.
 func TestQuotaOverHTTP(t *testing.T) {
 	t.Parallel()
 	l := limit(t, 0, oneMebi)
 	pulls := make(chan artifact.Digest, 10)
 	s := httptest.NewServer(server.New(server.Config{Registry: l.Registry, Authenticator: anybody{l.pusher}, AccessTokens: anybody{}, Metrics: prometheus.NewRegistry(),
-		Pulled: func(_ artifact.Repository, d artifact.Digest) { pulls <- d }, Logger: slog.New(slog.DiscardHandler), Now: time.Now}).Handler())
+		Pulled: func(_ string, _ artifact.Repository, d artifact.Digest) { pulls <- d }, Logger: slog.New(slog.DiscardHandler), Now: time.Now}).Handler())
 	defer s.Close()
 	do := func(method, path string, body io.Reader) *http.Response {
 		req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, body)

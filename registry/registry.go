@@ -11,7 +11,6 @@ import (
 	"path"
 	"regexp"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -170,19 +169,7 @@ func may(p artifact.Principal, a artifact.Action, r artifact.Repository) error {
 	if p.Can(a, r) {
 		return nil
 	}
-	if !p.Sees(r) {
-		return artifact.Coded(artifact.Denied, "DENIED", "%s has no role for %s; its token is for %s", p.Name, r, strings.Join(p.Repositories, ", "))
-	}
-	return artifact.Coded(artifact.Denied, "DENIED", "%s is a %s and may not %s in %s; that takes a token of role %s", p.Name, p.Role, a, r, roleFor(a))
-}
-
-func roleFor(a artifact.Action) artifact.Role {
-	for _, role := range artifact.Roles {
-		if (artifact.Principal{Role: role}).Can(a, artifact.Repository{}) {
-			return role
-		}
-	}
-	return artifact.Admin
+	return p.Refusal(a, r)
 }
 
 // subjectTag names a digest: the referrers tag schema's (distribution-spec 1.1), and cosign's of an image that it copied.

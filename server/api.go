@@ -42,6 +42,7 @@ type APIConfig struct {
 
 	Authenticator Authenticator // the same that guards /v2
 	Tokens        Tokens
+	Identities    Identities
 	Documents     Documents
 	Promotions    Promotions
 	Gate          PullGate
@@ -251,6 +252,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, public, get("version", "/version", "Version of the program", "Service"), a.version)
 	register(a, public, get("keys", "/keys", "Public keys of signatures and of the ledger", "Service"), a.keys)
 
+	register(a, public, get("sign-in", "/identity", "How people and workloads sign in here", "Tokens"), a.signIn)
+	register(a, public, post("exchange-token", "/token/exchange", "Exchange a token of a trusted OpenID provider for a token of this server", "Tokens"), a.exchange)
 	register(a, needs(artifact.ActionManage), post("create-token", "/tokens", "Make a token; it is shown this once", "Tokens"), a.createToken)
 	register(a, needs(artifact.ActionManage), get("list-tokens", "/tokens", "Tokens, without their secrets", "Tokens"), a.listTokens)
 	register(a, needs(artifact.ActionManage), remove("revoke-token", "/tokens/{id}", "Revoke a token at once", "Tokens"), a.revokeToken)

@@ -57,7 +57,7 @@ func mayLookIn(p artifact.Principal, r artifact.Repository) error {
 	if p.Can(artifact.ActionLook, r) || (p.Role == artifact.Deployer && p.Sees(r)) {
 		return nil
 	}
-	return artifact.Errorf(artifact.Denied, "%s may not look at %s; it is outside the token's repositories", p.Name, r)
+	return p.Refusal(artifact.ActionLook, r)
 }
 
 // hideAbsence makes "not there" and "not yours" one answer to a deployer, so that it cannot list by guessing. The answer
@@ -76,7 +76,7 @@ func may(p artifact.Principal, action artifact.Action, r artifact.Repository) er
 	if p.Can(action, r) {
 		return nil
 	}
-	return artifact.Errorf(artifact.Denied, "%s may not %s in %s; it is outside the token's repositories", p.Name, action, r)
+	return p.Refusal(action, r)
 }
 
 // service returns the repository that a service's name stands for, if the caller may do the action there. To a caller
@@ -98,7 +98,7 @@ func (a *API) service(ctx context.Context, p artifact.Principal, action artifact
 		looks = len(known) > 0
 	}
 	if err != nil || !(looks || p.Can(action, r)) {
-		return r, artifact.Errorf(artifact.Denied, "%s may %s in no service named %.255q; name a whole repository, one of the token's", p.Name, action, name)
+		return r, artifact.Errorf(artifact.Denied, "%s may %s in no service named %.255q; name a whole repository, one that its role, %s, is bound to; others take role %s, bound to them", p.Name, action, name, p.Role, artifact.RolesWith(action))
 	}
 	return r, nil
 }

@@ -64,7 +64,7 @@ func (a *API) admit(n need) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, err := a.principal(hc.Context(), hc.Header("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; ask an admin for a token with another role", p.Name, p.Role, n.action)
+			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives", p.Name, p.Role, n.action, artifact.RolesWith(n.action))
 		}
 		if err != nil {
 			a.writeProblem(hc, newProblem(err))

@@ -60,6 +60,8 @@ func (p *Problem) GetHeaders() http.Header {
 		return http.Header{"Www-Authenticate": {`Bearer realm="waybill"`, `Basic realm="waybill", charset="UTF-8"`}}
 	case http.StatusServiceUnavailable:
 		return http.Header{"Retry-After": {artifact.RetryAfter}}
+	case http.StatusTooManyRequests:
+		return http.Header{"Retry-After": {artifact.RetryLater}}
 	}
 	return nil
 }
@@ -87,6 +89,8 @@ func apiStatus(k artifact.Kind) int {
 		return http.StatusRequestTimeout
 	case artifact.Unsupported:
 		return http.StatusNotImplemented
+	case artifact.TooMany:
+		return http.StatusTooManyRequests
 	}
 	return http.StatusInternalServerError
 }

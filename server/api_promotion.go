@@ -114,7 +114,7 @@ func (a *API) target(ctx context.Context, p artifact.Principal, service, environ
 		return r, e, err
 	}
 	if !p.CanPromote(r, e) {
-		return r, e, artifact.Errorf(artifact.Denied, "%s may not promote %s to %s; its token names other environments", p.Name, r, e)
+		return r, e, artifact.Errorf(artifact.Denied, "%s may not promote %s to %s: its role is bound to %v; that takes role promoter that is bound to %s, or admin", p.Name, r, e, p.Environments, e)
 	}
 	return r, e, nil
 }

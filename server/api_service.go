@@ -55,6 +55,7 @@ type Token struct {
 	Repositories []string               `json:"repositories,omitempty"`
 	Environments []artifact.Environment `json:"environments,omitempty"`
 	CreatedBy    string                 `json:"createdBy"`
+	Session      string                 `json:"session,omitempty" doc:"Who a provider vouched for; absent of a token that an admin made"`
 	CreatedAt    time.Time              `json:"createdAt"`
 	ExpiresAt    time.Time              `json:"expiresAt"`
 	RevokedAt    time.Time              `json:"revokedAt,omitzero"`

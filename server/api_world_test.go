@@ -350,6 +350,24 @@ func (w *world) Create(_ context.Context, actor artifact.Principal, g auth.Grant
 	return "wbt_id_secret", auth.Token{ID: "id", ExpiresAt: g.Expires}, nil
 }
 
+func (w *world) Exchange(_ context.Context, idToken string) (string, auth.Token, error) {
+	switch idToken {
+	case "good":
+		return "wbt_id_secret", auth.Token{ID: "id", Session: "workload:https://a.example#job", Role: artifact.Pusher}, nil
+	case "often":
+		return "", auth.Token{}, artifact.Errorf(artifact.TooMany, "too many")
+	}
+	return "", auth.Token{}, artifact.Errorf(artifact.Unauthentic, "not trusted")
+}
+
+func (w *world) Trusted() map[string]string {
+	return map[string]string{"https://b.example": "b", "https://a.example": "a"}
+}
+
+func (w *world) SignIn() (issuer, clientID string, scopes []string, ok bool) {
+	return "", "", nil, false
+}
+
 func (w *world) List(context.Context) ([]auth.Token, error) {
 	return []auth.Token{{ID: "id", Name: "ci", Role: artifact.Pusher}}, nil
 }
@@ -561,7 +579,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
 		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

@@ -33,6 +33,7 @@ var ociCode = map[artifact.Kind]string{
 	artifact.Full:        "DENIED",      // clients show it at once: to try again helps nobody until there is room
 	artifact.TimedOut:    "SIZE_INVALID",
 	artifact.Unsupported: "UNSUPPORTED",
+	artifact.TooMany:     "TOOMANYREQUESTS",
 }
 
 // ociStatus is where a code's status differs from its kind's.
@@ -57,8 +58,11 @@ func (s *Server) fail(c *gin.Context, err error) {
 		return
 	}
 	p := newProblem(err)
-	if p.Status == http.StatusServiceUnavailable {
+	switch p.Status {
+	case http.StatusServiceUnavailable:
 		c.Header("Retry-After", artifact.RetryAfter)
+	case http.StatusTooManyRequests:
+		c.Header("Retry-After", artifact.RetryLater)
 	}
 	p.RequestID = c.Writer.Header().Get(apiRequestID)
 	if p.failure() {

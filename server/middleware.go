@@ -14,6 +14,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"waybill/auth"
 )
 
 type metrics struct {
@@ -42,9 +44,10 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	return m
 }
 
-// identify gives each request an id, which errors show and the log has.
+// identify gives each request an id, which errors show and the log has, and the address that failed logins are counted by.
 func (s *Server) identify(c *gin.Context) {
 	c.Header(apiRequestID, rand.Text())
+	c.Request = c.Request.WithContext(auth.WithAddress(c.Request.Context(), c.ClientIP()))
 	c.Next()
 }
 

@@ -59,14 +59,18 @@ func (s *Server) v2(c *gin.Context) error {
 	c.Header("Docker-Distribution-Api-Version", "registry/2.0")
 	path, pathErr := parseOCIPath(strings.TrimPrefix(c.Request.URL.Path, "/v2"))
 	identity, err := s.cfg.Authenticator.FromRequest(c.Request.Context(), c.GetHeader("Authorization"))
-	if err == nil && identity.Principal.Anonymous() {
-		err = artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "sign in first: `docker login` with any user name and a Waybill token as the password")
-	}
 	method := c.Request.Method
 	if method == http.MethodHead {
 		method = http.MethodGet // net/http sends no body
 	}
 	end := endpoints[at{path.resource, method}]
+	if err == nil && identity.Principal.Anonymous() {
+		if p, ok := s.anybody(path, end, identity); ok {
+			identity.Principal = p
+		} else {
+			err = artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "sign in first: `docker login` with any user name and a Waybill token as the password")
+		}
+	}
 	if artifact.KindOf(err) == artifact.Unauthentic {
 		s.challenge(c, path.repository, end.action)
 	}
@@ -84,6 +88,21 @@ func (s *Server) v2(c *gin.Context) error {
 		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "the access token is not for %s in %s", end.action, path.repository)
 	}
 	return end.handle(s, &request{c, path, identity})
+}
+
+// isPublic reports whether anybody may pull from a repository.
+func (s *Server) isPublic(r artifact.Repository) bool { return auth.Public(s.cfg.Public, r) }
+
+// anybody returns who somebody without credentials is: a reader of the one public repository that is asked for. With an
+// access token for one they may also ask whether this is a registry, as clients do first.
+func (s *Server) anybody(path ociPath, end endpoint, identity auth.Identity) (artifact.Principal, bool) {
+	switch {
+	case end.action == "pull" && s.isPublic(path.repository):
+		return artifact.Principal{Name: "anonymous", Role: artifact.Reader, Repositories: []string{path.repository.String()}}, true
+	case path.resource == resourceBase && identity.Scopes != nil:
+		return artifact.Principal{Name: "anonymous"}, true
+	}
+	return artifact.Principal{}, false
 }
 
 // challenge tells a client where to get an access token (distribution "Token Authentication Specification"): one that

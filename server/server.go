@@ -28,6 +28,8 @@ type Authenticator interface {
 // AccessTokens issues the tokens of Docker's flow.
 type AccessTokens interface {
 	Issue(id auth.Identity, asked []auth.Scope, now time.Time) (token string, life time.Duration, err error)
+	// IssuePublic returns one of nobody's, for what of the scopes is public.
+	IssuePublic(asked []auth.Scope, public func(artifact.Repository) bool, now time.Time) (token string, life time.Duration, err error)
 	Service() string
 }
 
@@ -36,7 +38,9 @@ type Config struct {
 	Registry      *registry.Registry
 	Authenticator Authenticator
 	AccessTokens  AccessTokens
-	ExternalURL   string // how clients reach it; empty: as each request says
+	ExternalURL   string   // how clients reach it; empty: as each request says
+	Public        []string // patterns of repositories that anybody may pull from; none: nothing
+	Proxies       []string // addresses and networks of proxies whose X-Forwarded-For is believed; none: nobody's
 	Ready         func(ctx context.Context) error
 	Writable      func() error                                                                   // why nothing can be stored, where pulls go on; nil: it is not known
 	Pulled        func(principal string, repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
@@ -61,6 +65,8 @@ func New(cfg Config) *Server {
 	gin.SetMode(gin.ReleaseMode)
 	s.engine = gin.New()
 	s.engine.HandleMethodNotAllowed = true
+	// An error is of an address that the configuration was checked for; nobody is trusted then.
+	_ = s.engine.SetTrustedProxies(cfg.Proxies)
 	s.routes()
 	return s
 }

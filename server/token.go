@@ -32,6 +32,12 @@ func (s *Server) token(c *gin.Context) error {
 		return err
 	}
 	id, err := s.cfg.Authenticator.FromRequest(c.Request.Context(), authorization)
+	now := s.cfg.Now()
+	if err == nil && authorization == "" {
+		if access, life, err := s.cfg.AccessTokens.IssuePublic(asked, s.isPublic, now); err == nil {
+			return grantAccess(c, access, life, now)
+		}
+	}
 	if err == nil && id.Principal.Anonymous() {
 		err = artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "sign in with any user name and a Waybill token as the password")
 	}
@@ -39,11 +45,14 @@ func (s *Server) token(c *gin.Context) error {
 		c.Header("WWW-Authenticate", `Basic realm="waybill", charset="UTF-8"`)
 		return err
 	}
-	now := s.cfg.Now()
 	access, life, err := s.cfg.AccessTokens.Issue(id, asked, now)
 	if err != nil {
 		return err
 	}
+	return grantAccess(c, access, life, now)
+}
+
+func grantAccess(c *gin.Context, access string, life time.Duration, now time.Time) error {
 	c.Header("Cache-Control", "no-store")
 	c.JSON(http.StatusOK, gin.H{"token": access, "access_token": access, "expires_in": int(life.Seconds()), "issued_at": now.UTC().Format(time.RFC3339)})
 	return nil

@@ -100,7 +100,7 @@ func (w *Web) repository(c *gin.Context, p artifact.Principal) error {
 		return err
 	}
 	if len(known) == 0 {
-		return artifact.Errorf(artifact.Denied, "%s may not look at %s", p.Name, r)
+		return p.Refusal(artifact.ActionLook, r)
 	}
 	page := repositoryPage{Repository: r}
 	tags, err := w.cfg.Store.Tags(ctx, r)
@@ -173,7 +173,7 @@ func (w *Web) digest(c *gin.Context, p artifact.Principal) error {
 	}
 	if ok, err := w.sees(ctx, p, ref.Repository, ref.Digest); err != nil || !ok {
 		if err == nil {
-			err = artifact.Errorf(artifact.Denied, "%s may not look at %s", p.Name, ref)
+			err = p.Refusal(artifact.ActionLook, ref.Repository)
 		}
 		return err
 	}

@@ -33,9 +33,12 @@ type session struct {
 }
 
 // sealer encrypts what a cookie holds: the reader's token and when the session ends. Revoking the token ends it too.
-type sealer struct{ gcm cipher.AEAD }
+type sealer struct {
+	gcm     cipher.AEAD
+	purpose string // the cookie's name: one cannot stand for another
+}
 
-func newSealer(key []byte) (sealer, error) {
+func newSealer(key []byte, purpose string) (sealer, error) {
 	if len(key) != 32 {
 		return sealer{}, errors.New("the session key has 32 bytes")
 	}
@@ -44,12 +47,12 @@ func newSealer(key []byte) (sealer, error) {
 		return sealer{}, err
 	}
 	gcm, err := cipher.NewGCMWithRandomNonce(block)
-	return sealer{gcm}, err
+	return sealer{gcm, purpose}, err
 }
 
 func (s sealer) seal(token string, until time.Time) string {
 	plain := binary.BigEndian.AppendUint64(nil, uint64(until.Unix()))
-	return base64.RawURLEncoding.EncodeToString(s.gcm.Seal(nil, nil, append(plain, token...), []byte(cookieName)))
+	return base64.RawURLEncoding.EncodeToString(s.gcm.Seal(nil, nil, append(plain, token...), []byte(s.purpose)))
 }
 
 func (s sealer) open(cookie string, now time.Time) (token string, ok bool) {
@@ -57,7 +60,7 @@ func (s sealer) open(cookie string, now time.Time) (token string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	plain, err := s.gcm.Open(nil, nil, sealed, []byte(cookieName))
+	plain, err := s.gcm.Open(nil, nil, sealed, []byte(s.purpose))
 	if err != nil || len(plain) < 8 || now.Unix() >= int64(binary.BigEndian.Uint64(plain)) {
 		return "", false
 	}
@@ -106,6 +109,7 @@ func (w *Web) reader(ctx context.Context, c *gin.Context) (session, error) {
 type loginPage struct {
 	Message string
 	CSRF    string
+	People  bool // whether they can sign in at a provider
 }
 
 const formCookie = "waybill_form"
@@ -115,18 +119,21 @@ func (w *Web) loginForm(c *gin.Context) { w.showLogin(c, http.StatusOK, "") }
 func (w *Web) showLogin(c *gin.Context, status int, message string) {
 	nonce := rand.Text()
 	w.setCookie(c, formCookie, nonce, time.Hour)
-	w.render(c, status, "login", "Sign in", loginPage{Message: message, CSRF: w.csrf(nonce)})
+	w.render(c, status, "login", "Sign in", loginPage{Message: message, CSRF: w.csrf(nonce), People: w.cfg.SignIn != nil})
 }
 
 func (w *Web) login(c *gin.Context) {
 	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 2*maxToken)
-	nonce, err := c.Cookie(formCookie)
-	if err != nil || !hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(nonce))) {
+	if !w.formFresh(c) {
 		w.showLogin(c, http.StatusForbidden, "The form was too old; try again.")
 		return
 	}
 	token := strings.TrimSpace(c.PostForm("token"))
 	if _, err := w.cfg.Authenticate(c.Request.Context(), token); err != nil || len(token) > maxToken {
+		if artifact.KindOf(err) == artifact.TooMany {
+			w.showLogin(c, http.StatusTooManyRequests, messageOf(err))
+			return
+		}
 		if artifact.KindOf(err) != artifact.Unauthentic && err != nil {
 			w.fail(c, err)
 			return
@@ -138,15 +145,30 @@ func (w *Web) login(c *gin.Context) {
 	c.Redirect(http.StatusSeeOther, "/")
 }
 
+// formFresh reports whether the login form was made for this browser.
+func (w *Web) formFresh(c *gin.Context) bool {
+	nonce, err := c.Cookie(formCookie)
+	return err == nil && hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(nonce)))
+}
+
 func (w *Web) logout(c *gin.Context) {
 	cookie, err := c.Cookie(cookieName)
 	if err == nil && hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(cookie))) {
+		if token, ok := w.session.open(cookie, w.cfg.Now()); ok && w.cfg.End != nil {
+			if err := w.cfg.End(c.Request.Context(), token); err != nil && artifact.KindOf(err) != artifact.Unauthentic {
+				w.fail(c, err) // still signed in, and told so
+				return
+			}
+		}
 		w.setCookie(c, cookieName, "", -time.Hour)
 	}
 	c.Redirect(http.StatusSeeOther, "/login")
 }
 
 func (w *Web) setCookie(c *gin.Context, name, value string, life time.Duration) {
-	http.SetCookie(c.Writer, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int(life.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		Secure: c.Request.TLS != nil || strings.HasPrefix(w.cfg.ExternalURL, "https://")})
+	http.SetCookie(c.Writer, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int(life.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: w.secureCookies(c)})
+}
+
+func (w *Web) secureCookies(c *gin.Context) bool {
+	return c.Request.TLS != nil || strings.HasPrefix(w.cfg.ExternalURL, "https://")
 }

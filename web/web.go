@@ -21,7 +21,7 @@ import (
 	"waybill/artifact"
 )
 
-//go:embed layout board digest repository login failure assets
+//go:embed layout board digest repository login signedin failure assets
 var files embed.FS
 
 // Store is what the pages read; *postgres.DB is one.
@@ -55,6 +55,8 @@ type Config struct {
 	Store        Store
 	Gate         Gate
 	Authenticate func(ctx context.Context, token string) (artifact.Principal, error)
+	SignIn       SignIn                                                    // where people sign in; nil: with a token only
+	End          func(ctx context.Context, token string) error             // ends a session, at sign-out; nil: it ends by itself
 	Environments func(ctx context.Context) ([]artifact.Environment, error) // in the pipelines' order
 	// Blob returns a small blob, such as an image config.
 	Blob        func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error)
@@ -71,10 +73,11 @@ type Web struct {
 	styles  []byte
 	stylesN string // the style sheet's name, which changes with its content
 	session sealer
+	flow    sealer
 }
 
 // pageNames are the folders of pages; each has one template of its name.
-var pageNames = []string{"board", "digest", "repository", "login", "failure"}
+var pageNames = []string{"board", "digest", "repository", "login", "signedin", "failure"}
 
 // New parses every template.
 func New(cfg Config) (*Web, error) {
@@ -83,7 +86,10 @@ func New(cfg Config) (*Web, error) {
 		w.cfg.Now = time.Now
 	}
 	var err error
-	if w.session, err = newSealer(cfg.SessionKey); err != nil {
+	if w.session, err = newSealer(cfg.SessionKey, cookieName); err != nil {
+		return nil, err
+	}
+	if w.flow, err = newSealer(cfg.SessionKey, flowCookie); err != nil {
 		return nil, err
 	}
 	if w.styles, err = fs.ReadFile(files, "assets/style.css"); err != nil {
@@ -111,6 +117,10 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/login", w.loginForm)
 	pages.POST("/login", w.login)
 	pages.POST("/logout", w.logout)
+	if w.cfg.SignIn != nil {
+		pages.POST("/login/provider", w.beginSignIn)
+		pages.GET("/login/callback", w.finishSignIn)
+	}
 	pages.GET("/", w.signedIn(w.board))
 	pages.GET("/r/*repository", w.signedIn(w.repository))
 	pages.GET("/d/*reference", w.signedIn(w.digest))
@@ -162,7 +172,7 @@ type failurePage struct {
 }
 
 var statuses = map[artifact.Kind]int{artifact.Invalid: 400, artifact.NotFound: 404, artifact.Denied: 403, artifact.Unauthentic: 401, artifact.Conflict: 409,
-	artifact.Unavailable: 503, artifact.Full: 507, artifact.TimedOut: 408, artifact.TooLarge: 413, artifact.Unsupported: 501}
+	artifact.Unavailable: 503, artifact.Full: 507, artifact.TimedOut: 408, artifact.TooLarge: 413, artifact.Unsupported: 501, artifact.TooMany: 429}
 
 func (w *Web) fail(c *gin.Context, err error) {
 	p := failurePage{Status: http.StatusInternalServerError, Message: "The server failed; its log has the reason under the id below.", Request: c.Writer.Header().Get("X-Request-Id")}

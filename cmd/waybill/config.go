@@ -53,6 +53,10 @@ type Config struct {
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
 	Replication []ReplicationConfig `yaml:"replication"`
+	// Identity says whom to believe who somebody is, besides Waybill's own tokens.
+	Identity IdentityConfig `yaml:"identity"`
+	// Public says what anybody may pull without signing in.
+	Public PublicConfig `yaml:"public"`
 	// Log says what is logged.
 	Log LogConfig `yaml:"log"`
 }
@@ -225,7 +229,7 @@ type LogConfig struct {
 }
 
 // clientVariables are those that the other verbs read.
-var clientVariables = []string{"WAYBILL_URL", "WAYBILL_TOKEN"}
+var clientVariables = []string{"WAYBILL_URL", "WAYBILL_TOKEN", "WAYBILL_ID_TOKEN"}
 
 // errUsage marks what the caller got wrong; the exit status is then 2.
 var errUsage = errors.New("wrong usage")
@@ -253,6 +257,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 	if at, wrong := cfg.wrongRemote(); wrong != nil {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
+	if at, wrong := cfg.wrongIdentity(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
 	return cfg, cfg.check()
 }
 
@@ -264,7 +271,7 @@ func position(src []byte, at string) string {
 		if err != nil {
 			break
 		}
-		if node, err := path.ReadNode(bytes.NewReader(src)); err == nil {
+		if node, err := path.ReadNode(bytes.NewReader(src)); err == nil && node != nil {
 			where := node.GetToken().Position
 			return fmt.Sprintf("%d:%d:", where.Line, where.Column)
 		}
@@ -300,6 +307,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Policy.Waivers, 1000)
 	setDefault(&cfg.Advisories.Interval, 6*time.Hour)
 	setDefault(&cfg.Advisories.MaxAge, 72*time.Hour)
+	cfg.Identity.setDefaults()
 	setDefault(&cfg.Log.Level, "info")
 	setDefault(&cfg.Log.Format, "text")
 	for i := range cfg.Mirrors {
@@ -471,6 +479,9 @@ func overlay(cfg *Config, environ []string) error {
 
 func collect(fields map[string]reflect.Value, prefix string, v reflect.Value) {
 	for i := range v.NumField() {
+		if v.Field(i).Kind() == reflect.Pointer { // a thing that is there or not is for the file
+			continue
+		}
 		name := prefix + "_" + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
 		switch kind := v.Field(i).Type(); {
 		case kind.Kind() == reflect.Struct:

@@ -80,44 +80,103 @@ func writeLogin(l login) (string, error) {
 	return file, os.Rename(tmp.Name(), file)
 }
 
-func newLogin() *cobra.Command {
-	return &cobra.Command{
-		Use:   "login URL",
-		Short: "Store a server's address and a token for it",
-		Long: `Store a server's address and a token for it, for the commands that follow.
+// loginFlags are the ways to sign in; none of them is a person's, where the server offers that, or a token.
+type loginFlags struct {
+	workload, browser, device, token, print bool
+	idTokenFile, audience                   string
+}
 
-The token is asked for without showing it, or read from standard input:
+func newLogin() *cobra.Command {
+	var f loginFlags
+	cmd := &cobra.Command{
+		Use:   "login URL",
+		Short: "Sign in to a server, and store what the commands that follow need",
+		Long: `Sign in to a server, and store its address and a token for the commands that follow.
+
+On a terminal it signs a person in with a browser, where the server offers that, and else asks for a token without
+showing it. A token is read from standard input where that is no terminal:
     waybill login http://127.0.0.1:8080 < DIR/admin.token
+A job in GitHub Actions, GitLab CI or Kubernetes signs in as what it is, without a stored secret, for ten minutes:
+    waybill login --workload https://registry.example.com
+    waybill login --workload --print URL | docker login -u oidc --password-stdin HOST
 WAYBILL_URL and WAYBILL_TOKEN, where set, are used instead of what is stored.`,
 		Args: exactly(1, "URL"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			base, err := cleanURL(args[0])
-			if err != nil {
-				return err
-			}
-			token, err := readToken(cmd.InOrStdin(), cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
-			c, err := newClient()
-			if err != nil {
-				return err
-			}
-			c.base, c.token = base, token
-			// Any route that asks who is there tells a good token from a bad one; 403 is a good one too.
-			err = c.get(cmd.Context(), "/repositories", nil, &server.RepositoryList{})
-			var refused problemError
-			if err != nil && (!errors.As(err, &refused) || refused.Status != http.StatusForbidden) {
-				return err
-			}
-			file, err := writeLogin(login{URL: base, Token: token})
-			if err != nil {
-				return fmt.Errorf("store the login: %w", err)
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "Logged in to %s; stored in %s\n", base, file)
-			return nil
-		},
 	}
+	flags := cmd.Flags()
+	flags.BoolVar(&f.workload, "workload", false, "sign in as the job that this runs in")
+	flags.StringVar(&f.idTokenFile, "id-token-file", "", "`file` with an OpenID Connect ID token to sign in with")
+	flags.StringVar(&f.audience, "audience", "", "`audience` to ask the runner's issuer for (default as the server says)")
+	flags.BoolVar(&f.browser, "browser", false, "sign in with a browser on this machine; the default on a terminal, where the server offers it")
+	flags.BoolVar(&f.device, "device", false, "sign in with a code that is entered on another machine")
+	flags.BoolVar(&f.token, "token", false, "ask for a token, also where the server offers sign-in with a browser")
+	flags.BoolVar(&f.print, "print", false, "print the token instead of storing it")
+	cmd.MarkFlagsMutuallyExclusive("workload", "browser", "device", "token")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		base, err := cleanURL(args[0])
+		if err != nil {
+			return err
+		}
+		c, err := newClient()
+		if err != nil {
+			return err
+		}
+		c.base, c.token = base, ""
+		if c.token, err = f.signIn(cmd, c); err != nil {
+			return err
+		}
+		if f.print {
+			fmt.Fprintln(cmd.OutOrStdout(), c.token)
+			return nil
+		}
+		// Any route that asks who is there tells a good token from a bad one; 403 is a good one too.
+		err = c.get(cmd.Context(), "/repositories", nil, &server.RepositoryList{})
+		var refused problemError
+		if err != nil && (!errors.As(err, &refused) || refused.Status != http.StatusForbidden) {
+			return err
+		}
+		file, err := writeLogin(login{URL: base, Token: c.token})
+		if err != nil {
+			return fmt.Errorf("store the login: %w", err)
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "Logged in to %s; stored in %s\n", base, file)
+		return nil
+	}
+	return cmd
+}
+
+// signIn returns a token of the server, got in the way that the flags say.
+func (f loginFlags) signIn(cmd *cobra.Command, c *client) (string, error) {
+	in, tell := cmd.InOrStdin(), cmd.ErrOrStderr()
+	asFile, isFile := in.(*os.File)
+	terminal := isFile && term.IsTerminal(int(asFile.Fd()))
+	workloads := f.workload || f.idTokenFile != ""
+	if !workloads && !f.device && !f.browser && (f.token || !terminal) {
+		return readToken(in, tell)
+	}
+	var offered server.SignIn
+	if err := c.get(cmd.Context(), "/identity", nil, &offered); err != nil {
+		return "", err
+	}
+	var idToken string
+	var err error
+	switch {
+	case workloads:
+		idToken, err = workload{f.idTokenFile, f.audience}.idToken(cmd.Context(), c, offered)
+	case offered.People != nil:
+		idToken, err = personToken(cmd.Context(), *offered.People, f.device, tell)
+	case f.device || f.browser:
+		err = usagef("the server does not offer sign-in to people; use a token")
+	default:
+		return readToken(in, tell)
+	}
+	if err != nil {
+		return "", err
+	}
+	out, err := c.exchange(cmd.Context(), idToken)
+	if err == nil {
+		fmt.Fprintf(tell, "%s has role %s until %s\n", printable(out.Principal), out.Role, stamp(out.ExpiresAt))
+	}
+	return out.Secret, err
 }
 
 func newLogout() *cobra.Command {

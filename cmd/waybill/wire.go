@@ -78,7 +78,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 
 	db := a.database
-	tokens := auth.NewService(auth.Config{Store: db, Issuer: k.issuer, Logger: logger, Now: time.Now})
+	providers, people, err := cfg.Identity.providers()
+	if err != nil {
+		return nil, err
+	}
+	tokens := auth.NewService(auth.Config{Store: db, Issuer: k.issuer, Providers: providers, People: people, FailedLogins: cfg.Identity.FailedLogins, Logger: logger, Now: time.Now})
 	if a.newAdminToken, err = tokens.EnsureAdmin(ctx, filepath.Join(cfg.Data, adminTokenFile)); err != nil {
 		return nil, fmt.Errorf("first admin token: %w", err)
 	}
@@ -137,15 +141,15 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
 	advisories.rescan = a.jobs.RescanAll
 
-	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
+	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
-	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
+	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers(people, tokens), End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
-	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Public: cfg.Public.Repositories, Proxies: cfg.Identity.TrustedProxies, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
 		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: a.metrics(), Logger: logger, Now: time.Now})
 	return a, nil
 }
@@ -160,6 +164,17 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: a.logger}
 	return scans, advisories, advisories.prefer(ctx)
+}
+
+// browsers signs people in on the pages; nil where the configuration names no provider.
+func browsers(people *auth.People, tokens *auth.Service) web.SignIn {
+	if people == nil {
+		return nil
+	}
+	return struct {
+		*auth.People
+		*auth.Service
+	}{people, tokens}
 }
 
 func (a *app) metrics() *prometheus.Registry {
