@@ -9,7 +9,6 @@ import (
 
 	"waybill/artifact"
 	"waybill/ledger"
-	"waybill/policy"
 	"waybill/promotion"
 )
 
@@ -105,14 +104,14 @@ func TestPromoteRefuses(t *testing.T) {
 	}
 	// Not even the store takes a promotion without a pass for exactly it.
 	p := artifact.Promotion{Action: "promote", Repository: s.repository, Environment: parsed(t, artifact.ParseEnvironment, "dev"), Digest: v1}
-	_, err := s.db.Promote(s.ctx, p, policy.Pass{})
+	_, err := s.db.Promote(s.ctx, promotion.Move{Promotion: p})
 	require.Equal(t, artifact.Denied, artifact.KindOf(err))
 	verdict, err := s.judge.JudgeStored(s.ctx, s.repository, v1)
 	require.NoError(t, err)
 	pass, err := verdict.Promotion()
 	require.NoError(t, err)
 	p.Digest, p.PolicyHash = s.release("v2"), pass.PolicyHash()
-	_, err = s.db.Promote(s.ctx, p, pass)
+	_, err = s.db.Promote(s.ctx, s.to(p, pass))
 	require.Equal(t, artifact.Denied, artifact.KindOf(err))
 	deployments, err := s.db.Deployments(s.ctx, artifact.Repository{})
 	require.NoError(t, err)
@@ -188,19 +187,23 @@ func TestPromoteAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, 2*n)
 	for i := range errs { // each version twice
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			_, errs[i] = s.promote(versions[i%n], "dev")
-		}()
+		wg.Go(func() { _, errs[i] = s.promote(versions[i%n], "dev") })
 	}
 	wg.Wait()
+	won := 0
 	for _, err := range errs {
-		require.NoError(t, err)
+		if err == nil {
+			won++
+			continue
+		}
+		require.Equal(t, artifact.Conflict, artifact.KindOf(err), "%v", err)
+		require.ErrorContains(t, err, "by user:ada at this moment", "who lost is told to whom")
 	}
+	require.Positive(t, won)
 	history, err := s.db.History(s.ctx, s.repository)
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(history), n)
+	require.LessOrEqual(t, len(history), won)
+	require.NotEmpty(t, history)
 	var before artifact.Digest
 	for _, p := range history {
 		require.Equal(t, before, p.Previous)

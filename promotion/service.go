@@ -31,12 +31,22 @@ type Store interface {
 	// Trail returns the promotions and rollbacks to an environment, in order, of digests that are still here and were
 	// not recalled.
 	Trail(ctx context.Context, repository artifact.Repository, environment artifact.Environment) ([]artifact.Promotion, error)
-	// Promote moves the environment's pointer to the digest and writes its grants; it returns what was recorded, with
-	// no ID when the pointer stood there already. Promotions to one environment take turns. A rollback goes from
-	// p.Previous, and is a Conflict when the pointer stands elsewhere by now.
-	Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error)
+	// Promote makes all moves or none: each moves its environment's pointer to the digest and writes its grants. It
+	// returns what was recorded, with no ID where the pointer stood there already. Promotions to one environment take
+	// turns: each goes from Move.Previous, and it is a Conflict when the pointer stands elsewhere by now.
+	Promote(ctx context.Context, moves ...Move) ([]artifact.Promotion, error)
 	// Recall takes a digest out of every environment of its repository.
 	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error
+	ApprovalStore
+}
+
+// Move is a promotion or a rollback that may be made.
+type Move struct {
+	artifact.Promotion
+	Pass      policy.Pass
+	Evidence  []artifact.Digest // for the ledger
+	Approvals []int64           // that it rests on
+	Versions  int               // of all pipelines, when its gates were evaluated
 }
 
 // Config names what the service needs.
@@ -90,7 +100,7 @@ func (s *Service) Promote(ctx context.Context, p artifact.Principal, r Request) 
 
 // Rollback makes the digest that an environment ran before its current one current again; rolling back once more goes
 // back a further step. It must be possible in an emergency: the policy of now is asked, a recall holds, and the digest
-// must be signed, but the gates `after` and `scan`, which it met when it was promoted, are not asked again.
+// must be signed, but the other gates, which it met when it was promoted, are not asked again.
 func (s *Service) Rollback(ctx context.Context, p artifact.Principal, repository artifact.Repository, e artifact.Environment, reason string) (Result, error) {
 	if err := s.may(p, repository, e); err != nil {
 		return Result{}, err
@@ -123,54 +133,57 @@ type movement struct {
 }
 
 func (s *Service) move(ctx context.Context, m movement) (Result, error) {
-	r := m.request
-	pipeline, err := s.Pipeline(ctx, r.Repository)
+	move, err := s.allow(ctx, m)
+	result := Result{DryRun: m.request.DryRun, Promotion: move.Promotion}
 	if err != nil {
 		return Result{}, err
+	}
+	if m.request.DryRun {
+		result.Unchanged = move.Previous == m.digest
+		return result, nil
+	}
+	done, err := s.cfg.Store.Promote(ctx, move)
+	if err != nil {
+		return Result{}, err
+	}
+	result.Promotion, result.Unchanged = done[0], done[0].ID == 0
+	return result, nil
+}
+
+// allow is the one place where a promotion is allowed: the policy of now, and every gate of the stage.
+func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
+	r := m.request
+	pipelines, err := s.cfg.Store.Pipelines(ctx)
+	if err != nil {
+		return Move{}, err
+	}
+	pipeline, err := choose(pipelines, r.Repository)
+	if err != nil {
+		return Move{}, err
 	}
 	stage, ok := pipeline.Stage(r.Environment)
 	if !ok {
-		return Result{}, artifact.Errorf(artifact.NotFound, "pipeline %s has no environment %s; it has %s", pipeline.Name(), r.Environment, pipeline)
+		return Move{}, artifact.Errorf(artifact.NotFound, "pipeline %s has no environment %s; it has %s", pipeline.Name(), r.Environment, pipeline)
 	}
 	if m.action == "rollback" {
-		stage.Requires = Requires{}
+		stage = Stage{Environment: stage.Environment}
 	}
-	pass, evidence, err := s.pass(ctx, stage, pipeline.Name(), m)
-	if err != nil {
-		return Result{}, err
-	}
+	// Before the evidence: what is moved meanwhile is found when it is written.
 	current, _, err := s.cfg.Store.Current(ctx, r.Repository, r.Environment)
 	if err != nil {
-		return Result{}, err
+		return Move{}, err
 	}
-	result := Result{DryRun: r.DryRun, Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
-		Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC()}}
-	if r.DryRun {
-		result.Unchanged = current.Digest == m.digest
-		return result, nil
-	}
-	if m.action == "rollback" {
-		result.Previous = m.previous
-	}
-	result.Promotion, err = s.cfg.Store.Promote(ctx, result.Promotion, pass, append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...)...)
-	result.Unchanged = err == nil && result.ID == 0
-	return result, err
-}
-
-// pass is the one place where a promotion is allowed: the policy of now, and every gate of the stage.
-func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, m movement) (policy.Pass, Evidence, error) {
-	repository, digest := m.request.Repository, m.digest
-	verdict, err := s.cfg.Judge.JudgeStored(ctx, repository, digest)
+	verdict, err := s.cfg.Judge.JudgeStored(ctx, r.Repository, m.digest)
 	if err != nil {
-		return policy.Pass{}, Evidence{}, err
+		return Move{}, err
 	}
-	evidence, err := s.cfg.Store.Evidence(ctx, repository, digest)
+	evidence, err := s.cfg.Store.Evidence(ctx, r.Repository, m.digest)
 	if err != nil {
-		return policy.Pass{}, evidence, err
+		return Move{}, err
 	}
-	unmet := stage.Unmet(evidence, m.keyID, s.cfg.Now())
+	unmet := stage.Unmet(evidence, Asked{KeyID: m.keyID, Actor: m.principal.Name, At: s.cfg.Now()})
 	for i := range unmet {
-		unmet[i].Policy = pipeline
+		unmet[i].Policy = pipeline.Name()
 	}
 	pass, err := verdict.Promotion()
 	if err != nil {
@@ -181,14 +194,34 @@ func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, m move
 		unmet = append(reasons, unmet...)
 	}
 	if len(unmet) > 0 {
-		lines := make([]string, len(unmet))
-		for i, r := range unmet {
-			lines[i] = r.String()
-		}
-		return policy.Pass{}, evidence, &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
-			Message: repository.String() + "@" + digest.String() + " may not go to " + stage.Environment.String() + ": " + strings.Join(lines, "; ")}
+		return Move{}, refusal(r.Repository, m.digest, stage.Environment, unmet)
 	}
-	return pass, evidence, nil
+	move := Move{Pass: pass, Evidence: append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...),
+		Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
+			Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC()}}
+	if m.action == "rollback" {
+		move.Previous = m.previous
+	}
+	for _, p := range pipelines {
+		move.Versions += p.Version
+	}
+	if gate := stage.Requires.Approvals; gate != nil {
+		good, _ := gate.count(stage.Environment, evidence, m.principal.Name)
+		for _, a := range good {
+			move.Approvals = append(move.Approvals, a.ID)
+		}
+	}
+	return move, nil
+}
+
+// refusal names every gate that is not met.
+func refusal(repository artifact.Repository, digest artifact.Digest, environment artifact.Environment, unmet []artifact.Reason) error {
+	lines := make([]string, len(unmet))
+	for i, r := range unmet {
+		lines[i] = r.String()
+	}
+	return &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
+		Message: repository.String() + "@" + digest.String() + " may not go to " + environment.String() + ": " + strings.Join(lines, "; ")}
 }
 
 // Recall takes a digest out of every environment at once, for ever: it can be pulled by no deployer and promoted by

@@ -69,6 +69,9 @@ type Promotions interface {
 	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
 	Rollback(ctx context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, reason string) (promotion.Result, error)
 	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error
+	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
+	RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error)
+	Waiting(ctx context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error)
 	ResolveService(ctx context.Context, name string) (artifact.Repository, error)
 	Pipeline(ctx context.Context, r artifact.Repository) (promotion.Pipeline, error)
 }
@@ -261,6 +264,9 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionPromote), post("promote", "/promotions", "Promote a version to an environment", "Promotion"), a.promote)
 	register(a, needs(artifact.ActionPromote), post("roll-back", "/rollbacks", "Make an environment's previous digest its current one", "Promotion"), a.rollback)
 	register(a, needs(artifact.ActionPromote), post("recall", "/recalls", "Take a digest out of every environment at once", "Promotion"), a.recall)
+	register(a, needs(artifact.ActionApprove), post("approve", "/approvals", "Approve that a version goes to an environment", "Promotion"), a.approve)
+	register(a, needs(artifact.ActionLook), get("list-approvals", "/approvals", "What waits for approvals", "Promotion"), a.approvals)
+	register(a, needs(artifact.ActionApprove), remove("revoke-approval", "/approvals/{approval}", "Revoke an approval", "Promotion"), a.revokeApproval)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 

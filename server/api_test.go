@@ -60,6 +60,9 @@ func routes() []route {
 		{"POST", "/promotions", json, `{"service":"returns","version":"v456","environment":"production"}`, "promoter admin", "promoter"},
 		{"POST", "/rollbacks", json, `{"service":"returns","environment":"production"}`, "promoter admin", "promoter"},
 		{"POST", "/recalls", json, `{"ref":"shop/returns:v456","reason":"CVE"}`, "promoter admin", "promoter"},
+		{"POST", "/approvals", json, `{"service":"returns","version":"v456","environment":"production"}`, "approver admin", "approver"},
+		{"GET", "/approvals", "", "", lookers, ""},
+		{"DELETE", "/approvals/3", "", "", "approver admin", "approver"},
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
@@ -107,7 +110,7 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		})
 	}
 	for _, r := range engine.Routes() {
-		path := strings.NewReplacer(":waiver", "7", ":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
+		path := strings.NewReplacer(":waiver", "7", ":approval", "3", ":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -185,7 +188,7 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") {
 			continue
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)

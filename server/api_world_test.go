@@ -333,6 +333,26 @@ func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repos
 	return nil
 }
 
+func (w *world) Approve(_ context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error) {
+	w.record("approve %s %s %s by %s", r.Repository, r.Version, r.Environment, p.Name)
+	return artifact.Approval{ID: 3, Repository: r.Repository, Environment: r.Environment, Digest: w.promoted, Actor: p.Name, Role: p.Role, At: noon}, nil
+}
+
+func (w *world) RevokeApproval(_ context.Context, p artifact.Principal, id int64) (artifact.Approval, error) {
+	if !p.Sees(w.shop) {
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+	}
+	w.record("revoke approval %d by %s", id, p.Name)
+	return artifact.Approval{ID: id, Repository: w.shop, Environment: w.production, Digest: w.promoted, At: noon}, nil
+}
+
+func (w *world) Waiting(_ context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error) {
+	if !sees(w.shop) {
+		return nil, nil
+	}
+	return []promotion.Waiting{{Repository: w.shop, Environment: w.production, Digest: w.waiting, Gate: promotion.ApprovalGate{Count: 2, Role: artifact.Approver}}}, nil
+}
+
 func (w *world) ResolveService(_ context.Context, name string) (artifact.Repository, error) {
 	switch name {
 	case "returns", "shop/returns":
