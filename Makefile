@@ -34,7 +34,7 @@ deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
 # Clients that Debian does not package, from the Go module proxy.
-tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl
+tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -42,6 +42,10 @@ $(TOOLS)/crane:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
 $(TOOLS)/regctl:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/regclient/regclient/cmd/regctl@v0.11.7
+# The command that findings are compared with: the scanner's version of Trivy, with the versions that the scanner is built
+# of, so that most is compiled already.
+$(TOOLS)/trivy: internal/tools/trivy/go.mod
+	cd internal/tools/trivy && GOEXPERIMENT=jsonv2 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/trivy github.com/aquasecurity/trivy/cmd/trivy
 $(TOOLS)/golangci-lint:
 	@echo "compiling golangci-lint; the first time takes a few minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

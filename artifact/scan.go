@@ -1,6 +1,13 @@
 package artifact
 
-import "time"
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"time"
+)
 
 // Severity of a finding, as Trivy names it, in lower case.
 type Severity string
@@ -29,20 +36,31 @@ func (s Severity) Rank() int {
 
 // Finding is a vulnerability, secret or misconfiguration that the scanner reports.
 type Finding struct {
-	Class     string   `json:"class"` // vulnerability, secret, misconfiguration or license
-	ID        string   `json:"id"`    // CVE-2024-24790, or the rule of a secret
-	Severity  Severity `json:"severity"`
-	Package   string   `json:"package,omitempty"`
-	Installed string   `json:"installed,omitempty"`
-	Fixed     string   `json:"fixed,omitempty"`
-	Title     string   `json:"title,omitempty"`
-	URL       string   `json:"url,omitempty"`
-	Path      string   `json:"path,omitempty"`
-	Layer     Digest   `json:"layer,omitzero"` // diff id
-	// PublishedAt is when the advisory was, FirstSeenAt when a scan here first had it; zero where that is not known.
-	PublishedAt time.Time `json:"publishedAt,omitzero"`
-	FirstSeenAt time.Time `json:"firstSeenAt,omitzero"`
+	Class     string      `json:"class"` // vulnerability, secret, misconfiguration or license
+	ID        string      `json:"id"`    // CVE-2024-24790, the rule of a secret or a misconfiguration, or a license
+	Severity  Severity    `json:"severity"`
+	Package   string      `json:"package,omitempty"`
+	Installed string      `json:"installed,omitempty"`
+	Fixed     string      `json:"fixed,omitempty"`
+	Title     string      `json:"title,omitempty"`
+	URL       string      `json:"url,omitempty"`
+	PURL      string      `json:"purl,omitempty"` // of the package
+	Path      string      `json:"path,omitempty"`
+	Layer     Digest      `json:"layer,omitzero"` // diff id
+	VEX       *Assessment `json:"vex,omitempty"`  // what somebody who is trusted says of it; set at evaluation, not stored
+	// LockFile says that a lock file names the package: it may not be installed.
+	LockFile    bool      `json:"lockFile,omitempty"`
+	PublishedAt time.Time `json:"publishedAt,omitzero"` // when the advisory was
+	FoundAt     time.Time `json:"foundAt,omitzero"`     // when it was first found in the image, and has been since
 }
+
+// The classes of findings.
+const (
+	ClassVulnerability    = "vulnerability"
+	ClassSecret           = "secret"
+	ClassMisconfiguration = "misconfiguration"
+	ClassLicense          = "license"
+)
 
 // ScanState says how far a scan is; only Scanned is an answer.
 type ScanState string
@@ -63,6 +81,14 @@ type AdvisoryDatabase struct {
 	ImportedBy string    `json:"importedBy"`
 }
 
+// AdvisoryPull is an attempt to bring an advisory database from a registry.
+type AdvisoryPull struct {
+	Source  string    `json:"source"`
+	At      time.Time `json:"at"`
+	Problem string    `json:"problem,omitempty"` // empty: it went well
+	Actor   string    `json:"actor"`
+}
+
 // Scan is the newest scan of one image.
 type Scan struct {
 	Digest            Digest           `json:"digest"`
@@ -74,6 +100,52 @@ type Scan struct {
 	Packages          []Package        `json:"packages,omitempty"`
 	Findings          []Finding        `json:"findings,omitempty"`
 	Counts            map[Severity]int `json:"counts,omitempty"` // of vulnerabilities
+
+	Contents        []byte `json:"-"` // what the scanner needs to match again, opaque; kept, and not read by Scan
+	Vulnerabilities []byte `json:"-"` // hashes of those in Findings, as the scanner packs them
+}
+
+// Rematch is an image whose stored contents another advisory database is to be matched with.
+type Rematch struct {
+	Digest          Digest
+	Contents        []byte
+	Vulnerabilities []byte // hashes of what the database before found
+}
+
+// Rematched is what another database changes of an image's vulnerabilities.
+type Rematched struct {
+	Digest          Digest
+	Gone            []int64 // hashes
+	Added           []Finding
+	Vulnerabilities []byte // hashes of all
+	Counts          map[Severity]int
+}
+
+// Hash identifies what a finding says: all but when it was found.
+func (f Finding) Hash() int64 {
+	f.FoundAt = time.Time{}
+	b, _ := json.Marshal(f) // texts and numbers: it cannot fail
+	sum := sha256.Sum256(b)
+	return int64(binary.BigEndian.Uint64(sum[:]))
+}
+
+// SortFindings puts the worst first; what it leaves undecided is the same finding.
+func SortFindings(all []Finding) {
+	slices.SortStableFunc(all, func(a, b Finding) int {
+		return cmp.Or(b.Severity.Rank()-a.Severity.Rank(), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Package, b.Package), cmp.Compare(a.Path, b.Path),
+			cmp.Compare(a.Installed, b.Installed), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Title, b.Title))
+	})
+}
+
+// CountFindings counts vulnerabilities by severity.
+func CountFindings(all []Finding) map[Severity]int {
+	counts := map[Severity]int{}
+	for _, f := range all {
+		if f.Class == ClassVulnerability {
+			counts[f.Severity]++
+		}
+	}
+	return counts
 }
 
 // Worst returns the highest severity among vulnerabilities, and "" when there is none.

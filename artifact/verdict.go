@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -18,15 +19,18 @@ const (
 
 // Reason is one thing a rule or a gate says against (or, for a warning, about) an artifact.
 type Reason struct {
-	Rule    string `json:"rule"`              // the rule's or gate's name: no-root-user, after, signed
-	Policy  string `json:"policy,omitempty"`  // the policy's name, or the pipeline's
-	Message string `json:"message"`           // what was found and what to do, one sentence or two
-	Warning bool   `json:"warning,omitempty"` // does not deny
+	Rule     string   `json:"rule"`               // the rule's or gate's name: no-root-user, after, signed
+	Policy   string   `json:"policy,omitempty"`   // the policy's name, or the pipeline's
+	Message  string   `json:"message"`            // what was found and what to do, one sentence or two
+	Warning  bool     `json:"warning,omitempty"`  // does not deny
+	Finding  string   `json:"finding,omitempty"`  // what it is about, where a rule finds many: CVE-2024-24790
+	Platform string   `json:"platform,omitempty"` // of an index's image
+	Evidence []string `json:"evidence,omitempty"` // paths, packages, layers
+
 	// Promotion says of a warning that it denies a promotion: no push can have yet what it asks for.
-	Promotion bool     `json:"promotion,omitempty"`
-	Platform  string   `json:"platform,omitempty"` // of an index's image
-	Evidence  []string `json:"evidence,omitempty"` // paths, packages, layers
-	Finding   string   `json:"finding,omitempty"`  // what it is about, where a rule finds many: CVE-2024-24790
+	Promotion bool `json:"promotion,omitempty"`
+	// Tag is what is denied where that is a name only: the digest by another one is not.
+	Tag string `json:"tag,omitempty"`
 
 	Waivers     []int64   `json:"waivers,omitempty"`    // that make a denial a warning
 	WaivedUntil time.Time `json:"waivedUntil,omitzero"` // and for how long
@@ -121,6 +125,12 @@ func (v VerdictRecord) Waiting() []Reason {
 		}
 	}
 	return picked
+}
+
+// DeniesTags reports whether all that is denied are tags: it says nothing about the digest.
+func (v VerdictRecord) DeniesTags() bool {
+	denials := v.Denials()
+	return len(denials) > 0 && !slices.ContainsFunc(denials, func(r Reason) bool { return r.Tag == "" })
 }
 
 func (v VerdictRecord) pick(warning bool) []Reason {

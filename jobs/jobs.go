@@ -24,10 +24,12 @@ import (
 type Config struct {
 	Pool        *pgxpool.Pool
 	Scanner     *Scanner
+	Rescanner   *Rescanner
 	Signer      *Signer
 	Rejudger    *Rejudger
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
+	Advisories  *AdvisoryPuller // nil: nothing is pulled
 	Collector   *Collector
 	Keeper      *Keeper
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
@@ -59,7 +61,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, cfg.Scanner)
-	river.AddWorker(workers, &rescanner{scanner: cfg.Scanner})
+	river.AddWorker(workers, cfg.Rescanner)
 	river.AddWorker(workers, cfg.Signer)
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
@@ -67,18 +69,23 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Housekeeper)
 	river.AddWorker(workers, cfg.Collector)
 	river.AddWorker(workers, cfg.Keeper)
+	periodic := []*river.PeriodicJob{
+		river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
+			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
+		river.NewPeriodicJob(river.PeriodicInterval(askCollect),
+			func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
+		river.NewPeriodicJob(river.PeriodicInterval(askKeep),
+			func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
+	}
+	if cfg.Advisories != nil {
+		river.AddWorker(workers, cfg.Advisories)
+		periodic = append(periodic, cfg.Advisories.periodic())
+	}
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
-		Workers: workers,
-		Queues:  map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
-		Logger:  slog.New(quiet{cfg.Logger.Handler()}),
-		PeriodicJobs: []*river.PeriodicJob{
-			river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
-				func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
-			river.NewPeriodicJob(river.PeriodicInterval(askCollect),
-				func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
-			river.NewPeriodicJob(river.PeriodicInterval(askKeep),
-				func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
-		},
+		Workers:              workers,
+		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
+		Logger:               slog.New(quiet{cfg.Logger.Handler()}),
+		PeriodicJobs:         periodic,
 		FetchPollInterval:    500 * time.Millisecond,
 		JobTimeout:           jobTimeout,
 		RescueStuckJobsAfter: jobTimeout + time.Minute,

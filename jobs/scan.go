@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -27,19 +26,12 @@ func (scanArgs) InsertOpts() river.InsertOpts {
 	return river.InsertOpts{Queue: queueScan, MaxAttempts: 5}
 }
 
-// rescanArgs asks for every image to be scanned again: a new advisory database is in force.
-type rescanArgs struct{}
-
-func (rescanArgs) Kind() string                 { return "rescan" }
-func (rescanArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: queueScan} }
-
 // ScanStore is what a scan reads and writes; *postgres.DB is one.
 type ScanStore interface {
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
 	Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, error)
 	SaveScan(ctx context.Context, s artifact.Scan) error
-	Images(ctx context.Context) ([]artifact.Reference, error)
 }
 
 // Scanner matches an image's packages, as they were found when its layers were inspected, with the advisory database:
@@ -54,6 +46,8 @@ type Scanner struct {
 	Config func(ctx context.Context, repository artifact.Repository, config artifact.Digest) ([]byte, error)
 	// Folder returns where an imported advisory database lies.
 	Folder func(database artifact.Digest) string
+	// Busy reports whether somebody pushes at this moment.
+	Busy   func() bool
 	Logger *slog.Logger
 }
 
@@ -98,7 +92,8 @@ func (s *Scanner) match(ctx context.Context, image artifact.Subject, database ar
 		return artifact.Scan{Digest: image.Digest, State: artifact.ScanFailed, Reason: err.Error()}, nil
 	}
 	return artifact.Scan{Digest: image.Digest, State: artifact.Scanned, ScannedAt: time.Now().UTC(), DatabaseDigest: database.Digest,
-		DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings, Counts: count(result.Findings)}, nil
+		DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings,
+		Counts: artifact.CountFindings(result.Findings), Contents: result.Contents, Vulnerabilities: result.Vulnerabilities}, nil
 }
 
 // Work scans one image again whose scan failed when it was pushed. An image that was deleted meanwhile is done.
@@ -138,53 +133,23 @@ func (s *Scanner) image(ctx context.Context, repository artifact.Repository, dig
 	return artifact.Subject{Repository: repository, Digest: digest, Manifest: m.Manifest, IsImage: true, Config: config}, err
 }
 
-// SBOM returns an image's CycloneDX document, or nothing of what is no image. What it says depends on the image alone.
-func (s *Scanner) SBOM(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error) {
+// SBOMs returns an image's CycloneDX and SPDX documents. What they say depends on the image alone.
+func (s *Scanner) SBOMs(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (cycloneDX, spdx []byte, err error) {
 	image, err := s.image(ctx, repository, digest)
-	if err != nil || !image.IsImage {
-		return nil, err
+	if err != nil {
+		return nil, nil, err
 	}
 	request, err := s.request(ctx, image)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	request.SBOM = true
 	result, err := s.Client.Match(ctx, request)
-	return result.CycloneDX, err
+	return result.CycloneDX, result.SPDX, err
 }
 
 // request collects what matching needs; no layer is read, unless its analysis went missing.
 func (s *Scanner) request(ctx context.Context, image artifact.Subject) (scanner.MatchRequest, error) {
 	analyses, err := s.Inspector.Analyses(ctx, image.Repository, image.Manifest.Layers)
 	return scanner.MatchRequest{Config: image.Config, Layers: analyses, Name: image.Repository.String(), Digest: image.Digest}, err
-}
-
-func count(findings []artifact.Finding) map[artifact.Severity]int {
-	counts := map[artifact.Severity]int{}
-	for _, f := range findings {
-		if f.Class == "vulnerability" {
-			counts[f.Severity]++
-		}
-	}
-	return counts
-}
-
-// rescanner scans everything, one image after another, so that pushes keep a worker to themselves.
-type rescanner struct {
-	river.WorkerDefaults[rescanArgs]
-	scanner *Scanner
-}
-
-func (r *rescanner) Work(ctx context.Context, _ *river.Job[rescanArgs]) error {
-	images, err := r.scanner.Store.Images(ctx)
-	if err != nil {
-		return err
-	}
-	var failed error
-	for _, image := range images {
-		if err := r.scanner.Refresh(ctx, image.Repository, image.Digest); err != nil && artifact.KindOf(err) != artifact.NotFound {
-			failed = errors.Join(failed, err)
-		}
-	}
-	return failed
 }

@@ -48,6 +48,9 @@ type ruleSource struct {
 	With   map[string]any `yaml:"with"`
 }
 
+// maxRules bounds what a judgement costs.
+const maxRules = 200
+
 var documentName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$`)
 
 //go:embed baseline.yaml
@@ -87,6 +90,9 @@ func parseDocument(n Node) (Document, error) {
 	}
 	if err := src.Spec.Match.check(n); err != nil {
 		return Document{}, err
+	}
+	if len(src.Spec.Rules) > maxRules {
+		return Document{}, n.At("$.spec.rules").Errorf("%d rules; a policy has at most %d", len(src.Spec.Rules), maxRules)
 	}
 	d := Document{name: src.Metadata.Name, match: src.Spec.Match, turnsBad: src.Spec.WhenPromotedTurnsBad}
 	if err := checkResponse(n, d.turnsBad); err != nil {

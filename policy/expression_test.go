@@ -23,6 +23,7 @@ func TestExpressionBounds(t *testing.T) {
 		strings.Repeat("(", 300) + "true" + strings.Repeat(")", 300):                            "the expression does not compile",
 		"facts.packages.all(p, facts.packages.all(q, facts.packages.all(r, p.name == r.name)))": "steps on a large image",
 		"[1,2,3].all(a, facts.packages.exists(p, p.name.size() > a))":                           "",
+		"['aaaaaaaa']" + strings.Repeat(".map(a, a + a)", 40) + ".size() == 1":                  "steps on a large image",
 		"image.os.matches('" + strings.Repeat("(a{30}){30}", 3) + "')":                          "regex",
 	} {
 		_, err := policy.Parse("p.yaml", []byte(expression(cel)))

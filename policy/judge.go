@@ -34,10 +34,16 @@ type Scans interface {
 	Scan(ctx context.Context, s artifact.Subject, arriving bool) (scan artifact.Scan, fresh bool, err error)
 }
 
+// Assessments adds to an image's findings what documents of those who are trusted say of them (OpenVEX).
+type Assessments interface {
+	Apply(ctx context.Context, repository artifact.Repository, image artifact.Digest, findings []artifact.Finding) ([]artifact.Finding, error)
+}
+
 // JudgeConfig names what a judge needs.
 type JudgeConfig struct {
 	Facts    Facts
 	Scans    Scans
+	VEX      Assessments // nil: nobody says anything of findings
 	Contents Contents
 	Policies Policies
 	// Referrers gives what refers to a manifest; nil: nothing does.
@@ -174,6 +180,29 @@ func (j *judging) index(ctx context.Context, s artifact.Subject, depth int) (Ver
 	return j.set.Index(s, children), nil
 }
 
+// scan brings in what the scanner finds in an image, where somebody asks, and returns what is to be stored of it.
+func (j *judging) scan(ctx context.Context, img *Image) (fresh *artifact.Scan, err error) {
+	s := img.Subject
+	arriving := s.Digest == j.arriving
+	if !arriving && j.images == nil && !j.set.asks(s.Repository, rulesOnScans...) {
+		return nil, nil
+	}
+	scan, anew, err := j.cfg.Scans.Scan(ctx, s, arriving)
+	if err != nil {
+		return nil, err
+	}
+	if img.Scan = scan; j.cfg.VEX != nil && len(scan.Findings) > 0 {
+		// What is said of findings is not stored with them: it may be said otherwise tomorrow.
+		if img.Scan.Findings, err = j.cfg.VEX.Apply(ctx, s.Repository, s.Digest, scan.Findings); err != nil {
+			return nil, err
+		}
+	}
+	if anew {
+		fresh = &scan
+	}
+	return fresh, nil
+}
+
 func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error) {
 	if img, ok := j.images[s.Digest]; ok {
 		return j.set.Evaluate(img), nil
@@ -217,18 +246,14 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 		return j.set.Uninspectable(s, why...), nil
 	}
 	img.Facts = folding.Facts()
-	var fresh bool
-	if arriving := s.Digest == j.arriving; arriving || j.images != nil || j.set.asks(s.Repository, rulesOnScans...) {
-		if img.Scan, fresh, err = j.cfg.Scans.Scan(ctx, s, arriving); err != nil {
-			return Verdict{}, err
-		}
+	fresh, err := j.scan(ctx, &img)
+	if err != nil {
+		return Verdict{}, err
 	}
 	if j.images != nil {
 		j.images[s.Digest] = img
 	}
 	v := j.set.Evaluate(img)
-	if fresh {
-		v.Scan = &img.Scan
-	}
+	v.Scan = fresh
 	return v, nil
 }

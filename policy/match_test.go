@@ -93,6 +93,13 @@ func TestArtifactTypes(t *testing.T) {
 	}
 }
 
+// TestTooMany: a policy of more rules than a judgement should cost is refused.
+func TestTooMany(t *testing.T) {
+	t.Parallel()
+	_, err := policy.Parse("p.yaml", []byte(document("p", `{repositories: ["**"]}`, "["+strings.Repeat("{rule: no-sshd, action: deny}, ", 201)+"]")))
+	require.ErrorContains(t, err, "p.yaml:6:10: 201 rules")
+}
+
 // TestSameMeaning: a document's hash is of what it means, and the way that documents were written before still has it.
 func TestSameMeaning(t *testing.T) {
 	t.Parallel()

@@ -64,7 +64,7 @@ func (l severityLimits) rank(f artifact.Finding) int {
 }
 
 func (l severityLimits) counts(f artifact.Finding) bool {
-	return l.rank(f) >= l.Severity.Rank() && (!l.Fixable || f.Fixed != "" || f.Class != classVulnerability)
+	return !f.VEX.Resolved() && l.rank(f) >= l.Severity.Rank() && (!l.Fixable || f.Fixed != "" || f.Class != classVulnerability)
 }
 
 func (l severityLimits) finding(f artifact.Finding, img Image) finding {
@@ -85,7 +85,7 @@ func (l severityLimits) finding(f artifact.Finding, img Image) finding {
 	}
 	since := f.PublishedAt
 	if since.IsZero() {
-		since = f.FirstSeenAt
+		since = f.FoundAt
 	}
 	// A grace that cannot be counted is over.
 	if passed, ok := age(since, img.Now); l.Grace > 0 && ok && passed < l.Grace {

@@ -36,7 +36,7 @@ func bindMaxSize(with Node, given bool) (check, error) {
 }
 
 func (l sizeLimits) check(img Image) []finding {
-	if !img.Subject.IsImage && len(img.Subject.Manifest.Layers) > 0 {
+	if img.of == artifacts {
 		img.Facts.Layers = blobs(img.Subject.Manifest) // no image: nothing was unpacked
 	}
 	var compressed, uncompressed, wasted int64

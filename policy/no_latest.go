@@ -29,7 +29,7 @@ func bindNoLatest(with Node, given bool) (check, error) {
 		for _, tag := range img.Subject.Tags {
 			for _, p := range refused.Tags {
 				if ok, _ := path.Match(p, tag.String()); ok {
-					found = append(found, finding{evidence: []string{tag.String()}, message: fmt.Sprintf("the tag %s is refused (%s), since it does not say which version it is; push one that does, such as v1.2.3 or the commit", tag, p)})
+					found = append(found, finding{tag: tag.String(), evidence: []string{tag.String()}, message: fmt.Sprintf("the tag %s is refused (%s), since it does not say which version it is; push one that does, such as v1.2.3 or the commit", tag, p)})
 					break
 				}
 			}

@@ -30,7 +30,7 @@ func bindPlatforms(with Node, given bool) (check, error) {
 }
 
 func (p allowedPlatforms) check(img Image) []finding {
-	if !img.Subject.Manifest.IsIndex() {
+	if img.of != indexes {
 		return p.refuses(img.Config.Platform(), "the image")
 	}
 	var (

@@ -25,6 +25,7 @@ type Image struct {
 
 	memo    *memo
 	waivers []artifact.Waiver // that may cover it; Set.Evaluate fills them in
+	of      scope             // what it is, where it is no image
 }
 
 // memo keeps what several rules ask for while one image is evaluated.
@@ -122,7 +123,7 @@ func (s Set) Artifact(subject artifact.Subject) Verdict {
 
 // reasons asks the rules of a scope.
 func (p Versioned) reasons(of scope, img Image) []artifact.Reason {
-	img.memo = &memo{}
+	img.of, img.memo = of, &memo{}
 	var all []artifact.Reason
 	for _, rule := range p.rules {
 		if rule.of&of != 0 {

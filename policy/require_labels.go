@@ -61,7 +61,7 @@ func bindRequireLabels(with Node, given bool) (check, error) {
 	names := slices.Sorted(maps.Keys(required.Labels))
 	return func(img Image) []finding {
 		labels, what := img.Config.Config.Labels, "label"
-		if !img.Subject.IsImage && img.Subject.Manifest.MediaType != "" {
+		if img.of == artifacts {
 			labels, what = img.Subject.Manifest.Annotations, "annotation"
 		}
 		var found []finding

@@ -31,6 +31,7 @@ type check func(Image) []finding
 type finding struct {
 	message   string
 	evidence  []string
+	tag       string // that it is about, where the digest is not meant
 	warning   bool
 	promotion bool   // it denies a promotion; a push it cannot deny, since what it asks for comes after
 	id        string // of what was found, where there may be many and one may be waived: CVE-2024-24790
@@ -109,8 +110,8 @@ func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	var all []artifact.Reason
 	for _, f := range few(r.waive(policy, img, r.check(img))) {
 		warning := f.warning || r.action == warn
-		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Evidence: f.evidence,
-			Finding: f.id, Waivers: f.waivers, WaivedUntil: f.until}.Bounded())
+		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Tag: f.tag,
+			Evidence: f.evidence, Finding: f.id, Waivers: f.waivers, WaivedUntil: f.until}.Bounded())
 	}
 	return all
 }

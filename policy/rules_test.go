@@ -127,6 +127,7 @@ func (c ruleCase) run(t *testing.T, rule string) {
 		part := strings.TrimLeft(want, "~+")
 		require.Contains(t, v.Reasons[i].Message, part)
 		require.Equal(t, want != part, v.Reasons[i].Warning, v.Reasons[i].Message)
+		require.Equal(t, rule == "no-latest", v.Reasons[i].Tag != "")
 		require.Equal(t, strings.HasPrefix(want, "+"), v.Reasons[i].Promotion)
 		denied, waiting = denied || want == part, waiting || strings.HasPrefix(want, "+")
 	}

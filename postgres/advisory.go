@@ -31,3 +31,19 @@ func (db *DB) AdvisoryDatabase(ctx context.Context) (d artifact.AdvisoryDatabase
 	}
 	return d, err == nil, translate(err)
 }
+
+// SaveAdvisoryPull makes p the newest attempt.
+func (db *DB) SaveAdvisoryPull(ctx context.Context, p artifact.AdvisoryPull) error {
+	_, err := db.Pool.Exec(ctx, `insert into advisory_pulls (source, at, problem, actor) values ($1, $2, $3, $4)
+		on conflict (one) do update set source = excluded.source, at = excluded.at, problem = excluded.problem, actor = excluded.actor`, p.Source, p.At, p.Problem, p.Actor)
+	return translate(err)
+}
+
+// AdvisoryPull returns the newest attempt; ok is false when there was none.
+func (db *DB) AdvisoryPull(ctx context.Context) (p artifact.AdvisoryPull, ok bool, err error) {
+	err = db.Pool.QueryRow(ctx, `select source, at, problem, actor from advisory_pulls`).Scan(&p.Source, &p.At, &p.Problem, &p.Actor)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return p, false, nil
+	}
+	return p, err == nil, translate(err)
+}

@@ -54,7 +54,7 @@ func (db *DB) SaveLayer(ctx context.Context, facts artifact.LayerFacts, analyser
 	}
 	_, err = db.loose.Exec(ctx, `with facts as (insert into layer_facts (digest, format, diff_id, facts) values ($1, $2, $3, $4)
 			on conflict (digest) do update set format = excluded.format, diff_id = excluded.diff_id, facts = excluded.facts, failure = '', inspected_at = now())
-		insert into layer_analyses (digest, analyser, analysis) values ($1, $5, $6) on conflict (digest, analyser) do update set analysis = excluded.analysis`,
+		insert into layer_analyses (digest, analyser, analysis) values ($1, $5, $6) on conflict (digest, analyser) do update set analysis = excluded.analysis, made_at = now()`,
 		facts.Digest, facts.Format, facts.DiffID, packed, analyser, analysis)
 	return translate(err)
 }
@@ -73,7 +73,7 @@ func (db *DB) LayerAnalyses(ctx context.Context, layers []artifact.Digest) ([][]
 	for i, d := range layers {
 		names[i] = d.String()
 	}
-	rows, err := db.Pool.Query(ctx, `select distinct on (digest) digest, analysis from layer_analyses where digest = any($1) order by digest, analyser desc`, names)
+	rows, err := db.Pool.Query(ctx, `select distinct on (digest) digest, analysis from layer_analyses where digest = any($1) order by digest, made_at desc, analyser desc`, names)
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -152,8 +152,9 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	batch.Queue(`insert into manifest_references (repository, manifest, position, digest, kind)
 		select $1, $2, n - 1, digest, kind from unnest($3::text[], $4::text[]) with ordinality as r (digest, kind, n) on conflict do nothing`, p.Repository, p.Digest, digests, kinds)
 	queueVerdict(batch, p.Verdict, p.Reference, p.PushedBy)
+	var findings []artifact.Finding
 	if p.Scan != nil {
-		if err := queueScan(batch, *p.Scan); err != nil {
+		if findings, err = queueScan(batch, *p.Scan); err != nil {
 			return false, err
 		}
 	}
@@ -163,7 +164,7 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	if created && locked != len(blobs)+len(children) {
 		return false, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "what the manifest names was deleted from %s meanwhile; push it again", p.Repository)
 	}
-	return created, nil
+	return created, saveFindings(ctx, tx, p.Digest, findings)
 }
 
 // unique returns the digests that descriptors name, each once.
@@ -180,7 +181,11 @@ func unique(all []artifact.Descriptor) []string {
 // SaveDenied records that a push was refused.
 func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if err := saveVerdict(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
+		save := saveVerdict
+		if p.Verdict.DeniesTags() {
+			save = saveNewVerdict // what the digest got by another name stays
+		}
+		if err := save(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
 			return err
 		}
 		var reasons []string

@@ -26,7 +26,6 @@ var large = []string{"repositories", "blobs", "repository_blobs", "uploads", "ma
 
 // whole are statements that read all of a large table, with why they may: a part of their text, and the reason.
 var whole = map[string]string{
-	"select distinct on (digest) repository, digest from manifests":             "a new advisory database has every image matched again, in a job",
 	"select name from repositories where exists":                                "the catalog of all repositories",
 	"select distinct repository, digest, digest from deployments":               "the board shows every environment of every service",
 	"on p.id = d.promotion order by d.repository":                               "an audit reads everything",

@@ -23,6 +23,11 @@ func (db *DB) outdate(ctx context.Context, tx pgx.Tx) error {
 	return db.OnPolicy(ctx, tx)
 }
 
+// JudgeAgain notes that all verdicts are to be made anew: scans that they rest on changed.
+func (db *DB) JudgeAgain(ctx context.Context) error {
+	return db.Transact(ctx, func(tx pgx.Tx) error { return db.outdate(ctx, tx) })
+}
+
 // pass is how far judging everything again is: a circle of all manifests that begins, anew, where it was asked for.
 type pass struct {
 	wanted, done, pass int64

@@ -16,6 +16,13 @@ func saveVerdict(ctx context.Context, tx pgx.Tx, v artifact.VerdictRecord, refer
 	return tx.SendBatch(ctx, batch).Close()
 }
 
+// saveNewVerdict makes v the verdict of its digest in its repository, if that has none.
+func saveNewVerdict(ctx context.Context, tx pgx.Tx, v artifact.VerdictRecord, reference, actor string) error {
+	_, err := tx.Exec(ctx, `insert into verdicts (repository, digest, outcome, reasons, policy_hash, policies, reference, actor) values ($1, $2, $3, $4, $5, $6, $7, $8)
+		on conflict (repository, digest) do nothing`, v.Repository, v.Digest, v.Outcome, v.Reasons, v.PolicyHash, v.Policies, reference, actor)
+	return err
+}
+
 func queueVerdict(batch *pgx.Batch, v artifact.VerdictRecord, reference, actor string) {
 	batch.Queue(`insert into verdicts (repository, digest, outcome, reasons, policy_hash, policies, reference, actor, until, waivers) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 		on conflict (repository, digest) do update set outcome = excluded.outcome, reasons = excluded.reasons, policy_hash = excluded.policy_hash,

@@ -72,7 +72,7 @@ func TestWaiverEndsMeanwhile(t *testing.T) {
 	root := w.lands("v1", "root")
 	v, err := w.judge.JudgeStored(w.ctx, w.repository, root)
 	require.NoError(t, err)
-	pass, err := v.Pass()
+	pass, err := v.Promotion()
 	require.NoError(t, err)
 	p := artifact.Promotion{Action: "promote", Repository: w.repository, Environment: parsed(t, artifact.ParseEnvironment, "dev"), Digest: root, Actor: "user:ada", PolicyHash: pass.PolicyHash()}
 
@@ -89,7 +89,7 @@ func TestWaiverEndsMeanwhile(t *testing.T) {
 	w.waive("no-root-user", policy.WaiverRequest{Repository: "shop/**"})
 	v, err = w.judge.JudgeStored(w.ctx, w.repository, root)
 	require.NoError(t, err)
-	pass, err = v.Pass()
+	pass, err = v.Promotion()
 	require.NoError(t, err)
 	w.pass(72 * time.Hour)
 	_, err = w.db.Promote(w.ctx, w.to(p, pass))
@@ -98,7 +98,7 @@ func TestWaiverEndsMeanwhile(t *testing.T) {
 	good := w.lands("v3", "1000")
 	v, err = w.judge.JudgeStored(w.ctx, w.repository, good)
 	require.NoError(t, err)
-	pass, err = v.Pass()
+	pass, err = v.Promotion()
 	require.NoError(t, err)
 	w.enforce(lax)
 	p.Digest = good

@@ -117,9 +117,14 @@ func (g ScanGate) unmet(scans []artifact.Scan, now time.Time) (why []artifact.Re
 	return why
 }
 
+// severe counts vulnerabilities and secrets. Licenses and misconfigurations are graded by another measure, and for rules of
+// their own; what VEX resolved is none.
 func (g ScanGate) severe(scan artifact.Scan) []string {
 	var bad []string
 	for _, f := range scan.Findings {
+		if f.Class == artifact.ClassLicense || f.Class == artifact.ClassMisconfiguration || f.VEX.Resolved() {
+			continue
+		}
 		if f.Severity.Rank() < 0 || f.Severity.Rank() >= g.Severity.Rank() { // a word that is none is no proof of harmlessness
 			bad = append(bad, f.ID)
 		}

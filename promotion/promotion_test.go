@@ -114,14 +114,22 @@ func TestUnmet(t *testing.T) {
 		change func(*Evidence)
 		want   []string // rule and a part of the message, alternating
 	}{
-		"all met":                 {func(*Evidence) {}, nil},
-		"nothing met":             {func(e *Evidence) { *e = Evidence{} }, []string{"after", "to dev", "after", "to staging", "signed", "not signed yet", "scan", "no image"}},
-		"one after":               {func(e *Evidence) { e.Reached = e.Reached[1:] }, []string{"after", "promote it there first"}},
-		"another key":             {func(e *Evidence) { e.KeyID = "k0" }, []string{"signed", "k0"}},
-		"recalled":                {func(e *Evidence) { e.Recalled = []string{"it was recalled by ada: bad"} }, []string{"recalled", "ada: bad"}},
-		"scan too old":            {func(e *Evidence) { e.Scans[0].ScannedAt = now.Add(-24*time.Hour - time.Second) }, []string{"scan", "over the 24h0m0s allowed"}},
-		"scan pending":            {func(e *Evidence) { e.Scans[0].State, e.Scans[0].Reason = artifact.ScanPending, "no advisory database" }, []string{"scan", "pending: no advisory database"}},
-		"scan failed":             {func(e *Evidence) { e.Scans[0].State, e.Scans[0].Reason = artifact.ScanFailed, "it crashed" }, []string{"scan", "failed: it crashed"}},
+		"all met":      {func(*Evidence) {}, nil},
+		"nothing met":  {func(e *Evidence) { *e = Evidence{} }, []string{"after", "to dev", "after", "to staging", "signed", "not signed yet", "scan", "no image"}},
+		"one after":    {func(e *Evidence) { e.Reached = e.Reached[1:] }, []string{"after", "promote it there first"}},
+		"another key":  {func(e *Evidence) { e.KeyID = "k0" }, []string{"signed", "k0"}},
+		"recalled":     {func(e *Evidence) { e.Recalled = []string{"it was recalled by ada: bad"} }, []string{"recalled", "ada: bad"}},
+		"scan too old": {func(e *Evidence) { e.Scans[0].ScannedAt = now.Add(-24*time.Hour - time.Second) }, []string{"scan", "over the 24h0m0s allowed"}},
+		"scan pending": {func(e *Evidence) { e.Scans[0].State, e.Scans[0].Reason = artifact.ScanPending, "no advisory database" }, []string{"scan", "pending: no advisory database"}},
+		"scan failed":  {func(e *Evidence) { e.Scans[0].State, e.Scans[0].Reason = artifact.ScanFailed, "it crashed" }, []string{"scan", "failed: it crashed"}},
+		"a bad license": {func(e *Evidence) {
+			e.Scans[0].Findings = append(e.Scans[0].Findings, artifact.Finding{Class: artifact.ClassLicense, ID: "AGPL-3.0", Severity: artifact.Critical},
+				artifact.Finding{Class: artifact.ClassMisconfiguration, ID: "DS-0017", Severity: artifact.High},
+				artifact.Finding{ID: "CVE-B", Severity: artifact.Critical, VEX: &artifact.Assessment{Status: "fixed"}})
+		}, nil},
+		"under investigation": {func(e *Evidence) {
+			e.Scans[0].Findings = []artifact.Finding{{ID: "CVE-B", Severity: artifact.Critical, VEX: &artifact.Assessment{Status: "under_investigation"}}}
+		}, []string{"scan", "1 of severity high or worse: CVE-B"}},
 		"a high one":              {func(e *Evidence) { e.Scans[0] = scanned(0, artifact.Low, artifact.High) }, []string{"scan", "1 of severity high or worse: CVE-B"}},
 		"critical and old":        {func(e *Evidence) { e.Scans[0] = scanned(25*time.Hour, artifact.Critical) }, []string{"scan", "old", "scan", "CVE-A"}},
 		"a severity that is none": {func(e *Evidence) { e.Scans[0] = scanned(0, "terrible") }, []string{"scan", "CVE-A"}},

@@ -91,7 +91,7 @@ func TestReferrersBringNoImage(t *testing.T) {
 	v2 := w.mustPut("v2", secret)
 	verdict, err := w.judge.JudgeStored(t.Context(), w.shop, v1.Digest)
 	require.NoError(t, err)
-	pass, err := verdict.Pass()
+	pass, err := verdict.Promotion()
 	require.NoError(t, err)
 	dev := parse(t, artifact.ParseEnvironment, "dev")
 	_, err = w.db.Promote(t.Context(), promotion.Move{Promotion: artifact.Promotion{Action: "promote", Repository: w.shop, Digest: v1.Digest, Environment: dev, Actor: "user:ada", PolicyHash: pass.PolicyHash()}, Pass: pass, Versions: 1})

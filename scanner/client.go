@@ -92,6 +92,22 @@ func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error)
 	return *r.Match, nil
 }
 
+// Rematch finds the vulnerabilities of many images by a database, from what Match kept of them: one exchange, and the
+// database is opened once.
+func (c *Client) Rematch(ctx context.Context, m RematchRequest) ([]Rematched, error) {
+	if _, err := os.Stat(m.Database); err != nil {
+		return nil, &artifact.Error{Kind: artifact.Unavailable, Message: "the advisory database is gone; import it again", Err: err}
+	}
+	r, err := c.ask(ctx, m.Database, Request{Rematch: &m}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if r.Rematch == nil || len(r.Rematch.Images) != len(m.Images) {
+		return nil, artifact.Errorf(artifact.Unavailable, "the scanner gave no answer")
+	}
+	return r.Rematch.Images, nil
+}
+
 // CheckDatabase opens an advisory database; one that cannot be read is a Denied error.
 func (c *Client) CheckDatabase(ctx context.Context, folder string) (DatabaseInfo, error) {
 	r, err := c.ask(ctx, folder, Request{Database: &DatabaseRequest{}}, nil)

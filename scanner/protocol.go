@@ -29,12 +29,13 @@ type Hello struct {
 }
 
 // Protocol is the version of these messages.
-const Protocol = 3
+const Protocol = 4
 
 // Request asks for one thing.
 type Request struct {
 	Analyse  *AnalyseRequest  `json:"analyse,omitempty"`
 	Match    *MatchRequest    `json:"match,omitempty"`
+	Rematch  *RematchRequest  `json:"rematch,omitempty"`
 	Database *DatabaseRequest `json:"database,omitempty"`
 }
 
@@ -68,6 +69,39 @@ type MatchResult struct {
 	Packages  []artifact.Package `json:"packages"`
 	Findings  []artifact.Finding `json:"findings"`
 	CycloneDX []byte             `json:"cycloneDX"`
+	SPDX      []byte             `json:"spdx"`
+	// Contents is what Rematch needs of the image, opaque: its packages, without what matching does not ask.
+	Contents []byte `json:"contents"`
+	// Vulnerabilities has the hashes of the findings that are vulnerabilities, sorted, eight bytes each.
+	Vulnerabilities []byte `json:"vulnerabilities"`
+}
+
+// RematchRequest asks for the vulnerabilities of many images by another database, from what Match kept of them.
+type RematchRequest struct {
+	Database string         `json:"database"` // as in MatchRequest; not empty
+	Images   []RematchImage `json:"images"`
+}
+
+// RematchImage is one image, and what was found in it last.
+type RematchImage struct {
+	Contents        []byte `json:"contents"`        // MatchResult.Contents
+	Vulnerabilities []byte `json:"vulnerabilities"` // MatchResult.Vulnerabilities
+}
+
+// RematchResult has an answer for each image, in the order asked.
+type RematchResult struct {
+	Images []Rematched `json:"images"`
+}
+
+// Rematched is what another database says of one image: what changes of its vulnerabilities, if that is something. Failed
+// says why there is no answer.
+type Rematched struct {
+	Changed         bool                      `json:"changed,omitempty"`
+	Gone            []int64                   `json:"gone,omitempty"` // hashes of findings
+	Added           []artifact.Finding        `json:"added,omitempty"`
+	Vulnerabilities []byte                    `json:"vulnerabilities,omitempty"` // hashes of all
+	Counts          map[artifact.Severity]int `json:"counts,omitempty"`          // of all
+	Failed          string                    `json:"failed,omitempty"`
 }
 
 // DatabaseRequest asks whether the process's folder holds an advisory database that can be read.
@@ -82,11 +116,12 @@ type DatabaseInfo struct {
 // Response answers a Request. Refused is the fault of what was asked about: a layer that cannot be inspected. Failed is
 // the scanner's own.
 type Response struct {
-	Analysis *Analysis     `json:"analysis,omitempty"`
-	Match    *MatchResult  `json:"match,omitempty"`
-	Database *DatabaseInfo `json:"database,omitempty"`
-	Refused  string        `json:"refused,omitempty"`
-	Failed   string        `json:"failed,omitempty"`
+	Analysis *Analysis      `json:"analysis,omitempty"`
+	Match    *MatchResult   `json:"match,omitempty"`
+	Rematch  *RematchResult `json:"rematch,omitempty"`
+	Database *DatabaseInfo  `json:"database,omitempty"`
+	Refused  string         `json:"refused,omitempty"`
+	Failed   string         `json:"failed,omitempty"`
 }
 
 // maxMessage bounds a message, in bytes: the facts of a layer of a million files stay below it.

@@ -49,6 +49,8 @@ type APIConfig struct {
 	Facts         policy.Facts
 	Judge         VerdictJudge
 	Records       Records
+	SBOMs         SBOMs
+	VEX           VEX
 	Replications  Replications
 	Advisories    Advisories
 	Builder       Builder
@@ -117,6 +119,9 @@ type Records interface {
 	History(ctx context.Context, r artifact.Repository) ([]artifact.Promotion, error)
 	// TurnedBad returns what is known of a promoted digest that the policies of now deny; ok is false when none does.
 	TurnedBad(ctx context.Context, r artifact.Repository, d artifact.Digest) (t artifact.TurnedBad, ok bool, err error)
+	// Affected returns the images that have the finding of an id: those of the next n digests after one, in their order,
+	// and the last of these; zero when there are no more.
+	Affected(ctx context.Context, id string, after artifact.Digest, n int) (all []artifact.Affected, last artifact.Digest, err error)
 	// TagHistory returns what a tag stood at, the oldest first.
 	TagHistory(ctx context.Context, r artifact.Repository, t artifact.Tag) ([]artifact.TagChange, error)
 }
@@ -153,6 +158,13 @@ type Documents interface {
 type Advisories interface {
 	// Import reads a Trivy database archive to its end, checks it and puts it in use.
 	Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error)
+	// Pull brings the database that a source names (empty: the configured one) into use, and records how that went.
+	Pull(ctx context.Context, actor artifact.Principal, source string) (artifact.AdvisoryDatabase, error)
+	// LastPull returns the newest attempt; false when there was none.
+	LastPull(ctx context.Context) (artifact.AdvisoryPull, bool, error)
+	// Source is where it is pulled from by itself, if anywhere, and MaxAge how old it should be at most.
+	Source() string
+	MaxAge() time.Duration
 	// AdvisoryDatabase returns the one in use; false when there is none.
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
 }
@@ -252,12 +264,15 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionApprove), remove("revoke-waiver", "/waivers/{waiver}", "End a waiver at once", "Policies"), a.revokeWaiver)
 
 	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
+	register(a, needs(artifact.ActionManage), post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories"), a.pullAdvisories)
 	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
 
 	register(a, looks, get("list-repositories", "/repositories", "Repositories that the caller may see", "Images"), a.repositories)
 	register(a, looks, get("inspect", "/inspect", "What the bytes of an image say", "Images"), a.inspect)
 	register(a, looks, get("verdict", "/verdict", "Whether a digest is allowed, and every reason", "Images"), a.verdict)
 	register(a, looks, get("scan", "/scan", "Findings and packages of an image", "Images"), a.scan)
+	register(a, looks, get("sbom", "/sbom", "What is in an image, as CycloneDX or SPDX", "Images"), a.sbom)
+	register(a, looks, get("cve", "/cves/{id}", "Which images have a vulnerability, where they run, and since when", "Images"), a.cve)
 	register(a, looks, get("show", "/show", "The whole story of a digest", "Images"), a.show)
 	register(a, looks, get("verify", "/verify", "A bundle that proves signature and promotion offline", "Images"), a.verify)
 

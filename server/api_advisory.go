@@ -11,10 +11,19 @@ type AdvisoryStatus struct {
 	Present    bool                       `json:"present"`
 	Database   *artifact.AdvisoryDatabase `json:"database,omitempty"`
 	AgeSeconds int64                      `json:"ageSeconds,omitempty"` // since it was built
+	// Stale says that it is older than it should be (advisories.maxAge): newer vulnerabilities are not known here.
+	Stale    bool                   `json:"stale,omitempty"`
+	Source   string                 `json:"source,omitempty"`   // where it is pulled from by itself
+	LastPull *artifact.AdvisoryPull `json:"lastPull,omitempty"` // the newest attempt, whoever asked for it
 }
 
 type (
-	importInput    struct{ stream }
+	importInput struct{ stream }
+	pullInput   struct {
+		Body struct {
+			Source string `json:"source,omitempty" maxLength:"500" doc:"HOST/REPOSITORY:TAG, or REPOSITORY:TAG of this registry; empty: the configured one" example:"ghcr.io/aquasecurity/trivy-db:2"`
+		}
+	}
 	advisoryOutput struct{ Body AdvisoryStatus }
 )
 
@@ -26,17 +35,34 @@ func (a *API) importAdvisories(ctx context.Context, p artifact.Principal, in *im
 	return &advisoryOutput{Body: a.advisoryStatus(db, true)}, nil
 }
 
+func (a *API) pullAdvisories(ctx context.Context, p artifact.Principal, in *pullInput) (*advisoryOutput, error) {
+	if _, err := a.cfg.Advisories.Pull(ctx, p, in.Body.Source); err != nil {
+		return nil, err
+	}
+	return a.advisories(ctx, p, nil)
+}
+
 func (a *API) advisories(ctx context.Context, _ artifact.Principal, _ *struct{}) (*advisoryOutput, error) {
 	db, ok, err := a.cfg.Advisories.AdvisoryDatabase(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &advisoryOutput{Body: a.advisoryStatus(db, ok)}, nil
+	status := a.advisoryStatus(db, ok)
+	pull, ok, err := a.cfg.Advisories.LastPull(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		status.LastPull = &pull
+	}
+	status.Source = a.cfg.Advisories.Source()
+	return &advisoryOutput{Body: status}, nil
 }
 
 func (a *API) advisoryStatus(db artifact.AdvisoryDatabase, ok bool) AdvisoryStatus {
 	if !ok {
 		return AdvisoryStatus{}
 	}
-	return AdvisoryStatus{Present: true, Database: &db, AgeSeconds: int64(a.cfg.Now().Sub(db.UpdatedAt).Seconds())}
+	age := a.cfg.Now().Sub(db.UpdatedAt)
+	return AdvisoryStatus{Present: true, Database: &db, AgeSeconds: int64(age.Seconds()), Stale: age > a.cfg.Advisories.MaxAge()}
 }

@@ -261,6 +261,9 @@ func (a *API) scanReport(ctx context.Context, m artifact.StoredManifest) (ScanRe
 		} else if err != nil {
 			return report, err
 		}
+		if scan.Findings, err = a.cfg.VEX.Apply(ctx, m.Repository, scan.Digest, scan.Findings); err != nil {
+			return report, err
+		}
 		targets[i].Scan = scan
 		report.add(scan)
 	}

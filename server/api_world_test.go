@@ -401,6 +401,52 @@ func (w *world) TagHistory(_ context.Context, r artifact.Repository, tag artifac
 	return []artifact.TagChange{{Digest: w.promoted, Actor: "token:ci", At: noon.Add(-time.Hour)}, {Actor: "user:ada", At: noon}}, nil
 }
 
+// Affected: both repositories have images with the one CVE; in shop, of both versions.
+func (w *world) Affected(_ context.Context, id string, after artifact.Digest, n int) ([]artifact.Affected, artifact.Digest, error) {
+	var all []artifact.Affected
+	for _, m := range w.manifests {
+		if id != "CVE-2024-24790" || m.Digest.String() <= after.String() {
+			continue
+		}
+		one := artifact.Affected{Repository: m.Repository, Digest: m.Digest, Platform: m.Platform, Tags: []artifact.Tag{}, FoundAt: noon,
+			Findings: []artifact.Finding{{Class: artifact.ClassVulnerability, ID: id, Severity: artifact.Critical, Package: "stdlib", Installed: "v1.22.3", Fixed: "1.21.11, 1.22.4", FoundAt: noon}}}
+		if m.Digest == w.promoted {
+			one.PromotedAt, one.RunsIn = noon, []artifact.Affecting{{Environment: w.production, Digest: m.Digest, Version: "v456", Since: noon}}
+		}
+		all = append(all, one)
+	}
+	return all, artifact.Digest{}, nil
+}
+
+// advisoriesFake is the world as what holds advisories: its Pull is another than the gate's.
+type advisoriesFake struct{ *world }
+
+func (w advisoriesFake) Pull(_ context.Context, p artifact.Principal, source string) (artifact.AdvisoryDatabase, error) {
+	w.record("pulled %s by %s", source, p.Name)
+	return artifact.AdvisoryDatabase{}, nil
+}
+
+func (w *world) LastPull(context.Context) (artifact.AdvisoryPull, bool, error) {
+	return artifact.AdvisoryPull{Source: w.Source(), At: noon, Problem: "it is away", Actor: "system"}, true, nil
+}
+
+func (w *world) Source() string        { return "ghcr.io/aquasecurity/trivy-db:2" }
+func (w *world) MaxAge() time.Duration { return 72 * time.Hour }
+
+// vexFake knows of no document.
+type vexFake struct{}
+
+func (vexFake) Apply(_ context.Context, _ artifact.Repository, _ artifact.Digest, findings []artifact.Finding) ([]artifact.Finding, error) {
+	return findings, nil
+}
+
+func (w *world) SBOM(_ context.Context, _ artifact.Repository, d artifact.Digest, format string) ([]byte, error) {
+	if d == w.waiting {
+		return nil, artifact.Errorf(artifact.NotFound, "no SBOM yet")
+	}
+	return []byte(`{"format": "` + format + `"}` + "\n"), nil
+}
+
 func (w *world) Run(_ context.Context, actor string, dryRun bool) (storage.Report, error) {
 	if !dryRun {
 		w.record("retention by %s", actor)
@@ -494,8 +540,8 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, Replications: w,
-		Advisories: w, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Now: func() time.Time { return noon }}).Mount(engine)
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
+		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

@@ -24,7 +24,6 @@ const (
 	signatureAnnotation = "dev.cosignproject.cosign/signature"
 	dsseType            = "application/vnd.dsse.envelope.v1+json"
 	intotoType          = "application/vnd.in-toto+json"
-	cycloneDXType       = "application/vnd.cyclonedx+json"
 )
 
 // existing is an image at a cosign tag, to be added to.
@@ -118,13 +117,16 @@ func Referrer(a Attestation, subject artifact.Descriptor) (gcr.Image, error) {
 	return attach(intotoType, dsseType, a.Envelope, subject, map[string]string{"in-toto.io/predicate-type": a.PredicateType})
 }
 
-// SBOM is a CycloneDX document as an artifact whose subject is the image.
-func SBOM(cycloneDX []byte, subject artifact.Descriptor) (gcr.Image, error) {
-	return attach(cycloneDXType, cycloneDXType, cycloneDX, subject, nil)
+// SBOM is a document of a media type, one of those below, as an artifact whose subject is the image.
+func SBOM(mediaType string, document []byte, subject artifact.Descriptor) (gcr.Image, error) {
+	return attach(mediaType, mediaType, document, subject, nil)
 }
 
-// SBOMType is the artifact type of what SBOM makes.
-const SBOMType = cycloneDXType
+// The media types of SBOMs, which are their artifact types too.
+const (
+	CycloneDXType = "application/vnd.cyclonedx+json"
+	SPDXType      = "application/spdx+json"
+)
 
 // attached is a partial.CompressedImageCore: the empty config and one layer.
 type attached struct {

@@ -101,6 +101,12 @@ func answer(s *trivy.Scanner, files *net.UnixConn, request scanner.Request) (res
 			return scanner.Response{Failed: err.Error()}
 		}
 		return scanner.Response{Match: &result}
+	case request.Rematch != nil:
+		result, err := s.Rematch(ctx, *request.Rematch)
+		if err != nil {
+			return scanner.Response{Failed: err.Error()}
+		}
+		return scanner.Response{Rematch: &result}
 	case request.Database != nil:
 		info, err := s.Check()
 		if err != nil {

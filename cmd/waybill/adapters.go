@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/jackc/pgx/v5"
@@ -144,43 +145,32 @@ func layerLock(db *postgres.DB, most int) func(context.Context, artifact.Digest)
 	}
 }
 
-// describe brings an image's scan up to date, for a database that came in force while it was pushed, and stores an SBOM
-// as its referrer, unless Waybill did before.
-func describe(images *registry.Registry, db *postgres.DB, scans *jobs.Scanner) func(context.Context, artifact.Repository, artifact.Digest) error {
+// laterVEX is asked by the judge, which is there before what VEX documents are read from.
+type laterVEX struct{ documents *vexDocuments }
+
+func (v *laterVEX) Apply(ctx context.Context, r artifact.Repository, d artifact.Digest, findings []artifact.Finding) ([]artifact.Finding, error) {
+	return v.documents.Apply(ctx, r, d, findings)
+}
+
+// describe brings an image's scan up to date, for a database that came in force while it was pushed, and stores its SBOMs
+// as referrers, unless Waybill did before.
+func describe(db *postgres.DB, scans *jobs.Scanner, kept sboms) func(context.Context, artifact.Repository, artifact.Digest) error {
 	return func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
 		if err := scans.Refresh(ctx, repository, digest); err != nil {
 			return err
 		}
-		there, err := db.Referrers(ctx, repository, digest)
-		if err != nil {
-			return err
-		}
-		for _, d := range there {
-			if d.ArtifactType != signer.SBOMType {
-				continue
-			}
-			m, err := db.Manifest(ctx, repository, d.Digest)
-			if err != nil {
-				return err
-			}
-			if m.PushedBy == artifact.System.Name {
-				return nil
-			}
-		}
-		cycloneDX, err := scans.SBOM(ctx, repository, digest)
-		if err != nil || cycloneDX == nil {
-			return err
-		}
 		subject, err := db.Manifest(ctx, repository, digest)
+		if err != nil || !subject.IsImage {
+			return err
+		}
+		if all, err := kept.all(ctx, subject); err != nil || all {
+			return err
+		}
+		cycloneDX, spdx, err := scans.SBOMs(ctx, repository, digest)
 		if err != nil {
 			return err
 		}
-		image, err := signer.SBOM(cycloneDX, artifact.Descriptor{MediaType: subject.Manifest.MediaType, Digest: digest, Size: int64(len(subject.Body))})
-		if err != nil {
-			return err
-		}
-		_, err = images.PutImage(ctx, artifact.System, repository, nil, image)
-		return err
+		return kept.attach(ctx, subject, cycloneDX, spdx)
 	}
 }
 
@@ -453,6 +443,11 @@ func (a *advisories) AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDat
 
 // Import unpacks aside, has the scanner open what came, and renames: a killed import leaves nothing that looks whole.
 func (a *advisories) Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error) {
+	return a.put(ctx, actor, archive, time.Time{})
+}
+
+// put is Import that refuses a database that was built before another.
+func (a *advisories) put(ctx context.Context, actor artifact.Principal, archive io.Reader, notBefore time.Time) (artifact.AdvisoryDatabase, error) {
 	// Others, the scanner's user among them, may read advisories: they are public.
 	if err := os.MkdirAll(a.folder, 0o755); err != nil {
 		return artifact.AdvisoryDatabase{}, err
@@ -474,6 +469,10 @@ func (a *advisories) Import(ctx context.Context, actor artifact.Principal, archi
 		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Invalid, "the advisory database %v", err)
 	} else if err != nil {
 		return artifact.AdvisoryDatabase{}, err
+	}
+	if info.UpdatedAt.Before(notBefore) {
+		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Conflict, "the database there was built %s, and the one in use %s; an older one can be imported from a file",
+			info.UpdatedAt.Format(time.RFC3339), notBefore.Format(time.RFC3339))
 	}
 	if err := os.Rename(aside, a.path(digest)); err != nil && !errors.Is(err, os.ErrExist) {
 		if _, statErr := os.Stat(a.path(digest)); statErr != nil {

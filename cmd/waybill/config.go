@@ -45,6 +45,10 @@ type Config struct {
 	Scanner ScannerConfig `yaml:"scanner"`
 	// Layers bounds what a layer may be: one that passes a bound is denied, with the bound as the reason.
 	Layers LayersConfig `yaml:"layers"`
+	// Advisories says where the advisory database comes from, if not from `waybill db import`.
+	Advisories AdvisoriesConfig `yaml:"advisories"`
+	// VEX says whose statements about findings count.
+	VEX VEXConfig `yaml:"vex"`
 	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
@@ -134,6 +138,45 @@ type LayersConfig struct {
 // limits are the same as the scanner takes them.
 func (l LayersConfig) limits() artifact.LayerLimits {
 	return artifact.LayerLimits{Uncompressed: int64(l.Uncompressed), Ratio: l.Ratio, RatioFrom: int64(l.RatioFrom), Entries: l.Entries, Path: l.Path, Depth: l.Depth, Names: int64(l.Names)}
+}
+
+// AdvisoriesConfig says where the advisory database is pulled from.
+type AdvisoriesConfig struct {
+	// Source is HOST/REPOSITORY:TAG, such as ghcr.io/aquasecurity/trivy-db:2, or REPOSITORY:TAG of this registry, where
+	// there is no way out. Empty: nothing is pulled by itself.
+	Source string `yaml:"source"`
+	// Interval is how often it is pulled. Default 6h.
+	Interval time.Duration `yaml:"interval"`
+	// Username to sign in with at the source; it needs one of the two that follow. Empty: nobody signs in.
+	Username string `yaml:"username"`
+	// PasswordFile holds the password, or a token; it is read at each sign-in.
+	PasswordFile string `yaml:"passwordFile"`
+	// PasswordVariable is the environment variable that holds it, where that suits better.
+	PasswordVariable string `yaml:"passwordVariable"`
+	// Insecure allows http:// and certificates that nobody vouches for.
+	Insecure bool `yaml:"insecure"`
+	// Key is the file of a public key (cosign.pub). With one, only a database that cosign signed with it is pulled.
+	Key string `yaml:"key"`
+	// MaxAge is how old a database may be before that is warned of. Default 72h.
+	MaxAge time.Duration `yaml:"maxAge"`
+}
+
+// VEXConfig says whose OpenVEX documents count: those that are signed by Waybill's own key or one of these, and those that
+// one of these principals pushed. Who else may push changes nothing about findings.
+type VEXConfig struct {
+	// Keys are files of public keys (cosign.pub).
+	Keys []string `yaml:"keys"`
+	// Pushers are principals as pushes record them, token:NAME/ID, such as token:security/*; * stands for any characters but /.
+	Pushers []string `yaml:"pushers"`
+}
+
+// remote is the source's registry.
+func (a AdvisoriesConfig) remote(host string) mirror.Remote {
+	scheme := "https://"
+	if a.Insecure {
+		scheme = "http://"
+	}
+	return RemoteConfig{Name: host, URL: scheme + host, Username: a.Username, PasswordFile: a.PasswordFile, PasswordVariable: a.PasswordVariable, Insecure: a.Insecure}.remote()
 }
 
 // RemoteConfig names a registry elsewhere, and who Waybill is there.
@@ -252,6 +295,8 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Registry.GCGrace, time.Hour)
 	setDefault(&cfg.Policy.WaiverLife, 90*24*time.Hour)
 	setDefault(&cfg.Policy.Waivers, 1000)
+	setDefault(&cfg.Advisories.Interval, 6*time.Hour)
+	setDefault(&cfg.Advisories.MaxAge, 72*time.Hour)
 	setDefault(&cfg.Log.Level, "info")
 	setDefault(&cfg.Log.Format, "text")
 	for i := range cfg.Mirrors {
@@ -282,6 +327,10 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: policy wants a waiverLife of at least 1s, and at least 1 of waivers", errUsage)
 	case min(cfg.HTTP.HeaderTimeout, cfg.HTTP.IdleTimeout, cfg.HTTP.StallTimeout) < 100*time.Millisecond || cfg.HTTP.MinimumRate < 1:
 		return fmt.Errorf("%w: http wants timeouts of at least 100ms, and a minimumRate of at least 1", errUsage)
+	case cfg.Advisories.Interval < time.Minute || cfg.Advisories.MaxAge < time.Hour:
+		return fmt.Errorf("%w: advisories.interval is %s and maxAge %s; want at least 1m and 1h", errUsage, cfg.Advisories.Interval, cfg.Advisories.MaxAge)
+	case (cfg.Advisories.Username != "") != (cfg.Advisories.PasswordFile != "" || cfg.Advisories.PasswordVariable != ""):
+		return fmt.Errorf("%w: advisories wants a username and one of passwordFile and passwordVariable, or none of them", errUsage)
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):
@@ -442,6 +491,12 @@ func set(field reflect.Value, value string) error {
 			return err
 		}
 		field.SetInt(int64(d))
+	case bool:
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			return err
+		}
+		field.SetBool(b)
 	case policy.Quantity:
 		q, err := policy.ParseQuantity(value)
 		if err != nil {

@@ -86,7 +86,7 @@ func TestConfig(t *testing.T) {
 		"replication's variable":    {edge + "    username: u\n    passwordVariable: NOT_SET_ANYWHERE\n", nil, `waybill.yaml:5:23: variable NOT_SET_ANYWHERE`},
 		"unknown replication key":   {edge + "    environment: [dev]\n", nil, `waybill.yaml:4:5: unknown field "environment"`},
 		"mirrors variable":          {"", []string{"WAYBILL_MIRRORS=x"}, "WAYBILL_MIRRORS names no configuration key"},
-		"unknown variable":          {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_DATA, WAYBILL_DATABASE_CONNECTIONS,"},
+		"unknown variable":          {"", []string{"WAYBILL_DATABASES_URL=x"}, "WAYBILL_DATABASES_URL names no configuration key; known are WAYBILL_ADVISORIES_INSECURE,"},
 		"bad number":                {"", []string{"WAYBILL_SCANNER_PROCESSES=x"}, "WAYBILL_SCANNER_PROCESSES"},
 		"bad level":                 {"log: {level: loud}\n", nil, `log.level is "loud"; want debug`},
 		"negative bound":            {"layers: {entries: -1}\n", nil, "a bound below layers is negative"},

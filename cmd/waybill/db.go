@@ -15,7 +15,7 @@ import (
 
 func newDatabase() *cobra.Command {
 	cmd := &cobra.Command{Use: "db", Short: "Import the advisory database that scans match with, and show its age"}
-	cmd.AddCommand(newDatabaseImport(), newDatabaseStatus())
+	cmd.AddCommand(newDatabaseImport(), newDatabasePull(), newDatabaseStatus())
 	return cmd
 }
 
@@ -51,6 +51,29 @@ func newDatabaseImport() *cobra.Command {
 	return cmd
 }
 
+func newDatabasePull() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pull [HOST/REPO:TAG|REPO:TAG]",
+		Short: "Pull the advisory database from a registry, this one or another, as the server reaches it",
+		Example: `  waybill db pull ghcr.io/aquasecurity/trivy-db:2
+  waybill db pull security/trivy-db:2   # of this registry: oras push it there where there is no way out`,
+		Args: upTo(1),
+	}
+	output := outputFlag(cmd)
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		request := map[string]string{}
+		if len(args) == 1 {
+			request["source"] = args[0]
+		}
+		var out server.AdvisoryStatus
+		if err := c.post(ctx, "/advisories/pulls", request, &out); err != nil {
+			return err
+		}
+		return output.show(cmd, out, func(w io.Writer) { printDatabase(w, out) })
+	})
+	return cmd
+}
+
 func newDatabaseStatus() *cobra.Command {
 	cmd := &cobra.Command{Use: "status", Short: "Show the advisory database in use, and its age", Args: exactly(0)}
 	output := outputFlag(cmd)
@@ -65,11 +88,23 @@ func newDatabaseStatus() *cobra.Command {
 }
 
 func printDatabase(w io.Writer, s server.AdvisoryStatus) {
-	if !s.Present || s.Database == nil {
-		fmt.Fprintln(w, "no advisory database: scans are pending; import one with `waybill db import FILE`")
-		return
+	if d := s.Database; !s.Present || d == nil {
+		fmt.Fprintln(w, "no advisory database: scans are pending; import one with `waybill db import FILE`, or pull one")
+	} else {
+		fmt.Fprintf(w, "digest    %s\nschema    %d\nbuilt     %s (%s ago)\nimported  %s by %s\n", d.Digest, d.Schema, stamp(d.UpdatedAt),
+			ageOf(time.Duration(s.AgeSeconds)*time.Second), stamp(d.ImportedAt), printable(d.ImportedBy))
 	}
-	d := s.Database
-	fmt.Fprintf(w, "digest    %s\nschema    %d\nbuilt     %s (%s ago)\nimported  %s by %s\n", d.Digest, d.Schema, stamp(d.UpdatedAt),
-		ageOf(time.Duration(s.AgeSeconds)*time.Second), stamp(d.ImportedAt), printable(d.ImportedBy))
+	if s.Source != "" {
+		fmt.Fprintf(w, "source    %s\n", printable(s.Source))
+	}
+	if p := s.LastPull; p != nil {
+		how := "went well"
+		if p.Problem != "" {
+			how = "failed: " + p.Problem
+		}
+		fmt.Fprintf(w, "pulled    %s from %s by %s: %s\n", stamp(p.At), printable(p.Source), printable(p.Actor), printable(how))
+	}
+	if s.Stale {
+		fmt.Fprintln(w, "warning   it is older than it should be: vulnerabilities that were published since are not found")
+	}
 }

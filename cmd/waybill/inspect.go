@@ -223,16 +223,32 @@ func printReasons(w io.Writer, all []artifact.Reason) {
 }
 
 func newScan() *cobra.Command {
-	return reader("scan", "Show findings by severity, and the age of the advisories", printScan, nil)
+	licenses := false
+	cmd := reader("scan", "Show findings by severity, and the age of the advisories", func(w io.Writer, s server.ScanReport) { printScan(w, s, licenses) }, nil)
+	cmd.Flags().BoolVar(&licenses, "licenses", false, "list the licenses of packages too")
+	return cmd
 }
 
-func printScan(w io.Writer, s server.ScanReport) {
+// printScan prints licenses on request only: there are hundreds in an image, and most are no news.
+func printScan(w io.Writer, s server.ScanReport, licenses bool) {
 	fmt.Fprintf(w, "%s@%s\n", s.Repository, s.Digest)
 	printScanSummary(w, s)
-	if len(s.Findings) == 0 {
+	findings := slices.Clone(s.Findings)
+	if !licenses {
+		counts := map[artifact.Severity]int{}
+		findings = slices.DeleteFunc(findings, func(f artifact.Finding) bool {
+			if f.Class == artifact.ClassLicense {
+				counts[f.Severity]++
+			}
+			return f.Class == artifact.ClassLicense
+		})
+		if len(counts) > 0 {
+			fields(w, "licenses", countsOf(counts)+" (--licenses lists them)")
+		}
+	}
+	if len(findings) == 0 {
 		return
 	}
-	findings := slices.Clone(s.Findings)
 	slices.SortStableFunc(findings, func(x, y artifact.Finding) int {
 		if d := y.Severity.Rank() - x.Severity.Rank(); d != 0 {
 			return d
@@ -246,9 +262,20 @@ func printScan(w io.Writer, s server.ScanReport) {
 		if where == "" {
 			where = f.Path
 		}
-		t.AppendRow([]any{severityColour(w, f.Severity, string(f.Severity)), printable(f.ID), printable(where), orDash(f.Installed), orDash(f.Fixed), clip(f.Title, 70)})
+		t.AppendRow([]any{severityColour(w, f.Severity, string(f.Severity)), printable(f.ID), printable(where), orDash(f.Installed), orDash(f.Fixed), clip(assessed(f), 70)})
 	}
 	t.Render()
+}
+
+// assessed is a finding's title, after what is said of it.
+func assessed(f artifact.Finding) string {
+	switch v := f.VEX; {
+	case v != nil:
+		return fmt.Sprintf("[%s, says %s] %s", v.Status, v.Author, f.Title)
+	case f.LockFile:
+		return "[named by a lock file] " + f.Title
+	}
+	return f.Title
 }
 
 func printScanSummary(w io.Writer, s server.ScanReport) {

@@ -26,7 +26,8 @@ Commands talk to the server at WAYBILL_URL with WAYBILL_TOKEN, or to the one tha
 		return usagef("%w\nSee `%s --help`", err, cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: "use", Title: "Images and promotion:"}, &cobra.Group{ID: "run", Title: "Running it:"})
-	for _, cmd := range []*cobra.Command{newBuild(), newInspect(), newVerdict(), newScan(), newShow(), newPromote(), newApprove(), newApprovals(), newRollback(),
+	for _, cmd := range []*cobra.Command{newBuild(), newInspect(), newVerdict(), newScan(), newSBOM(), newCVE(), newShow(), newPromote(), newRollback(),
+		newApprove(), newApprovals(),
 		newRecall(), newStatus(), newHistory(), newVerify()} {
 		cmd.GroupID = "use"
 		root.AddCommand(cmd)

@@ -92,7 +92,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err := advisories.prefer(ctx); err != nil {
 		return nil, err
 	}
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
+	vex := &laterVEX{}
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
 	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
 	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
@@ -103,12 +104,17 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	rules := storage.NewRules(storage.RulesConfig{Documents: db, Usage: db, Total: cfg.Registry.Quota, Now: time.Now})
 	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
 		Inspector: a.inspector, Upstream: a.mirrors, Rules: rules, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
-	contents.registry, pushes.Registry = images, images
+	contents.registry, pushes.Registry, scans.Busy = images, images, images.Busy
 	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
 	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
 	a.pulls = storage.NewPulls(db, logger)
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
 	signing := signer.NewService(k.signer, signerStore{images, db})
+	attached, err := openAttached(cfg, k.signer, advisories, images, db, logger)
+	if err != nil {
+		return nil, err
+	}
+	vex.documents = attached.vex
 	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
@@ -119,8 +125,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
+		Advisories: attached.puller,
+		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
-		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(images, db, scans), Busy: images.Busy, Logger: logger},
+		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
@@ -135,7 +143,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
@@ -327,4 +335,22 @@ func firstStart(ctx context.Context, db *postgres.DB, k *keys) error {
 	}
 	_, _, err = db.ApplyDocument(ctx, "Pipeline", pipelines[0].Name(), pipelines[0].Hash(), string(promotion.Default()), artifact.System.Name)
 	return err
+}
+
+// attached is what scans take from registries: advisories, and what is said of findings.
+type attached struct {
+	pulls  *advisoryPulls
+	puller *jobs.AdvisoryPuller // nil without a source
+	vex    *vexDocuments
+}
+
+func openAttached(cfg Config, own *signer.Signer, advisories *advisories, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (a attached, err error) {
+	if a.pulls, err = newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger); err != nil {
+		return a, err
+	}
+	if cfg.Advisories.Source != "" {
+		a.puller = &jobs.AdvisoryPuller{Pull: a.pulls.Scheduled, Interval: cfg.Advisories.Interval}
+	}
+	a.vex, err = newVEXDocuments(cfg.VEX, own, images, db, logger)
+	return a, err
 }

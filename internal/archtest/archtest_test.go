@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"bench":            {},
 	"bench/scale":      {"postgres"},
 	"bench/verdict":    {},
+	"bench/rematch":    {"artifact", "jobs", "postgres", "scanner"},
 	"examples/returns": {},
 	"internal/e2e":     {},
 	"internal/demo":    {},
@@ -57,12 +58,13 @@ var mayImport = map[string][]string{
 
 // onlyIn says which packages may import a module of others.
 var onlyIn = map[string][]string{
-	"github.com/jackc/pgx":             {"postgres", "postgres/pgtest", "jobs", "cmd/waybill"},
+	"github.com/jackc/pgx":             {"postgres", "postgres/pgtest", "jobs", "cmd/waybill", "bench/rematch"},
 	"github.com/riverqueue":            {"jobs", "cmd/waybill"},
 	"github.com/gin-gonic/gin":         {"server", "web", "cmd/waybill"},
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
+	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.
 	"github.com/containerd/containerd/v2": {},
 	"helm.sh/helm":                        {},

@@ -190,6 +190,9 @@ func TestAdversaries(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.push(pusher, "shop/late@"+digest.String(), good))
 	require.ErrorContains(t, s.push(pusher, "shop/late:latest", good), "no-latest")
+	var verdict artifact.VerdictRecord
+	s.json(pusher, &verdict, "verdict", "shop/late@"+digest.String())
+	require.Equal(t, artifact.Allow, verdict.Outcome, "a refused tag says nothing about the digest")
 	s.pushed(pusher, "shop/late:v1", good)
 }
 

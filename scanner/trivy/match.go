@@ -3,61 +3,82 @@
 package trivy
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"slices"
 	"sort"
 	"strings"
-	"time"
 
-	cdx "github.com/CycloneDX/cyclonedx-go"
-	trivydb "github.com/aquasecurity/trivy-db/pkg/db"
-	"github.com/aquasecurity/trivy/pkg/clock"
+	dbtypes "github.com/aquasecurity/trivy-db/pkg/types"
+	"github.com/aquasecurity/trivy/pkg/fanal/analyzer"
 	"github.com/aquasecurity/trivy/pkg/fanal/applier"
 	ftypes "github.com/aquasecurity/trivy/pkg/fanal/types"
-	"github.com/aquasecurity/trivy/pkg/sbom/cyclonedx"
-	"github.com/aquasecurity/trivy/pkg/scan/langpkg"
-	"github.com/aquasecurity/trivy/pkg/scan/local"
-	"github.com/aquasecurity/trivy/pkg/scan/ospkg"
+	"github.com/aquasecurity/trivy/pkg/licensing/expression"
+	"github.com/aquasecurity/trivy/pkg/result"
 	"github.com/aquasecurity/trivy/pkg/types"
-	"github.com/aquasecurity/trivy/pkg/vulnerability"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	guuid "github.com/google/uuid"
 
 	ours "waybill/artifact"
 	"waybill/scanner"
 )
 
+// scanOptions are those of `trivy image --scanners vuln,secret,license --image-config-scanners misconfig,secret`.
+func scanOptions() types.ScanOptions {
+	return types.ScanOptions{PkgTypes: types.PkgTypes, PkgRelationships: ftypes.Relationships, LicenseCategories: licenseCategories,
+		VulnSeveritySources: []dbtypes.SourceID{"auto"}, ImageConfigScanners: types.Scanners{types.MisconfigScanner, types.SecretScanner},
+		Scanners: types.Scanners{types.SBOMScanner, types.SecretScanner, types.LicenseScanner}}
+}
+
 // Match stacks what Analyse learned of each layer and matches the packages with the advisory database, if the request
 // names one.
 func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.MatchResult, error) {
-	stored, err := newStored(m)
+	stored, err := s.newStored(ctx, m)
 	if err != nil {
 		return scanner.MatchResult{}, err
 	}
-	options := types.ScanOptions{PkgTypes: types.PkgTypes, PkgRelationships: ftypes.Relationships,
-		Scanners: types.Scanners{types.SBOMScanner, types.SecretScanner}, VulnSeveritySources: nil}
+	options := scanOptions()
 	if m.Database != "" {
 		if err := s.open(); err != nil {
 			return scanner.MatchResult{}, err
 		}
 		options.Scanners = append(options.Scanners, types.VulnerabilityScanner)
-		options.VulnSeveritySources = append(options.VulnSeveritySources, "auto")
 	}
-	service := local.NewService(applier.NewApplier(stored), ospkg.NewScanner(), langpkg.NewScanner(), vulnerability.NewClient(trivydb.Config{}))
-	response, err := service.Scan(ctx, m.Name, stored.id, stored.keys, options)
+	target, err := stored.target(ctx, m.Name)
 	if err != nil {
 		return scanner.MatchResult{}, err
 	}
-	result := scanner.MatchResult{OS: strings.TrimSpace(string(response.OS.Family) + " " + response.OS.Name), Packages: packages(response.Results), Findings: findings(response.Results)}
-	if m.SBOM {
-		result.CycloneDX, err = s.sbom(ctx, m, stored, response)
+	results, os, err := s.scan(ctx, target, options)
+	if err != nil {
+		return scanner.MatchResult{}, err
 	}
-	return result, err
+	matched := scanner.MatchResult{OS: strings.TrimSpace(string(os.Family) + " " + os.Name), Packages: packages(results), Findings: findings(results)}
+	matched.Vulnerabilities = packHashes(hashesOf(vulnerabilities(matched.Findings)))
+	if matched.Contents, err = pack(target); err != nil {
+		return scanner.MatchResult{}, err
+	}
+	if m.SBOM {
+		matched.CycloneDX, matched.SPDX, err = s.sboms(ctx, m, stored, os, results)
+	}
+	return matched, err
 }
+
+// scan finds what Trivy's command would print: its service, and its filter, which drops what is said twice.
+func (s *Scanner) scan(ctx context.Context, target types.ScanTarget, options types.ScanOptions) (types.Results, ftypes.OS, error) {
+	results, os, err := s.service.ScanTarget(ctx, target, options)
+	if err != nil {
+		return nil, os, err
+	}
+	for i := range results {
+		if err := result.FilterResult(ctx, &results[i], result.IgnoreConfig{}, result.FilterOptions{Severities: severities}); err != nil {
+			return nil, os, err
+		}
+	}
+	return results, os, nil
+}
+
+var severities = []dbtypes.Severity{dbtypes.SeverityUnknown, dbtypes.SeverityLow, dbtypes.SeverityMedium, dbtypes.SeverityHigh, dbtypes.SeverityCritical}
 
 func packages(results types.Results) []ours.Package {
 	all := []ours.Package{}
@@ -67,9 +88,7 @@ func packages(results types.Results) []ours.Package {
 			if one.File == "" && r.Class == types.ClassLangPkg {
 				one.File = r.Target
 			}
-			if p.Identifier.PURL != nil {
-				one.PURL = p.Identifier.PURL.String()
-			}
+			one.PURL = packageURL(p.Identifier)
 			all = append(all, one)
 		}
 	}
@@ -80,12 +99,33 @@ func packages(results types.Results) []ours.Package {
 	return all
 }
 
+// licenseCategories are Trivy's own (pkg/flag/license_flags.go), after Google's classification: what is forbidden is
+// critical, what is restricted high, what is reciprocal medium.
+var licenseCategories = map[ftypes.LicenseCategory][]string{
+	ftypes.CategoryForbidden: expression.ForbiddenLicenses, ftypes.CategoryRestricted: expression.RestrictedLicenses,
+	ftypes.CategoryReciprocal: expression.ReciprocalLicenses, ftypes.CategoryNotice: expression.NoticeLicenses,
+	ftypes.CategoryPermissive: expression.PermissiveLicenses, ftypes.CategoryUnencumbered: expression.UnencumberedLicenses,
+}
+
+// lockFiles are the kinds of files that name packages which may be installed elsewhere, or nowhere.
+var lockFiles = func() map[ftypes.LangType]bool {
+	all := map[ftypes.LangType]bool{}
+	for _, t := range analyzer.TypeLockfiles {
+		all[ftypes.LangType(t)] = true
+	}
+	// Whose packages are called otherwise than their analysers.
+	for _, t := range []ftypes.LangType{ftypes.GoModule, ftypes.Gradle, ftypes.Sbt, ftypes.Conan, ftypes.CondaEnv, ftypes.Pub, ftypes.Hex, ftypes.Cocoapods} {
+		all[t] = true
+	}
+	return all
+}()
+
 func findings(results types.Results) []ours.Finding {
 	all := []ours.Finding{}
 	for _, r := range results {
 		for _, v := range r.Vulnerabilities {
-			f := ours.Finding{Class: "vulnerability", ID: v.VulnerabilityID, Severity: severity(v.Severity), Package: v.PkgName, Installed: v.InstalledVersion,
-				Fixed: v.FixedVersion, Title: v.Title, URL: v.PrimaryURL, Path: v.PkgPath, Layer: diffID(v.Layer)}
+			f := ours.Finding{Class: ours.ClassVulnerability, ID: v.VulnerabilityID, Severity: severity(v.Severity), Package: v.PkgName, Installed: v.InstalledVersion,
+				Fixed: v.FixedVersion, Title: v.Title, URL: v.PrimaryURL, PURL: packageURL(v.PkgIdentifier), Path: v.PkgPath, Layer: diffID(v.Layer), LockFile: lockFiles[r.Type]}
 			if f.Path == "" && r.Class == types.ClassLangPkg {
 				f.Path = r.Target
 			}
@@ -96,17 +136,24 @@ func findings(results types.Results) []ours.Finding {
 		}
 		for _, secret := range r.Secrets {
 			// What was found is not repeated: the finding must not be another place where the secret is.
-			all = append(all, ours.Finding{Class: "secret", ID: secret.RuleID, Severity: severity(secret.Severity), Title: secret.Title, Path: r.Target, Layer: diffID(secret.Layer)})
+			all = append(all, ours.Finding{Class: ours.ClassSecret, ID: secret.RuleID, Severity: severity(secret.Severity), Title: secret.Title, Path: r.Target, Layer: diffID(secret.Layer)})
+		}
+		for _, m := range r.Misconfigurations {
+			all = append(all, ours.Finding{Class: ours.ClassMisconfiguration, ID: m.ID, Severity: severity(m.Severity), Title: m.Title + ": " + m.Message, URL: m.PrimaryURL, Path: r.Target})
+		}
+		for _, l := range r.Licenses {
+			all = append(all, ours.Finding{Class: ours.ClassLicense, ID: l.Name, Severity: severity(l.Severity), Package: l.PkgName, Title: string(l.Category), Path: l.FilePath})
 		}
 	}
-	sort.SliceStable(all, func(i, j int) bool {
-		a, b := all[i], all[j]
-		if a.Severity.Rank() != b.Severity.Rank() {
-			return a.Severity.Rank() > b.Severity.Rank()
-		}
-		return a.ID+"\x00"+a.Package+"\x00"+a.Path < b.ID+"\x00"+b.Package+"\x00"+b.Path
-	})
-	return all
+	ours.SortFindings(all)
+	return slices.Compact(all)
+}
+
+func packageURL(id ftypes.PkgIdentifier) string {
+	if id.PURL == nil {
+		return ""
+	}
+	return id.PURL.String()
 }
 
 func severity(s string) ours.Severity {
@@ -121,34 +168,6 @@ func diffID(l ftypes.Layer) ours.Digest {
 	return d
 }
 
-// sbom writes CycloneDX. Its ids and its time follow from the image, so that one image has one SBOM.
-func (s *Scanner) sbom(ctx context.Context, m scanner.MatchRequest, stored *stored, response types.ScanResponse) ([]byte, error) {
-	var config v1.ConfigFile
-	if err := json.Unmarshal(m.Config, &config); err != nil {
-		return nil, fmt.Errorf("image config: %w", err)
-	}
-	ctx = clock.With(ctx, m.Created)
-	var seed [32]byte
-	copy(seed[:], m.Digest.Hex())
-	guuid.SetRand(rand.NewChaCha8(seed))
-	defer guuid.SetRand(nil)
-	found := response.OS
-	report := types.Report{SchemaVersion: 2, CreatedAt: m.Created, ArtifactName: m.Name + "@" + m.Digest.String(), ArtifactType: ftypes.TypeContainerImage, Results: response.Results,
-		Metadata: types.Metadata{OS: &found, DiffIDs: stored.diffIDs, RepoDigests: []string{m.Name + "@" + m.Digest.String()}, ImageConfig: config}}
-	marshaler := cyclonedx.NewMarshaler(s.version)
-	bom, err := marshaler.MarshalReport(ctx, report)
-	if err != nil {
-		return nil, fmt.Errorf("SBOM: %w", err)
-	}
-	bom.SerialNumber = "urn:uuid:" + guuid.NewSHA1(guuid.NameSpaceURL, []byte(m.Digest.String())).String()
-	var b bytes.Buffer
-	encoder := cdx.NewBOMEncoder(&b, cdx.BOMFileFormatJSON)
-	if err := encoder.Encode(bom); err != nil {
-		return nil, fmt.Errorf("SBOM: %w", err)
-	}
-	return b.Bytes(), nil
-}
-
 // stored is a cache.LocalArtifactCache of one image: what the request brought.
 type stored struct {
 	id      string
@@ -158,28 +177,60 @@ type stored struct {
 	info    ftypes.ArtifactInfo
 }
 
-func newStored(m scanner.MatchRequest) (*stored, error) {
-	var config struct {
-		Architecture string    `json:"architecture"`
-		OS           string    `json:"os"`
-		Created      time.Time `json:"created"`
-	}
+func (s *Scanner) newStored(ctx context.Context, m scanner.MatchRequest) (*stored, error) {
+	var config v1.ConfigFile
 	if err := json.Unmarshal(m.Config, &config); err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
 	}
-	s := &stored{id: m.Digest.String(), blobs: map[string][]byte{}, info: ftypes.ArtifactInfo{SchemaVersion: ftypes.ArtifactJSONSchemaVersion,
-		Architecture: config.Architecture, OS: config.OS, Created: config.Created}}
+	image := &stored{id: m.Digest.String(), blobs: map[string][]byte{}, info: ftypes.ArtifactInfo{SchemaVersion: ftypes.ArtifactJSONSchemaVersion,
+		Architecture: config.Architecture, OS: config.OS, Created: config.Created.Time}}
+	if err := s.configs.analyse(ctx, &config, &image.info); err != nil {
+		return nil, err
+	}
 	for i, b := range m.Layers {
 		var info struct{ DiffID string }
 		if err := json.Unmarshal(b, &info); err != nil {
 			return nil, fmt.Errorf("analysis of layer %d: %w", i, err)
 		}
 		key := fmt.Sprintf("layer-%d", i)
-		s.keys, s.diffIDs = append(s.keys, key), append(s.diffIDs, info.DiffID)
-		s.blobs[key] = b
+		image.keys, image.diffIDs = append(image.keys, key), append(image.diffIDs, info.DiffID)
+		image.blobs[key] = b
 	}
-	return s, nil
+	return image, nil
 }
+
+// target stacks the layers, as the first half of Trivy's local.Service.Scan does (pkg/scan/local/service.go): what is
+// scanned is kept for Rematch too, and that service would not give it.
+func (s *stored) target(ctx context.Context, name string) (types.ScanTarget, error) {
+	detail, err := applier.NewApplier(s).ApplyLayers(ctx, s.id, s.keys)
+	switch {
+	case errors.Is(err, analyzer.ErrUnknownOS):
+		if len(detail.Packages) != 0 {
+			detail.OS = ftypes.OS{Family: "none"}
+		}
+		if detail.Repository != nil {
+			detail.OS = ftypes.OS{Family: detail.Repository.Family, Name: detail.Repository.Release}
+		}
+	case errors.Is(err, analyzer.ErrNoPkgsDetected):
+	case err != nil:
+		return types.ScanTarget{}, fmt.Errorf("stack layers: %w", err)
+	}
+	target := types.ScanTarget{Name: name, OS: detail.OS, Repository: detail.Repository, Packages: detail.Packages, Applications: detail.Applications,
+		Misconfigurations: detail.Misconfigurations, Secrets: detail.Secrets, Licenses: detail.Licenses, CustomResources: detail.CustomResources}
+	// The config is no file, and named so that nobody looks for one.
+	if found := detail.ImageConfig.Misconfiguration; found != nil {
+		found.FilePath = configName
+		target.Misconfigurations = append(target.Misconfigurations, *found)
+	}
+	if found := detail.ImageConfig.Secret; found != nil {
+		found.FilePath = configName
+		target.Secrets = append(target.Secrets, *found)
+	}
+	return target, nil
+}
+
+// configName stands for the path where the image config has a finding.
+const configName = "image config"
 
 // GetArtifact returns the image's own information.
 func (s *stored) GetArtifact(context.Context, string) (ftypes.ArtifactInfo, error) {

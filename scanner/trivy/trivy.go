@@ -25,13 +25,18 @@ import (
 	"github.com/aquasecurity/trivy/pkg/fanal/handler"
 	"github.com/aquasecurity/trivy/pkg/fanal/types"
 	"github.com/aquasecurity/trivy/pkg/fanal/walker"
+	"github.com/aquasecurity/trivy/pkg/scan/langpkg"
+	"github.com/aquasecurity/trivy/pkg/scan/local"
+	"github.com/aquasecurity/trivy/pkg/scan/ospkg"
 	"github.com/aquasecurity/trivy/pkg/semaphore"
+	"github.com/aquasecurity/trivy/pkg/vulnerability"
 	"github.com/klauspost/readahead"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
 	_ "github.com/aquasecurity/trivy/pkg/fanal/analyzer/all" // analysers register themselves
 	_ "github.com/aquasecurity/trivy/pkg/fanal/handler/all"  // so do handlers
+	_ "modernc.org/sqlite"                                   // RPM databases since RHEL 9, and that of jars
 
 	ours "waybill/artifact"
 	"waybill/layer"
@@ -50,6 +55,8 @@ type Scanner struct {
 	version  string // of Waybill, for the SBOM
 	group    analyzer.AnalyzerGroup
 	handlers handler.Manager
+	configs  *configs
+	service  local.Service
 	analyser string
 	database string // the folder of the one database that this process sees; empty: none
 	opened   bool   // whether it is
@@ -60,9 +67,15 @@ type Scanner struct {
 func New(version, database string) (*Scanner, error) {
 	opt := artifact.Option{
 		Type: types.TypeContainerImage, Offline: true, NoProgress: true, Parallel: parallel,
-		// As `trivy image` does, for the scanners vuln and secret. Jars want a database of their own.
-		DisabledAnalyzers: append([]analyzer.Type{analyzer.TypeApkCommand, analyzer.TypeLicenseFile, analyzer.TypeHistoryDockerfile,
-			analyzer.TypeExecutable, analyzer.TypeRpmArchive, analyzer.TypeJar}, append(analyzer.TypeLockfiles, analyzer.TypeConfigFiles...)...),
+		// As `trivy image --scanners vuln,secret,license` does, and lock files too, as `trivy fs` does. Off are what wants the
+		// network (executables, in Rekor), what no other installed (packages that a build's commands name, RPM archives that
+		// lie about), files of infrastructure as code, and the classifier of every file's licence text.
+		DisabledAnalyzers: append([]analyzer.Type{analyzer.TypeApkCommand, analyzer.TypeLicenseFile, analyzer.TypeExecutable, analyzer.TypeRpmArchive},
+			analyzer.TypeConfigFiles...),
+		LicenseScannerOption: analyzer.LicenseScannerOption{ClassifierConfidenceLevel: 0.9}, // the command's default
+	}
+	if err := initJava(); err != nil {
+		return nil, err
 	}
 	group, err := analyzer.NewAnalyzerGroup(opt.AnalyzerOptions())
 	if err != nil {
@@ -72,8 +85,9 @@ func New(version, database string) (*Scanner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make handlers: %w", err)
 	}
+	service := local.NewService(nil, ospkg.NewScanner(), &languages{Scanner: langpkg.NewScanner()}, vulnerability.NewClient(&details{}))
 	versions, err := json.Marshal(group.AnalyzerVersions())
-	return &Scanner{version: version, database: database, group: group, handlers: handlers, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
+	return &Scanner{version: version, database: database, group: group, handlers: handlers, configs: newConfigs(), service: service, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
 // Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers, which

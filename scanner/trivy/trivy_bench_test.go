@@ -6,8 +6,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,4 +57,44 @@ func BenchmarkMatch(b *testing.B) {
 		_, err := s.Match(b.Context(), request)
 		require.NoError(b, err)
 	}
+}
+
+// BenchmarkRematch matches a hundred images of a hundred Go modules and fifty Debian packages: what a new database costs.
+// bench/rematch measures it whole.
+func BenchmarkRematch(b *testing.B) {
+	dir := b.TempDir()
+	require.NoError(b, exec.Command("tar", "-xzf", "../../examples/advisories/db.tar.gz", "-C", dir).Run())
+	s, err := trivy.New("bench", dir)
+	require.NoError(b, err)
+	random := rand.New(rand.NewPCG(1, 2))
+	var images []scanner.RematchImage
+	for range 100 {
+		var system, modules []map[string]string
+		for _, name := range []string{"openssl", "perl", "expat", "glibc", "systemd", "pcre2", "krb5", "curl", "git", "gnutls28"} {
+			for range 5 {
+				system = append(system, map[string]string{"ID": name, "Name": name, "Version": "1.0", "Release": fmt.Sprint(random.IntN(1000)), "SrcName": name, "SrcVersion": "1.0", "SrcRelease": "1"})
+			}
+		}
+		for range 25 {
+			for _, name := range []string{"golang.org/x/net", "golang.org/x/crypto", "google.golang.org/grpc", "github.com/gin-gonic/gin"} {
+				version := fmt.Sprintf("v0.%d.%d", random.IntN(20), random.IntN(10))
+				modules = append(modules, map[string]string{"ID": name + version, "Name": name, "Version": version})
+			}
+		}
+		layer, err := json.Marshal(map[string]any{"SchemaVersion": 2, "DiffID": artifact.DigestOf([]byte("layer")).String(), "OS": map[string]string{"Family": "debian", "Name": "12.11"},
+			"PackageInfos": []any{map[string]any{"FilePath": "var/lib/dpkg/status", "Packages": system}},
+			"Applications": []any{map[string]any{"Type": "gobinary", "FilePath": "usr/bin/app", "Packages": modules}}})
+		require.NoError(b, err)
+		r, err := s.Match(b.Context(), scanner.MatchRequest{Database: dir, Config: []byte(`{}`), Layers: [][]byte{layer}, Name: "bench/app", Digest: artifact.DigestOf(layer)})
+		require.NoError(b, err)
+		images = append(images, scanner.RematchImage{Contents: r.Contents, Vulnerabilities: r.Vulnerabilities})
+	}
+	for b.Loop() {
+		r, err := s.Rematch(b.Context(), scanner.RematchRequest{Database: dir, Images: images})
+		require.NoError(b, err)
+		for _, image := range r.Images {
+			require.Equal(b, scanner.Rematched{}, image)
+		}
+	}
+	b.ReportMetric(float64(len(images)*b.N)/b.Elapsed().Seconds(), "images/s")
 }
