@@ -19,13 +19,20 @@ type Evidence struct {
 	Recalled  []string                           // who withdrew it, or a part of it, and why
 	Approvals []artifact.Approval                // that were not revoked, for any environment
 	Pushers   []string                           // who pushed it, or a part of it, anywhere
+
+	// Attested are, of each attestation that the stage asks for, the predicates of those that were verified.
+	Attested [][]map[string]any
 }
 
 // Asked is who asks for a promotion, and when.
 type Asked struct {
-	KeyID string // of the signing key in force; "" takes a signature by any of the service's keys
-	Actor string
-	At    time.Time
+	KeyID      string // of the signing key in force; "" takes a signature by any of the service's keys
+	Actor      string
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Version    string
+	Reason     string
+	At         time.Time
 }
 
 // digests is what a ledger entry names of the evidence.
@@ -66,6 +73,16 @@ func (s Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 	}
 	if gate := s.Requires.Scan; gate != nil {
 		unmet = append(unmet, gate.unmet(e.Scans, a.At)...)
+	}
+	for i, gate := range s.Requires.Attestations {
+		var verified []map[string]any
+		if i < len(e.Attested) {
+			verified = e.Attested[i]
+		}
+		unmet = append(unmet, gate.unmet(verified)...)
+	}
+	if gate := s.Requires.Expression; gate != nil {
+		unmet = append(unmet, gate.unmet(s.Environment, e, a)...)
 	}
 	if gate := s.Requires.Approvals; gate != nil {
 		unmet = append(unmet, gate.unmet(s.Environment, e, a.Actor)...)

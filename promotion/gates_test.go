@@ -25,6 +25,7 @@ func TestGates(t *testing.T) {
 		Stage     map[string]any
 		Ago       time.Duration
 		Unsigned  bool
+		Attested  [][]map[string]any
 		Approvals []struct {
 			By, For string
 			Role    artifact.Role
@@ -45,7 +46,7 @@ func TestGates(t *testing.T) {
 			require.NoError(t, err)
 			stage, ok := all[0].Stage(prod)
 			require.True(t, ok)
-			e := Evidence{Pushers: []string{"ci"}}
+			e := Evidence{Pushers: []string{"ci"}, Attested: c.Attested}
 			if !c.Unsigned {
 				e.Signature = digest("sig")
 			}
@@ -62,7 +63,7 @@ func TestGates(t *testing.T) {
 				}
 				e.Approvals = append(e.Approvals, approval)
 			}
-			got := stage.Unmet(e, Asked{Actor: "ada", At: now})
+			got := stage.Unmet(e, Asked{Actor: "ada", Reason: "CHG-1", At: now})
 			require.Len(t, got, len(c.Unmet), "%v", got)
 			for i, want := range c.Unmet {
 				require.Equal(t, want, unmet{got[i].Rule, want.Says, got[i].Awaits, got[i].Until})

@@ -37,6 +37,9 @@ type Requires struct {
 	Soak      time.Duration `json:",omitzero"` // that it was in each of After, since it was promoted there last
 	Scan      *ScanGate
 	Approvals *ApprovalGate `json:",omitempty"`
+
+	Attestations []AttestationGate `json:",omitempty"`
+	Expression   *ExpressionGate   `json:",omitempty"`
 }
 
 // ScanGate asks for a scan no older than MaxAge (0: of any age) without a finding of Severity or worse ("": any).
@@ -84,10 +87,17 @@ type stageSource struct {
 			MaxAge   string            `yaml:"maxAge"`
 			Severity artifact.Severity `yaml:"severity"`
 		} `yaml:"scan"`
-		// Known, so that asking for one is refused with its name and never passed over.
-		Attestations any `yaml:"attestations"`
-		Expression   any `yaml:"expression"`
-
+		Attestations []struct {
+			Type    string   `yaml:"type"`
+			Keys    []string `yaml:"keys"`
+			Result  string   `yaml:"result"`
+			CEL     string   `yaml:"cel"`
+			Message string   `yaml:"message"`
+		} `yaml:"attestations"`
+		Expression *struct {
+			CEL     string `yaml:"cel"`
+			Message string `yaml:"message"`
+		} `yaml:"expression"`
 		Soak      string `yaml:"soak"`
 		Approvals *struct {
 			Count     *int          `yaml:"count"`
@@ -100,19 +110,6 @@ type stageSource struct {
 		For      string `yaml:"for"`
 		Timezone string `yaml:"timezone"`
 	} `yaml:"freeze"`
-}
-
-// notOffered names a gate that is asked for and that this version does not have; "" when there is none.
-func (s stageSource) notOffered() string {
-	for _, gate := range []struct {
-		key string
-		ask any
-	}{{"requires.attestations", s.Requires.Attestations}, {"requires.expression", s.Requires.Expression}} {
-		if gate.ask != nil {
-			return gate.key
-		}
-	}
-	return ""
 }
 
 // Parse reads pipelines, one or many documents. What is unknown or unsound is an Invalid error with file, line and
@@ -179,9 +176,6 @@ func parseStage(n policy.Node, i int, s stageSource, before []Stage) (Stage, err
 	if known(e) {
 		return Stage{}, at("name").Errorf("environment %s stands twice in this pipeline", e)
 	}
-	if key := s.notOffered(); key != "" {
-		return Stage{}, at(key).Errorf("%s is not offered by this version, and a gate that nobody asks must not stand here; the gates are after, soak, signed, scan, approvals and freeze", key)
-	}
 	stage := Stage{Environment: e}
 	for _, name := range s.Requires.After {
 		earlier, err := artifact.ParseEnvironment(name)
@@ -205,7 +199,7 @@ func parseStage(n policy.Node, i int, s stageSource, before []Stage) (Stage, err
 		}
 		stage.Requires.Scan = &gate
 	}
-	return stage, errors.Join(stage.addSoak(at, s), stage.addApprovals(at, s), stage.addFreezes(at, s))
+	return stage, errors.Join(stage.addSoak(at, s), stage.addApprovals(at, s), stage.addStatements(at, s), stage.addFreezes(at, s))
 }
 
 func (stage *Stage) addSoak(at func(string) policy.Node, s stageSource) error {
@@ -242,6 +236,27 @@ func (stage *Stage) addApprovals(at func(string) policy.Node, s stageSource) err
 		return at("requires.approvals.role").Errorf("role is %q; want one that may approve: approver or admin", gate.Role)
 	}
 	stage.Requires.Approvals = &gate
+	return nil
+}
+
+func (stage *Stage) addStatements(at func(string) policy.Node, s stageSource) error {
+	if len(s.Requires.Attestations) > maxAttestations {
+		return at("requires.attestations").Errorf("attestations has %d entries; at most %d are taken", len(s.Requires.Attestations), maxAttestations)
+	}
+	for i, src := range s.Requires.Attestations {
+		gate, err := NewAttestationGate(src.Type, src.Keys, src.Result, src.CEL, src.Message)
+		if err != nil {
+			return at(fmt.Sprintf("requires.attestations[%d].type", i)).Errorf("%v", err)
+		}
+		stage.Requires.Attestations = append(stage.Requires.Attestations, gate)
+	}
+	if src := s.Requires.Expression; src != nil {
+		gate, err := NewExpressionGate(src.CEL, src.Message)
+		if err != nil {
+			return at("requires.expression.cel").Errorf("%v", err)
+		}
+		stage.Requires.Expression = &gate
+	}
 	return nil
 }
 

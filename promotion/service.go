@@ -49,12 +49,20 @@ type Move struct {
 	Versions  int               // of all pipelines, when its gates were evaluated
 }
 
+// Attestations finds signed statements; signer.Attestations is one.
+type Attestations interface {
+	// Attested returns the predicates of statements about a digest that are of a type and signed by one of the keys,
+	// public ones in PEM; without any, by the service's own.
+	Attested(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, keys []string) ([]map[string]any, error)
+}
+
 // Config names what the service needs.
 type Config struct {
-	Store Store
-	Judge Judge
-	KeyID string // of the signing key in force, whose signature the gates ask for; "": any key of the service
-	Now   func() time.Time
+	Store        Store
+	Judge        Judge
+	Attestations Attestations // nil: there are none
+	KeyID        string       // of the signing key in force, whose signature the gates ask for; "": any key of the service
+	Now          func() time.Time
 }
 
 // Service is the use cases of promotion.
@@ -181,7 +189,17 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 	if err != nil {
 		return Move{}, err
 	}
-	unmet := stage.Unmet(evidence, Asked{KeyID: m.keyID, Actor: m.principal.Name, At: s.cfg.Now()})
+	for _, gate := range stage.Requires.Attestations {
+		if s.cfg.Attestations == nil {
+			break // there are none
+		}
+		predicates, err := s.cfg.Attestations.Attested(ctx, r.Repository, m.digest, gate.Type, gate.Keys)
+		if err != nil {
+			return Move{}, err
+		}
+		evidence.Attested = append(evidence.Attested, predicates)
+	}
+	unmet := stage.Unmet(evidence, Asked{KeyID: m.keyID, Actor: m.principal.Name, Repository: r.Repository, Digest: m.digest, Version: m.version, Reason: r.Reason, At: s.cfg.Now()})
 	for i := range unmet {
 		unmet[i].Policy = pipeline.Name()
 	}

@@ -96,7 +96,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
 	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
-	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
+	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer.PublicKeyPEM()), Now: time.Now, KeyID: k.signer.KeyID()})
 	pushes := &mirrorPushes{}
 	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
 		return nil, err
