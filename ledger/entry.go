@@ -19,6 +19,7 @@ const (
 	KindPromotion       = "promotion"
 	KindRollback        = "rollback"
 	KindRecall          = "recall"
+	KindRetire          = "environment.retired" // one for each digest that could be pulled from it
 	KindPolicyApplied   = "policy.applied"
 	KindPipelineApplied = "pipeline.applied"
 	KindStorageApplied  = "repositories.applied"
@@ -28,6 +29,8 @@ const (
 
 // More kinds, of which nothing else is kept that an audit could compare, or only for a while.
 const (
+	KindOverride = "override" // of gates, by the promotion that follows; its reasons are what was not met
+
 	KindApproval        = "approval" // its subject is the approval's id
 	KindApprovalRevoked = "approval.revoked"
 
@@ -51,7 +54,7 @@ type Entry struct {
 	PolicyHash   artifact.Digest        `json:"policyHash,omitzero"`    // of the policies that allowed or denied
 	Subject      string                 `json:"subject,omitempty"`      // what else it is about: a token's id, a document's name, a key's id
 	Evidence     []artifact.Digest      `json:"evidence,omitempty"`     // what the decision rests on: pipeline, signature, advisory databases
-	Reasons      []string               `json:"reasons,omitempty"`      // of a denial; of a promotion, which is an override then: the gates that were not met
+	Reasons      []string               `json:"reasons,omitempty"`      // of a denial; of an override, what was not met
 	Reason       string                 `json:"reason,omitempty"`       // what the actor gave
 }
 

@@ -122,7 +122,7 @@ func TestGrantsAreTheClosure(t *testing.T) {
 				w.promote()
 			case "recall":
 				d := w.any("recall")
-				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad"))
+				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad", ""))
 				w.model.recalled[d] = true
 			}
 		}

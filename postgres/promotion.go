@@ -82,7 +82,7 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 
 // recalledIn says of a digest, and of each manifest of an index, who recalled it and why.
 func recalledIn(ctx context.Context, q querier, repository artifact.Repository, digest artifact.Digest) ([]string, error) {
-	rows, err := q.Query(ctx, indexTree+`select case when r.digest = $2 then 'it' else 'the index holds ' || r.digest || ', which' end || ' was recalled by ' || r.actor || ': ' || r.reason
+	rows, err := q.Query(ctx, indexTree+`select case when r.digest = $2 then 'it' else 'the index holds ' || r.digest || ', which' end || ' was recalled by ' || r.actor || ': ' || r.reason || case when r.advisory = '' then '' else ', see ' || r.advisory end
 		from tree t join recalls r on r.repository = $1 and r.digest = t.digest order by r.digest <> $2, r.digest`, repository, digest)
 	if err != nil {
 		return nil, err
@@ -248,8 +248,14 @@ func (db *DB) move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, eviden
 	}
 	p.At = moment(p.At)
 	var err error
+	if len(p.Overridden) > 0 {
+		if _, err = appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindOverride, Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment,
+			Version: p.Version, PolicyHash: p.PolicyHash, Reasons: p.Overridden, Reason: p.Reason}); err != nil {
+			return err
+		}
+	}
 	if p.LedgerIndex, err = appendLedger(ctx, tx, ledger.Entry{Kind: kind, Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment,
-		Version: p.Version, Previous: p.Previous, PolicyHash: p.PolicyHash, Evidence: evidence, Subject: p.Release, Reasons: p.Overridden, Reason: p.Reason}); err != nil {
+		Version: p.Version, Previous: p.Previous, PolicyHash: p.PolicyHash, Evidence: evidence, Subject: p.Release, Reason: p.Reason}); err != nil {
 		return err
 	}
 	if err := insertPromotion(ctx, tx, p); err != nil {
@@ -289,18 +295,18 @@ func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) erro
 // Recall withdraws a digest: its grants and pointers go, in every environment of the repository, and it never comes
 // back. An environment whose current one it was has none until the next promotion or rollback. What other promotions
 // share with it stays. Recalling it again changes nothing.
-func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
+func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
 	defer db.hot.forget(repository)
-	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason) })
+	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason, advisory) })
 }
 
-func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
+func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
 	if err := lockGrants(ctx, tx, repository); err != nil {
 		return err
 	}
 	at := moment(time.Time{})
-	tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at) select $1, $2, $3, $4, $5 where exists
-		(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at)
+	tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at, advisory) select $1, $2, $3, $4, $5, $6 where exists
+		(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at, advisory)
 	if err != nil {
 		return err
 	}
@@ -318,12 +324,12 @@ func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, dige
 	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2 and response <> 'recall'`, repository, digest); err != nil {
 		return err
 	}
-	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Reason: reason})
+	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Subject: advisory, Reason: reason})
 	if err != nil {
 		return err
 	}
 	for _, e := range environments {
-		p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at}
+		p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at, Advisory: advisory}
 		if err := insertPromotion(ctx, tx, &p); err != nil {
 			return err
 		}

@@ -239,7 +239,7 @@ func TestRollback(t *testing.T) {
 	require.Equal(t, artifact.NotFound, artifact.KindOf(err))
 
 	// What was recalled is skipped, and what policy denies by now is refused.
-	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, v2, "CVE"))
+	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, v2, "CVE", ""))
 	s.judge.denied[v1] = true
 	_, err = s.rollback("staging")
 	require.Equal(t, []string{"inspect"}, rules(t, err))
@@ -284,7 +284,7 @@ func TestRecall(t *testing.T) {
 	s.mustPromote("v1", "staging", "production")
 	s.mustPromote("v2", "dev")
 	recall := func(p artifact.Principal, d artifact.Digest, reason string) error {
-		return s.service.Recall(s.ctx, p, s.repository, d, reason)
+		return s.service.Recall(s.ctx, p, s.repository, d, reason, "")
 	}
 	require.Equal(t, artifact.Invalid, artifact.KindOf(recall(s.ada, v1, " ")))
 	require.Equal(t, artifact.NotFound, artifact.KindOf(recall(s.ada, artifact.DigestOf(nil), "x")))
@@ -328,7 +328,7 @@ func TestRecallInIndex(t *testing.T) {
 	s.sign(other, "key-1")
 	s.mustPromote("multi", "dev")
 	require.NoError(t, s.pulls("dev", one))
-	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, one, "CVE"))
+	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, one, "CVE", ""))
 	require.ErrorContains(t, s.pulls("dev", one), "recalled")
 	require.Error(t, s.pulls("dev", artifact.DigestOf([]byte("layer of one"))))
 	require.NoError(t, s.pulls("dev", two))
@@ -338,7 +338,7 @@ func TestRecallInIndex(t *testing.T) {
 	require.ErrorContains(t, err, "the index holds "+one.String())
 	s.sound()
 
-	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, multi, "all of it"))
+	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, multi, "all of it", ""))
 	require.Error(t, s.pulls("dev", two), "the children came with the index only")
 	require.True(t, s.current("dev").IsZero())
 	s.sound()

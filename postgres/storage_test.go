@@ -105,7 +105,7 @@ func TestRetention(t *testing.T) {
 	a.mustPromote("v3", "dev")
 	recalled := a.release("v2")
 	a.mustPromote("v2", "dev")
-	require.NoError(t, a.db.Recall(a.ctx, a.repository, recalled, "user:ada", "CVE"))
+	require.NoError(t, a.db.Recall(a.ctx, a.repository, recalled, "user:ada", "CVE", ""))
 	pulled, forgotten := a.release("v5"), a.release("v4")
 	forStaging := a.put("v6", tagged(t, "v6"))
 	signature := a.signedFor(forStaging, "staging")

@@ -2,6 +2,7 @@ package promotion
 
 import (
 	"context"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,7 +37,10 @@ type Store interface {
 	// turns: each goes from Move.Previous, and it is a Conflict when the pointer stands elsewhere by now.
 	Promote(ctx context.Context, moves ...Move) ([]artifact.Promotion, error)
 	// Recall takes a digest out of every environment of its repository.
-	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error
+	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error
+	// RetireEnvironment takes an environment that no pipeline names away: whatever could be pulled from it, in any repository, no
+	// longer can. versions is that of all pipelines when this was looked at. It returns how many digests that were.
+	RetireEnvironment(ctx context.Context, environment artifact.Environment, actor, reason string, versions int) (int, error)
 	ApprovalStore
 }
 
@@ -83,6 +87,7 @@ type Request struct {
 	Environment artifact.Environment
 	Reason      string
 	DryRun      bool
+	Override    bool // of gates that are not met, by an admin, who says why
 }
 
 // Result is what a promotion or rollback came to.
@@ -110,6 +115,12 @@ func (s *Service) Promote(ctx context.Context, p artifact.Principal, r Request) 
 // back a further step. It must be possible in an emergency: the policy of now is asked, a recall holds, and the digest
 // must be signed, but the other gates, which it met when it was promoted, are not asked again.
 func (s *Service) Rollback(ctx context.Context, p artifact.Principal, repository artifact.Repository, e artifact.Environment, reason string) (Result, error) {
+	return s.RollbackTo(ctx, p, Request{Repository: repository, Environment: e, Reason: reason})
+}
+
+// RollbackTo is Rollback to a version that the environment ran at any time before; without one, to the last.
+func (s *Service) RollbackTo(ctx context.Context, p artifact.Principal, r Request) (Result, error) {
+	repository, e := r.Repository, r.Environment
 	if err := s.may(p, repository, e); err != nil {
 		return Result{}, err
 	}
@@ -122,11 +133,29 @@ func (s *Service) Rollback(ctx context.Context, p artifact.Principal, repository
 		return Result{}, err
 	}
 	earlier, ok := before(trail, current.Digest)
-	if !ok {
+	if r.Version != "" {
+		if earlier, err = s.ran(ctx, r, trail); err != nil {
+			return Result{}, err
+		}
+	} else if !ok {
 		return Result{}, artifact.Errorf(artifact.NotFound, "%s of %s has no earlier digest that was not recalled; promote one", e, repository)
 	}
-	return s.move(ctx, movement{action: "rollback", principal: p, request: Request{Repository: repository, Environment: e, Reason: reason},
+	return s.move(ctx, movement{action: "rollback", principal: p, request: Request{Repository: repository, Environment: e, Reason: r.Reason, DryRun: r.DryRun},
 		digest: earlier.Digest, version: earlier.Version, previous: current.Digest})
+}
+
+// ran returns the last time that an environment got a version.
+func (s *Service) ran(ctx context.Context, r Request, trail []artifact.Promotion) (artifact.Promotion, error) {
+	digest, _, err := s.version(ctx, r.Repository, r.Version)
+	if err != nil {
+		return artifact.Promotion{}, err
+	}
+	for _, p := range slices.Backward(trail) {
+		if p.Digest == digest {
+			return p, nil
+		}
+	}
+	return artifact.Promotion{}, artifact.Errorf(artifact.NotFound, "%s of %s never ran %s, or it was recalled; `waybill history` says what it ran, and what is new there is promoted", r.Environment, r.Repository, digest)
 }
 
 // movement is a promotion or a rollback before it is allowed.
@@ -203,6 +232,12 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 	for i := range unmet {
 		unmet[i].Policy = pipeline.Name()
 	}
+	var overridden []string
+	if r.Override && len(unmet) > 0 {
+		if overridden, unmet, err = override(m.principal, r, unmet); err != nil {
+			return Move{}, err
+		}
+	}
 	pass, err := verdict.Promotion()
 	if err != nil {
 		reasons := append(verdict.Denials(), verdict.Waiting()...)
@@ -216,7 +251,7 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 	}
 	move := Move{Pass: pass, Evidence: append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...),
 		Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
-			Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC()}}
+			Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC(), Overridden: overridden}}
 	if m.action == "rollback" {
 		move.Previous = m.previous
 	}
@@ -232,6 +267,24 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 	return move, nil
 }
 
+// override takes from unmet gates those that an admin may override, saying why: not a recall, and not that it is signed.
+func override(p artifact.Principal, r Request, unmet []artifact.Reason) (overridden []string, rest []artifact.Reason, err error) {
+	if p.Role != artifact.Admin {
+		return nil, nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not override a gate; that takes a token of role admin", p.Name, p.Role)
+	}
+	if strings.TrimSpace(r.Reason) == "" {
+		return nil, nil, artifact.Errorf(artifact.Invalid, "an override needs a reason: it stands in the ledger with every gate that was not met")
+	}
+	for _, one := range unmet {
+		if one.Rule == "recalled" || one.Rule == "signed" {
+			rest = append(rest, one)
+		} else {
+			overridden = append(overridden, one.String())
+		}
+	}
+	return overridden, rest, nil
+}
+
 // refusal names every gate that is not met.
 func refusal(repository artifact.Repository, digest artifact.Digest, environment artifact.Environment, unmet []artifact.Reason) error {
 	lines := make([]string, len(unmet))
@@ -244,7 +297,7 @@ func refusal(repository artifact.Repository, digest artifact.Digest, environment
 
 // Recall takes a digest out of every environment at once, for ever: it can be pulled by no deployer and promoted by
 // nobody from then on.
-func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason string) error {
+func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason, advisory string) error {
 	if !p.Can(artifact.ActionPromote, repository) {
 		return denied(p, "recall from", repository.String())
 	}
@@ -254,7 +307,36 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 	if strings.TrimSpace(reason) == "" {
 		return artifact.Errorf(artifact.Invalid, "a recall needs a reason, since everybody who is refused the digest will read it")
 	}
-	return s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason)
+	if advisory != "" {
+		u, err := url.Parse(advisory)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || len(advisory) > 500 {
+			return artifact.Errorf(artifact.Invalid, "advisory %.100q: want a link of at most 500 bytes, such as https://nvd.nist.gov/vuln/detail/CVE-2024-24790", advisory)
+		}
+	}
+	return s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason, advisory)
+}
+
+// Retire takes away an environment that no pipeline names any more: deployers of it pull nothing from then on, and what
+// was promoted to it counts as not promoted there, should it ever come back. It returns how many digests it held.
+func (s *Service) Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error) {
+	if !p.Can(artifact.ActionManage, artifact.Repository{}) {
+		return 0, artifact.Errorf(artifact.Denied, "%s, a %s, may not retire an environment; that takes a token of role admin", p.Name, p.Role)
+	}
+	if strings.TrimSpace(reason) == "" {
+		return 0, artifact.Errorf(artifact.Invalid, "retiring an environment needs a reason, for the record")
+	}
+	pipelines, err := s.cfg.Store.Pipelines(ctx)
+	if err != nil {
+		return 0, err
+	}
+	versions := 0
+	for _, pipeline := range pipelines {
+		if _, ok := pipeline.Stage(e); ok {
+			return 0, artifact.Errorf(artifact.Conflict, "pipeline %s has %s still; apply it without, then retire %s", pipeline.Name(), e, e)
+		}
+		versions += pipeline.Version
+	}
+	return s.cfg.Store.RetireEnvironment(ctx, e, p.Name, reason, versions)
 }
 
 // Pipeline returns the pipeline of a repository.

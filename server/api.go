@@ -69,8 +69,9 @@ type APIConfig struct {
 // Promotions are the use cases of package promotion.
 type Promotions interface {
 	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
-	Rollback(ctx context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, reason string) (promotion.Result, error)
-	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error
+	RollbackTo(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
+	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
+	Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error)
 	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
 	RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error)
 	Waiting(ctx context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error)
@@ -282,6 +283,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionApprove), post("approve", "/approvals", "Approve that a version goes to an environment", "Promotion"), a.approve)
 	register(a, needs(artifact.ActionLook), get("list-approvals", "/approvals", "What waits for approvals", "Promotion"), a.approvals)
 	register(a, needs(artifact.ActionApprove), remove("revoke-approval", "/approvals/{approval}", "Revoke an approval", "Promotion"), a.revokeApproval)
+	register(a, needs(artifact.ActionManage), post("retire-environment", "/environments/retire", "Let go of whatever an environment that no pipeline names may pull", "Promotion"), a.retire)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 

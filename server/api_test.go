@@ -66,6 +66,7 @@ func routes() []route {
 		{"POST", "/approvals", json, `{"service":"returns","version":"v456","environment":"production"}`, "approver admin", "approver"},
 		{"GET", "/approvals", "", "", lookers, ""},
 		{"DELETE", "/approvals/3", "", "", "approver admin", "approver"},
+		{"POST", "/environments/retire", json, `{"environment":"old","reason":"the hall is closed"}`, "admin", ""},
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},

@@ -323,14 +323,19 @@ func (w *world) Promote(_ context.Context, p artifact.Principal, r promotion.Req
 	return w.result(r.Repository, r.Environment), nil
 }
 
-func (w *world) Rollback(_ context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, _ string) (promotion.Result, error) {
-	w.record("rollback %s %s by %s", r, e, p.Name)
-	return w.result(r, e), nil
+func (w *world) RollbackTo(_ context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error) {
+	w.record("rollback %s %s by %s", r.Repository, r.Environment, p.Name)
+	return w.result(r.Repository, r.Environment), nil
 }
 
-func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error {
+func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, _ string) error {
 	w.record("recall %s@%s by %s: %s", r, d, p.Name, reason)
 	return nil
+}
+
+func (w *world) Retire(_ context.Context, p artifact.Principal, e artifact.Environment, _ string) (int, error) {
+	w.record("retire %s by %s", e, p.Name)
+	return 3, nil
 }
 
 func (w *world) Approve(_ context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error) {
