@@ -31,6 +31,8 @@ const (
 const (
 	KindOverride = "override" // of gates, by the promotion that follows; its reasons are what was not met
 
+	KindRelease = "release" // its subject is the release's name, its evidence the digests
+
 	KindApproval        = "approval" // its subject is the approval's id
 	KindApprovalRevoked = "approval.revoked"
 

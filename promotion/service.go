@@ -42,6 +42,7 @@ type Store interface {
 	// longer can. versions is that of all pipelines when this was looked at. It returns how many digests that were.
 	RetireEnvironment(ctx context.Context, environment artifact.Environment, actor, reason string, versions int) (int, error)
 	ApprovalStore
+	ReleaseStore
 }
 
 // Move is a promotion or a rollback that may be made.
@@ -247,7 +248,7 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 		unmet = append(reasons, unmet...)
 	}
 	if len(unmet) > 0 {
-		return Move{}, refusal(r.Repository, m.digest, stage.Environment, unmet)
+		return Move{}, refusal(r.Repository.String()+"@"+m.digest.String(), stage.Environment, unmet)
 	}
 	move := Move{Pass: pass, Evidence: append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...),
 		Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
@@ -286,13 +287,13 @@ func override(p artifact.Principal, r Request, unmet []artifact.Reason) (overrid
 }
 
 // refusal names every gate that is not met.
-func refusal(repository artifact.Repository, digest artifact.Digest, environment artifact.Environment, unmet []artifact.Reason) error {
+func refusal(what string, environment artifact.Environment, unmet []artifact.Reason) error {
 	lines := make([]string, len(unmet))
 	for i, r := range unmet {
 		lines[i] = r.String()
 	}
 	return &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
-		Message: repository.String() + "@" + digest.String() + " may not go to " + environment.String() + ": " + strings.Join(lines, "; ")}
+		Message: what + " may not go to " + environment.String() + ": " + strings.Join(lines, "; ")}
 }
 
 // Recall takes a digest out of every environment at once, for ever: it can be pulled by no deployer and promoted by

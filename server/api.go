@@ -71,6 +71,10 @@ type Promotions interface {
 	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
 	RollbackTo(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
 	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
+	CreateRelease(ctx context.Context, p artifact.Principal, name, reason string, versions []promotion.Request) (artifact.Release, error)
+	Release(ctx context.Context, p artifact.Principal, name string) (artifact.Release, error)
+	Releases(ctx context.Context, p artifact.Principal) ([]artifact.Release, error)
+	PromoteRelease(ctx context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error)
 	Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error)
 	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
 	RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error)
@@ -284,6 +288,10 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("list-approvals", "/approvals", "What waits for approvals", "Promotion"), a.approvals)
 	register(a, needs(artifact.ActionApprove), remove("revoke-approval", "/approvals/{approval}", "Revoke an approval", "Promotion"), a.revokeApproval)
 	register(a, needs(artifact.ActionManage), post("retire-environment", "/environments/retire", "Let go of whatever an environment that no pipeline names may pull", "Promotion"), a.retire)
+	register(a, needs(artifact.ActionPromote), post("create-release", "/releases", "Put versions of services together, to be promoted as one", "Promotion"), a.createRelease)
+	register(a, needs(artifact.ActionLook), get("list-releases", "/releases", "Releases, newest first", "Promotion"), a.releases)
+	register(a, needs(artifact.ActionLook), get("get-release", "/releases/{release}", "What is in a release", "Promotion"), a.release)
+	register(a, needs(artifact.ActionPromote), post("promote-release", "/releases/{release}/promotions", "Promote all of a release to an environment, or nothing", "Promotion"), a.promoteRelease)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 

@@ -67,6 +67,10 @@ func routes() []route {
 		{"GET", "/approvals", "", "", lookers, ""},
 		{"DELETE", "/approvals/3", "", "", "approver admin", "approver"},
 		{"POST", "/environments/retire", json, `{"environment":"old","reason":"the hall is closed"}`, "admin", ""},
+		{"POST", "/releases", json, `{"name":"shop-1","services":[{"service":"returns","version":"v456"}]}`, "promoter admin", "promoter"},
+		{"GET", "/releases", "", "", lookers, ""},
+		{"GET", "/releases/shop-1", "", "", lookers, ""},
+		{"POST", "/releases/shop-1/promotions", json, `{"environment":"production"}`, "promoter admin", "promoter"},
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
@@ -114,7 +118,7 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		})
 	}
 	for _, r := range engine.Routes() {
-		path := strings.NewReplacer(":waiver", "7", ":approval", "3", ":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
+		path := strings.NewReplacer(":waiver", "7", ":approval", "3", ":release", "shop-1", ":id", "known", ":kind", "policy", ":name", "baseline").Replace(strings.TrimPrefix(r.Path, "/api/v1"))
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -192,7 +196,7 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") {
 			continue
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":release", "{release}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)

@@ -333,6 +333,27 @@ func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repos
 	return nil
 }
 
+func (w *world) CreateRelease(_ context.Context, p artifact.Principal, name, _ string, versions []promotion.Request) (artifact.Release, error) {
+	w.record("release %s of %d by %s", name, len(versions), p.Name)
+	return w.Release(context.Background(), p, name)
+}
+
+func (w *world) Release(_ context.Context, _ artifact.Principal, name string) (artifact.Release, error) {
+	return artifact.Release{Name: name, At: noon, Services: []artifact.ReleaseService{{Repository: w.shop, Digest: w.promoted, Version: "v456"}}}, nil
+}
+
+func (w *world) Releases(context.Context, artifact.Principal) ([]artifact.Release, error) {
+	return nil, nil
+}
+
+func (w *world) PromoteRelease(_ context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error) {
+	if !p.CanPromote(w.shop, r.Environment) {
+		return nil, artifact.Errorf(artifact.Denied, "%s may not promote there", p.Name)
+	}
+	w.record("promote release %s to %s by %s", name, r.Environment, p.Name)
+	return []promotion.Result{w.result(w.shop, r.Environment)}, nil
+}
+
 func (w *world) Retire(_ context.Context, p artifact.Principal, e artifact.Environment, _ string) (int, error) {
 	w.record("retire %s by %s", e, p.Name)
 	return 3, nil

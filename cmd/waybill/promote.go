@@ -54,12 +54,10 @@ not met; the ledger keeps which these were and the reason. Policy, a recall and 
 		}
 		var out server.Promoted
 		try := func() error { return c.post(ctx, "/promotions", in, &out) }
-		if wait {
-			err = waitFor(ctx, cmd.ErrOrStderr(), timeout, try)
-		} else {
-			err = try()
+		if !wait {
+			timeout = 0
 		}
-		if err != nil {
+		if err := waitFor(ctx, cmd.ErrOrStderr(), timeout, try); err != nil {
 			return err
 		}
 		return printPromoted(cmd, output, out, "Promoted")

@@ -19,7 +19,7 @@ const (
 )
 
 // waitFor tries until it is done, as long as all that is not met is what time, people or the server will meet. It tells w
-// what it waits for, whenever that changes.
+// what it waits for, whenever that changes. With no timeout it tries once.
 func waitFor(ctx context.Context, w io.Writer, timeout time.Duration, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -27,7 +27,7 @@ func waitFor(ctx context.Context, w io.Writer, timeout time.Duration, try func()
 	for {
 		err := try()
 		var no problemError
-		if err == nil || !errors.As(err, &no) || !waitable(server.Problem(no)) {
+		if err == nil || timeout == 0 || !errors.As(err, &no) || !waitable(server.Problem(no)) {
 			return err
 		}
 		var lines []string
