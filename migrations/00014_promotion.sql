@@ -78,7 +78,15 @@ create table webhook_deliveries (
 );
 create index webhook_deliveries_created on webhook_deliveries (created_at, id);
 
+-- How far the ledger was read for deliveries. What was decided before there were any is not told.
+create table webhook_cursor (
+    one  boolean primary key default true check (one),
+    next bigint not null
+);
+insert into webhook_cursor (next) select coalesce(max(index) + 1, 0) from ledger_entries;
+
 -- +goose Down
+drop table webhook_cursor;
 drop table webhook_deliveries, release_services, releases, approvals;
 drop function approval_only_ends();
 alter table recalls drop column advisory;

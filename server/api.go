@@ -52,6 +52,7 @@ type APIConfig struct {
 	SBOMs         SBOMs
 	VEX           VEX
 	Replications  Replications
+	Webhooks      Webhooks
 	Advisories    Advisories
 	Builder       Builder
 	Ledger        Ledger
@@ -292,6 +293,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("list-releases", "/releases", "Releases, newest first", "Promotion"), a.releases)
 	register(a, needs(artifact.ActionLook), get("get-release", "/releases/{release}", "What is in a release", "Promotion"), a.release)
 	register(a, needs(artifact.ActionPromote), post("promote-release", "/releases/{release}/promotions", "Promote all of a release to an environment, or nothing", "Promotion"), a.promoteRelease)
+	register(a, needs(artifact.ActionAudit), get("webhook-deliveries", "/webhooks/deliveries", "Messages to webhooks, newest first", "Service"), a.deliveries)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 

@@ -71,6 +71,7 @@ func routes() []route {
 		{"GET", "/releases", "", "", lookers, ""},
 		{"GET", "/releases/shop-1", "", "", lookers, ""},
 		{"POST", "/releases/shop-1/promotions", json, `{"environment":"production"}`, "promoter admin", "promoter"},
+		{"GET", "/webhooks/deliveries", "", "", "auditor admin", ""},
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},

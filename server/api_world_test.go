@@ -354,6 +354,8 @@ func (w *world) PromoteRelease(_ context.Context, p artifact.Principal, name str
 	return []promotion.Result{w.result(w.shop, r.Environment)}, nil
 }
 
+func (w *world) Deliveries(context.Context) ([]artifact.Delivery, error) { return nil, nil }
+
 func (w *world) Retire(_ context.Context, p artifact.Principal, e artifact.Environment, _ string) (int, error) {
 	w.record("retire %s by %s", e, p.Name)
 	return 3, nil
@@ -566,7 +568,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w, Webhooks: w,
 		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

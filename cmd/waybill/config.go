@@ -53,6 +53,8 @@ type Config struct {
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
 	Replication []ReplicationConfig `yaml:"replication"`
+	// Webhooks are told what was decided. In the file only.
+	Webhooks []WebhookConfig `yaml:"webhooks"`
 	// Log says what is logged.
 	Log LogConfig `yaml:"log"`
 }
@@ -248,6 +250,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 	}
 	cfg.setDefaults()
 	if at, wrong := cfg.wrongRemote(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
+	if at, wrong := cfg.wrongWebhook(); wrong != nil {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	return cfg, cfg.check()

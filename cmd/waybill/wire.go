@@ -41,6 +41,7 @@ const adminTokenFile = "admin.token"
 type app struct {
 	server        *server.Server
 	jobs          *jobs.Client
+	deliverer     *jobs.Deliverer
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
 	mirrors       *mirror.Service
@@ -122,8 +123,12 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
+	if a.deliverer, err = cfg.deliverer(db, logger); err != nil {
+		return nil, err
+	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
-		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
+		Deliverer: a.deliverer,
+		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
 		Advisories: attached.puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
@@ -143,7 +148,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Advisories: attached.pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
@@ -190,6 +195,17 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 		err = cause
 	}
 	return err
+}
+
+// tell has webhooks told of what is decided, until what it returns is called.
+func (a *app) tell(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.jobs.Tell(ctx, a.deliverer)
+	}()
+	return func() { cancel(); <-done }
 }
 
 // stopping is how long running jobs may go on at a stop; they are tried again at the next start.
