@@ -42,6 +42,8 @@ require (
 
 require github.com/klauspost/readahead v1.4.0
 
+require github.com/robfig/cron/v3 v3.0.1
+
 require (
 	cel.dev/cel-go v0.33.2
 	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect

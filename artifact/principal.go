@@ -17,7 +17,7 @@ const (
 	Approver Role = "approver" // reader, approve
 	Auditor  Role = "auditor"  // look at everything, the ledger included; pull nothing
 	Deployer Role = "deployer" // pull what is promoted to its environments, nothing else
-	Admin    Role = "admin"    // everything but passing a gate
+	Admin    Role = "admin"    // everything; a gate is passed only by an override, which stands in the ledger
 )
 
 // Roles in the order people read them.

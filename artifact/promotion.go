@@ -5,7 +5,7 @@ import "time"
 // Promotion is a digest becoming an environment's current one, or ceasing to be: an append-only record.
 type Promotion struct {
 	ID          int64       `json:"id"`
-	Action      string      `json:"action"` // promote, rollback or recall
+	Action      string      `json:"action"` // promote, rollback, recall or retire
 	Repository  Repository  `json:"repository"`
 	Environment Environment `json:"environment"`
 	Digest      Digest      `json:"digest"`
@@ -16,6 +16,9 @@ type Promotion struct {
 	PolicyHash  Digest      `json:"policyHash,omitzero"`
 	LedgerIndex int64       `json:"ledgerIndex"`
 	At          time.Time   `json:"at"`
+	Overridden  []string    `json:"overridden,omitempty"` // the gates that were not met, of an override
+	Release     string      `json:"release,omitempty"`    // that it was promoted with
+	Advisory    string      `json:"advisory,omitempty"`   // of a recall: where to read more
 }
 
 // Deployment is what an environment's pointer of one repository stands at.

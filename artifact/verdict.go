@@ -34,7 +34,21 @@ type Reason struct {
 
 	Waivers     []int64   `json:"waivers,omitempty"`    // that make a denial a warning
 	WaivedUntil time.Time `json:"waivedUntil,omitzero"` // and for how long
+
+	// Awaits says of a gate that it will be met without another digest or pipeline, and by what.
+	Awaits Awaited   `json:"awaits,omitempty"`
+	Until  time.Time `json:"until,omitzero"` // of AwaitsTime: when
 }
+
+// Awaited is what will meet a gate.
+type Awaited string
+
+// What gates may wait for.
+const (
+	AwaitsTime   Awaited = "time"   // the clock, alone
+	AwaitsPeople Awaited = "people" // somebody who approves, or promotes it elsewhere first
+	AwaitsWork   Awaited = "work"   // the server: it signs or scans
+)
 
 // String is the reason on one line.
 func (r Reason) String() string { return r.Rule + ": " + r.Message }

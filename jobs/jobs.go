@@ -32,6 +32,7 @@ type Config struct {
 	Advisories  *AdvisoryPuller // nil: nothing is pulled
 	Collector   *Collector
 	Keeper      *Keeper
+	Deliverer   *Deliverer
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
 	// a process that was killed. With others, it is taken up when jobTimeout has passed.
 	Alone  bool
@@ -70,6 +71,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Housekeeper)
 	river.AddWorker(workers, cfg.Collector)
 	river.AddWorker(workers, cfg.Keeper)
+	river.AddWorker(workers, cfg.Deliverer)
 	periodic := []*river.PeriodicJob{
 		river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
 			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
@@ -85,7 +87,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	lost := &lost{pool: cfg.Pool, logger: cfg.Logger, running: map[int64]bool{}}
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers:              workers,
-		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}},
+		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}, queueWebhook: {MaxWorkers: 4}},
 		Logger:               slog.New(quiet{cfg.Logger.Handler()}),
 		PeriodicJobs:         periodic,
 		Middleware:           []rivertype.Middleware{lost},

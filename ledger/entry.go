@@ -20,6 +20,7 @@ const (
 	KindPromotion       = "promotion"
 	KindRollback        = "rollback"
 	KindRecall          = "recall"
+	KindRetire          = "environment.retired" // one for each digest that could be pulled from it
 	KindPolicyApplied   = "policy.applied"
 	KindPipelineApplied = "pipeline.applied"
 	KindStorageApplied  = "repositories.applied"
@@ -29,6 +30,13 @@ const (
 
 // More kinds, of which nothing else is kept that an audit could compare, or only for a while.
 const (
+	KindOverride = "override" // of gates, by the promotion that follows; its reasons are what was not met
+
+	KindRelease = "release" // its subject is the release's name, its evidence the digests
+
+	KindApproval        = "approval" // its subject is the approval's id
+	KindApprovalRevoked = "approval.revoked"
+
 	KindWaiverExpired = "waiver.expired"
 	KindWaiverUsed    = "waiver.used"        // a push or a promotion was allowed by it
 	KindTurnedBad     = "digest.turned-bad"  // what is promoted is denied by the policies of now; its subject is the response
@@ -49,7 +57,7 @@ type Entry struct {
 	PolicyHash   artifact.Digest        `json:"policyHash,omitzero"`    // of the policies that allowed or denied
 	Subject      string                 `json:"subject,omitempty"`      // what else it is about: a token's id, a document's name, a key's id
 	Evidence     []artifact.Digest      `json:"evidence,omitempty"`     // what the decision rests on: pipeline, signature, advisory databases
-	Reasons      []string               `json:"reasons,omitempty"`      // of a denial
+	Reasons      []string               `json:"reasons,omitempty"`      // of a denial; of an override, what was not met
 	Reason       string                 `json:"reason,omitempty"`       // what the actor gave
 }
 

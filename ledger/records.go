@@ -81,7 +81,7 @@ func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 // entry takes from the records what the entry accounts for.
 func (a *recordAudit) entry(index int64, e Entry) {
 	switch e.Kind {
-	case KindPromotion, KindRollback:
+	case KindPromotion, KindRollback, KindRetire:
 		a.moved(index, e)
 	case KindRecall:
 		a.recall(index, e)
@@ -118,7 +118,7 @@ func (a *recordAudit) moved(index int64, e Entry) {
 		a.problem("entry %d: it records one %s, and %d rows of promotions name it", index, e.Kind, len(rows))
 	}
 	for _, p := range rows {
-		action := map[string]string{KindPromotion: "promote", KindRollback: "rollback"}[e.Kind]
+		action := map[string]string{KindPromotion: "promote", KindRollback: "rollback", KindRetire: "retire"}[e.Kind]
 		a.compare(index, p, e, action, e.Environment)
 	}
 }
@@ -173,12 +173,16 @@ func (a *recordAudit) finish() {
 			a.problem("promotion %d (%s of %s@%s to %s) names entry %d, which records no such decision", p.ID, p.Action, p.Repository, p.Digest, p.Environment, p.LedgerIndex)
 		}
 		at := place{p.Repository, p.Environment}
-		if p.Action != "recall" {
+		if p.Action != "recall" && p.Action != "retire" {
 			current[at] = p
 			granted[GrantedRoot{p.Repository, p.Environment, p.Digest}] = true
 			continue
 		}
-		recalled[artifact.Reference{Repository: p.Repository, Digest: p.Digest}] = true
+		if p.Action == "retire" {
+			delete(granted, GrantedRoot{p.Repository, p.Environment, p.Digest})
+		} else {
+			recalled[artifact.Reference{Repository: p.Repository, Digest: p.Digest}] = true
+		}
 		if current[at].Digest == p.Digest {
 			delete(current, at)
 		}

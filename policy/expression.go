@@ -78,14 +78,19 @@ func (e expression) check(img Image) []finding {
 	return nil
 }
 
+// bounds are options of every environment.
+func bounds() []cel.EnvOption {
+	return []cel.EnvOption{
+		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(50), cel.ExpressionNodeLimit(2000), cel.RegexProgramSizeLimit(1000),
+		cel.DefaultUTCTimeZone(true), cel.CrossTypeNumericComparisons(true),
+	}
+}
+
 // environment is what an expression may name. It is made once: that takes some milliseconds.
 var environment = sync.OnceValues(func() (*cel.Env, error) {
 	object := func(v *cel.NativeTypeDesc) *cel.Type { return cel.ObjectType(typeName(v.ReflectType().Name())) }
 	descs := []*cel.NativeTypeDesc{native[celImage](), native[celConfig](), native[celFacts](), native[celLayer](), native[celPackage](), native[celFinding](), native[celScan]()}
-	options := []cel.EnvOption{
-		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(50), cel.ExpressionNodeLimit(2000), cel.RegexProgramSizeLimit(1000),
-		cel.DefaultUTCTimeZone(true), cel.CrossTypeNumericComparisons(true),
-	}
+	options := bounds()
 	for _, d := range descs {
 		options = append(options, cel.Types(d))
 	}
@@ -101,31 +106,36 @@ func compileExpression(text string) (expression, error) {
 	if err != nil {
 		return expression{}, err
 	}
+	program, names, err := compileBool(env, text, "an image as it should be", "a large image")
+	return expression{program: program, findings: names["findings"] || names["scan"], now: names["now"]}, err
+}
+
+// compileBool compiles an expression that is a bool and costs little, and returns the names of the variables in it.
+func compileBool(env *cel.Env, text, truth, worst string) (cel.Program, map[string]bool, error) {
 	parsed, issues := env.Compile(text)
 	if issues.Err() != nil {
 		var all []string
 		for _, e := range issues.Errors() {
 			all = append(all, fmt.Sprintf("at %d:%d of the expression: %s", e.Location.Line(), e.Location.Column()+1, e.Message))
 		}
-		return expression{}, fmt.Errorf("the expression does not compile: %s", strings.Join(all[:min(3, len(all))], "; "))
+		return nil, nil, fmt.Errorf("the expression does not compile: %s", strings.Join(all[:min(3, len(all))], "; "))
 	}
 	if parsed.OutputType() != cel.BoolType {
-		return expression{}, fmt.Errorf("the expression is a %s, at 1:1 of the expression; want a bool that is true of an image as it should be", parsed.OutputType())
+		return nil, nil, fmt.Errorf("the expression is a %s, at 1:1 of the expression; want a bool that is true of %s", parsed.OutputType(), truth)
 	}
 	estimate, err := env.EstimateCost(parsed, sizes{})
 	if err != nil {
-		return expression{}, err
+		return nil, nil, err
 	}
 	if estimate.Max > maxEstimate {
-		return expression{}, fmt.Errorf("the expression may take %d steps on a large image, and at most %d are allowed; do not nest one list in another", estimate.Max, maxEstimate)
+		return nil, nil, fmt.Errorf("the expression may take %d steps on %s, and at most %d are allowed; do not nest one list in another", estimate.Max, worst, maxEstimate)
 	}
 	program, err := env.Program(parsed, cel.CostLimit(maxSteps), cel.EvalOptions(cel.OptOptimize))
-	compiled := expression{program: program}
+	names := map[string]bool{}
 	for _, ref := range parsed.NativeRep().ReferenceMap() {
-		compiled.findings = compiled.findings || ref.Name == "findings" || ref.Name == "scan"
-		compiled.now = compiled.now || ref.Name == "now"
+		names[ref.Name] = true
 	}
-	return compiled, err
+	return program, names, err
 }
 
 // sizes bounds what an expression may walk over, for the estimate. What is larger still ends at maxSteps.

@@ -102,7 +102,7 @@ func (db *DB) addWhereabouts(ctx context.Context, all []artifact.Affected) error
 			a.Tags, err = pgx.CollectRows(rows, pgx.RowTo[artifact.Tag])
 			return err
 		})
-		batch.Queue(`select min(at) from promotions where repository = $1 and digest = any($2) and action <> 'recall'`, a.Repository, names).QueryRow(func(row pgx.Row) error {
+		batch.Queue(`select min(at) from promotions where repository = $1 and digest = any($2) and action in ('promote', 'rollback')`, a.Repository, names).QueryRow(func(row pgx.Row) error {
 			var at *time.Time
 			err := row.Scan(&at)
 			if at != nil {

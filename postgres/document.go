@@ -47,10 +47,12 @@ func (db *DB) ApplyDocument(ctx context.Context, kind, name string, hash artifac
 		if _, err := tx.Exec(ctx, `insert into documents (kind, name, version, hash, body, applied_by) values ($1, $2, $3, $4, $5, $6)`, kind, name, version, hash, body, actor); err != nil {
 			return err
 		}
-		if kind == "Policy" {
+		if kind == "Policy" || kind == "Pipeline" { // see stillPasses
 			if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockPolicy)); err != nil {
 				return err
 			}
+		}
+		if kind == "Policy" {
 			if err := db.outdate(ctx, tx); err != nil {
 				return err
 			}

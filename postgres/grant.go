@@ -171,7 +171,7 @@ func (db *DB) GrantedRepositories(ctx context.Context, environments []artifact.E
 
 // Recalled returns who recalled a digest, and why; ok is false when nobody did.
 func (db *DB) Recalled(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (actor, reason string, ok bool, err error) {
-	rows, err := db.Pool.Query(ctx, `select actor, reason from recalls where repository = $1 and digest = $2`, repository, digest)
+	rows, err := db.Pool.Query(ctx, `select actor, reason || case when advisory = '' then '' else ', see ' || advisory end from recalls where repository = $1 and digest = $2`, repository, digest)
 	if err != nil {
 		return "", "", false, translate(err)
 	}

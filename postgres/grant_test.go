@@ -122,7 +122,7 @@ func TestGrantsAreTheClosure(t *testing.T) {
 				w.promote()
 			case "recall":
 				d := w.any("recall")
-				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad"))
+				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad", ""))
 				w.model.recalled[d] = true
 			}
 		}
@@ -204,8 +204,8 @@ func (w *world) promote() {
 	require.NoError(w.t, err)
 	pass, err := verdict.Promotion()
 	require.NoError(w.t, err)
-	_, err = w.shop.db.Promote(w.shop.ctx, artifact.Promotion{Action: "promote", Repository: w.repository, Digest: d, Actor: "ada", PolicyHash: pass.PolicyHash(),
-		Environment: parsed(w.t, artifact.ParseEnvironment, environment)}, pass)
+	_, err = w.shop.db.Promote(w.shop.ctx, w.shop.to(artifact.Promotion{Action: "promote", Repository: w.repository, Digest: d, Actor: "ada", PolicyHash: pass.PolicyHash(),
+		Environment: parsed(w.t, artifact.ParseEnvironment, environment)}, pass))
 	if w.model.holdsRecalled(d) && !w.isCurrent(environment, d) {
 		require.Equal(w.t, artifact.Denied, artifact.KindOf(err), "%v", err)
 		return

@@ -46,7 +46,7 @@ func TestReplicas(t *testing.T) {
 	}
 	s.put("v2", tagged(t, "latest"))
 	seen("a tag that moved", func() bool { return stands() == v2 })
-	require.NoError(t, s.db.Recall(t.Context(), s.repository, v2, "user:ada", "CVE"))
+	require.NoError(t, s.db.Recall(t.Context(), s.repository, v2, "user:ada", "CVE", ""))
 	seen("a recall", func() bool { return !granted() })
 	seen("an environment that has nothing now", func() bool {
 		_, err := other.ResolveTag(t.Context(), s.repository, environments[0].Tag())

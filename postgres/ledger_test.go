@@ -40,7 +40,7 @@ func newRecorded(t testing.TB) *recorded {
 	require.NoError(t, err)
 	v3 := r.release("v3")
 	r.mustPromote("v3", "dev")
-	require.NoError(t, r.service.Recall(r.ctx, r.ada, r.repository, v3, "CVE"))
+	require.NoError(t, r.service.Recall(r.ctx, r.ada, r.repository, v3, "CVE", ""))
 	history, err := r.db.History(r.ctx, r.repository)
 	require.NoError(t, err)
 	r.recall = history[len(history)-1].LedgerIndex

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,7 +12,6 @@ import (
 
 	"waybill/artifact"
 	"waybill/ledger"
-	"waybill/policy"
 	"waybill/promotion"
 )
 
@@ -39,12 +39,24 @@ func (db *DB) readPipelines(ctx context.Context) ([]promotion.Versioned, error) 
 // Evidence collects what the gates look at. Of a signature only one whose artifact is still here counts.
 func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (promotion.Evidence, error) {
 	var e promotion.Evidence
-	rows, err := db.Pool.Query(ctx, `select distinct environment from promotions where repository = $1 and digest = $2 and action <> 'recall'`, repository, digest)
+	rows, err := db.Pool.Query(ctx, `select environment, at from (select distinct on (environment) environment, action, at from promotions where repository = $1 and digest = $2
+		order by environment, id desc) last where action in ('promote', 'rollback')`, repository, digest)
 	if err != nil {
 		return e, translate(err)
 	}
-	if e.Reached, err = pgx.CollectRows(rows, pgx.RowTo[artifact.Environment]); err != nil {
+	var (
+		reached artifact.Environment
+		at      time.Time
+	)
+	e.Since = map[artifact.Environment]time.Time{}
+	if _, err := pgx.ForEachRow(rows, []any{&reached, &at}, func() error {
+		e.Reached, e.Since[reached] = append(e.Reached, reached), at
+		return nil
+	}); err != nil {
 		return e, translate(err)
+	}
+	if e.Approvals, e.Pushers, err = db.Approvals(ctx, repository, digest); err != nil {
+		return e, err
 	}
 	err = db.Pool.QueryRow(ctx, `select s.key_id, s.manifest from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
 		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature)
@@ -70,7 +82,7 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 
 // recalledIn says of a digest, and of each manifest of an index, who recalled it and why.
 func recalledIn(ctx context.Context, q querier, repository artifact.Repository, digest artifact.Digest) ([]string, error) {
-	rows, err := q.Query(ctx, indexTree+`select case when r.digest = $2 then 'it' else 'the index holds ' || r.digest || ', which' end || ' was recalled by ' || r.actor || ': ' || r.reason
+	rows, err := q.Query(ctx, indexTree+`select case when r.digest = $2 then 'it' else 'the index holds ' || r.digest || ', which' end || ' was recalled by ' || r.actor || ': ' || r.reason || case when r.advisory = '' then '' else ', see ' || r.advisory end
 		from tree t join recalls r on r.repository = $1 and r.digest = t.digest order by r.digest <> $2, r.digest`, repository, digest)
 	if err != nil {
 		return nil, err
@@ -115,7 +127,7 @@ func ignoreNoRows(err error) error {
 // Trail returns the promotions and rollbacks to an environment, in order, of digests that are still here and were not
 // recalled.
 func (db *DB) Trail(ctx context.Context, repository artifact.Repository, environment artifact.Environment) ([]artifact.Promotion, error) {
-	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions p where repository = $1 and environment = $2 and action <> 'recall'
+	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions p where repository = $1 and environment = $2 and action in ('promote', 'rollback')
 		and not exists (select from recalls r where r.repository = $1 and r.digest = p.digest)
 		and exists (select from manifests m where m.repository = $1 and m.digest = p.digest) order by id`, repository, environment)
 	if err != nil {
@@ -125,68 +137,103 @@ func (db *DB) Trail(ctx context.Context, repository artifact.Repository, environ
 	return all, translate(err)
 }
 
-// Promote makes p.Digest, for which pass is, an environment's current one, and writes its grants and the ledger entry,
-// all in one transaction. Promotions to a repository's environments take turns, and each records what stood there
-// before it; p.Previous is what a rollback goes back from, and it is a Conflict when that has moved by now. A digest
-// that is current already stays so: nothing is recorded, and the promotion returned has no ID. evidence goes into the
-// ledger entry.
-func (db *DB) Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error) {
-	defer db.hot.forget(p.Repository)
-	if !pass.Promotes() || pass.Digest() != p.Digest || pass.Repository() != p.Repository || pass.PolicyHash() != p.PolicyHash {
-		return p, artifact.Errorf(artifact.Denied, "no verdict allows %s@%s", p.Repository, p.Digest)
+// Promote makes the digest of each move, for which its pass is, the current one of an environment, and writes its grants
+// and the ledger entry, of all moves in one transaction. Promotions to a repository's environments take turns: each goes
+// from its Previous, and it is a Conflict when the pointer has moved by now. A digest that is current already stays so:
+// nothing is recorded, and the promotion returned has no ID.
+func (db *DB) Promote(ctx context.Context, moves ...promotion.Move) ([]artifact.Promotion, error) {
+	// In one order, or two of them would wait for each other.
+	order := make([]int, len(moves))
+	for i, m := range moves {
+		defer db.hot.forget(m.Repository)
+		if !m.Pass.Promotes() || m.Pass.Digest() != m.Digest || m.Pass.Repository() != m.Repository || m.Pass.PolicyHash() != m.PolicyHash {
+			return nil, artifact.Errorf(artifact.Denied, "no verdict allows %s@%s", m.Repository, m.Digest)
+		}
+		order[i] = i
 	}
-	asked := p
+	slices.SortFunc(order, func(x, y int) int { return strings.Compare(moves[x].Repository.String(), moves[y].Repository.String()) })
+	done := make([]artifact.Promotion, len(moves))
 	err := db.Transact(ctx, func(tx pgx.Tx) error {
-		p = asked
-		if err := lockGrants(ctx, tx, p.Repository); err != nil {
-			return err
+		for _, i := range order {
+			if err := lockGrants(ctx, tx, moves[i].Repository); err != nil {
+				return err
+			}
 		}
-		current, err := deployment(ctx, tx, `where d.repository = $1 and d.environment = $2`, p.Repository, p.Environment)
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-			return err
+		for _, i := range order {
+			var err error
+			if done[i], err = db.promote(ctx, tx, moves[i]); err != nil {
+				return err
+			}
 		}
-		if p.Action == "rollback" && current.Digest != p.Previous {
-			return artifact.Errorf(artifact.Conflict, "%s of %s was moved to %s by %s at this moment; look at `waybill status`, then roll back again", p.Environment, p.Repository, current.Digest, current.Actor)
-		}
-		if p.Previous = current.Digest; current.Digest == p.Digest {
-			return nil
-		}
-		if err := staysHere(ctx, tx, p.Repository, p.Digest); err != nil {
-			return err
-		}
-		if err := db.stillPasses(ctx, tx, pass); err != nil {
-			return err
-		}
-		recalled, err := recalledIn(ctx, tx, p.Repository, p.Digest)
-		if err != nil {
-			return err
-		}
-		if len(recalled) > 0 {
-			return artifact.Coded(artifact.Denied, "DENIED", "%s@%s: %s", p.Repository, p.Digest, strings.Join(recalled, "; "))
-		}
-		if err := db.move(ctx, tx, &p, evidence); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2`, p.Repository, p.Digest); err != nil {
-			return err
-		}
-		return db.useWaivers(ctx, tx, pass.Waivers(), "", ledger.Entry{Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment, PolicyHash: p.PolicyHash, Reason: "promotion"})
+		return nil
 	})
-	return p, err
+	return done, err
 }
 
-// stillPasses refuses a pass that another policy, or a waiver's end, has overtaken. None is applied until the transaction
+// promote makes one move. The caller holds lockGrants.
+func (db *DB) promote(ctx context.Context, tx pgx.Tx, m promotion.Move) (artifact.Promotion, error) {
+	p := m.Promotion
+	current, err := deployment(ctx, tx, `where d.repository = $1 and d.environment = $2`, p.Repository, p.Environment)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return p, err
+	}
+	if current.Digest == p.Digest && (p.Action != "rollback" || p.Previous == p.Digest) {
+		p.Previous = current.Digest
+		return p, nil
+	}
+	if current.Digest != p.Previous {
+		return p, moved(p, current)
+	}
+	if err := staysHere(ctx, tx, p.Repository, p.Digest); err != nil {
+		return p, err
+	}
+	if err := db.stillPasses(ctx, tx, m); err != nil {
+		return p, err
+	}
+	recalled, err := recalledIn(ctx, tx, p.Repository, p.Digest)
+	if err != nil {
+		return p, err
+	}
+	if len(recalled) > 0 {
+		return p, artifact.Coded(artifact.Denied, "DENIED", "%s@%s: %s", p.Repository, p.Digest, strings.Join(recalled, "; "))
+	}
+	if err := holdApprovals(ctx, tx, m.Approvals); err != nil {
+		return p, err
+	}
+	if err := db.move(ctx, tx, &p, m.Evidence); err != nil {
+		return p, err
+	}
+	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2`, p.Repository, p.Digest); err != nil {
+		return p, err
+	}
+	return p, db.useWaivers(ctx, tx, m.Pass.Waivers(), "", ledger.Entry{Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment, PolicyHash: p.PolicyHash, Reason: "promotion"})
+}
+
+// moved tells who lost a race who won it.
+func moved(p artifact.Promotion, current artifact.Deployment) error {
+	again := map[string]string{"promote": "promote", "rollback": "roll back"}[p.Action]
+	if current.Digest.IsZero() {
+		return artifact.Errorf(artifact.Conflict, "%s of %s lost %s at this moment, which was recalled; look at `waybill status`, then %s again", p.Environment, p.Repository, p.Previous, again)
+	}
+	return artifact.Errorf(artifact.Conflict, "%s of %s was moved to %s %s by %s at this moment; look at `waybill status`, then %s again if it shall run %s nevertheless",
+		p.Environment, p.Repository, current.Version, current.Digest, current.Actor, again, p.Digest)
+}
+
+// stillPasses refuses a move that another policy or pipeline, or a waiver's end, has overtaken. None is applied until the transaction
 // ends: whoever judges everything again then, finds what was promoted.
-func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, pass policy.Pass) error {
-	var versions int
+func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, m promotion.Move) error {
+	var policies, pipelines int
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, int64(lockPolicy)); err != nil {
 		return err
 	}
-	if err := tx.QueryRow(ctx, `select count(*) from documents where kind = 'Policy'`).Scan(&versions); err != nil {
+	if err := tx.QueryRow(ctx, `select count(*) filter (where kind = 'Policy'), count(*) filter (where kind = 'Pipeline') from documents`).Scan(&policies, &pipelines); err != nil {
 		return err
 	}
-	if versions > pass.Versions() || !pass.Holds(db.now()) {
+	if policies > m.Pass.Versions() || !m.Pass.Holds(db.now()) {
 		return artifact.Errorf(artifact.Conflict, "the policies, or a waiver, changed at this moment; look at `waybill verdict`, and promote again")
+	}
+	if pipelines > m.Versions {
+		return artifact.Errorf(artifact.Conflict, "the pipelines changed at this moment; promote again, by the gates of now")
 	}
 	return nil
 }
@@ -201,8 +248,14 @@ func (db *DB) move(ctx context.Context, tx pgx.Tx, p *artifact.Promotion, eviden
 	}
 	p.At = moment(p.At)
 	var err error
+	if len(p.Overridden) > 0 {
+		if _, err = appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindOverride, Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment,
+			Version: p.Version, PolicyHash: p.PolicyHash, Reasons: p.Overridden, Reason: p.Reason}); err != nil {
+			return err
+		}
+	}
 	if p.LedgerIndex, err = appendLedger(ctx, tx, ledger.Entry{Kind: kind, Actor: p.Actor, At: p.At, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment,
-		Version: p.Version, Previous: p.Previous, PolicyHash: p.PolicyHash, Evidence: evidence, Reason: p.Reason}); err != nil {
+		Version: p.Version, Previous: p.Previous, PolicyHash: p.PolicyHash, Evidence: evidence, Subject: p.Release, Reason: p.Reason}); err != nil {
 		return err
 	}
 	if err := insertPromotion(ctx, tx, p); err != nil {
@@ -234,26 +287,26 @@ func moment(t time.Time) time.Time {
 }
 
 func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) error {
-	return tx.QueryRow(ctx, `insert into promotions (action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning id`, p.Action, p.Repository, p.Environment, p.Digest, p.Version, p.Previous, p.Actor, p.Reason,
-		p.PolicyHash, p.LedgerIndex, p.At).Scan(&p.ID)
+	return tx.QueryRow(ctx, `insert into promotions (action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at, overridden, release, advisory)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) returning id`, p.Action, p.Repository, p.Environment, p.Digest, p.Version, p.Previous, p.Actor, p.Reason,
+		p.PolicyHash, p.LedgerIndex, p.At, orNone(p.Overridden), p.Release, p.Advisory).Scan(&p.ID)
 }
 
 // Recall withdraws a digest: its grants and pointers go, in every environment of the repository, and it never comes
 // back. An environment whose current one it was has none until the next promotion or rollback. What other promotions
 // share with it stays. Recalling it again changes nothing.
-func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
+func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
 	defer db.hot.forget(repository)
-	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason) })
+	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason, advisory) })
 }
 
-func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor, reason string) error {
+func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
 	if err := lockGrants(ctx, tx, repository); err != nil {
 		return err
 	}
 	at := moment(time.Time{})
-	tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at) select $1, $2, $3, $4, $5 where exists
-		(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at)
+	tag, err := tx.Exec(ctx, `insert into recalls (repository, digest, actor, reason, at, advisory) select $1, $2, $3, $4, $5, $6 where exists
+		(select from manifests where repository = $1 and digest = $2) on conflict do nothing`, repository, digest, actor, reason, at, advisory)
 	if err != nil {
 		return err
 	}
@@ -271,12 +324,12 @@ func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, dige
 	if _, err := tx.Exec(ctx, `delete from turned_bad where repository = $1 and digest = $2 and response <> 'recall'`, repository, digest); err != nil {
 		return err
 	}
-	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Reason: reason})
+	index, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindRecall, Actor: actor, At: at, Repository: repository, Digest: digest, Environments: environments, Subject: advisory, Reason: reason})
 	if err != nil {
 		return err
 	}
 	for _, e := range environments {
-		p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at}
+		p := artifact.Promotion{Action: "recall", Repository: repository, Environment: e, Digest: digest, Actor: actor, Reason: reason, LedgerIndex: index, At: at, Advisory: advisory}
 		if err := insertPromotion(ctx, tx, &p); err != nil {
 			return err
 		}
@@ -293,7 +346,7 @@ func recalledBefore(ctx context.Context, tx pgx.Tx, repository artifact.Reposito
 	return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s", repository, digest)
 }
 
-const promotionColumns = `id, action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at`
+const promotionColumns = `id, action, repository, environment, digest, version, previous, actor, reason, policy_hash, ledger_index, at, overridden, release, advisory`
 
 // History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in which
 // they happened.

@@ -9,7 +9,6 @@ import (
 
 	"waybill/artifact"
 	"waybill/ledger"
-	"waybill/policy"
 	"waybill/promotion"
 )
 
@@ -105,14 +104,14 @@ func TestPromoteRefuses(t *testing.T) {
 	}
 	// Not even the store takes a promotion without a pass for exactly it.
 	p := artifact.Promotion{Action: "promote", Repository: s.repository, Environment: parsed(t, artifact.ParseEnvironment, "dev"), Digest: v1}
-	_, err := s.db.Promote(s.ctx, p, policy.Pass{})
+	_, err := s.db.Promote(s.ctx, promotion.Move{Promotion: p})
 	require.Equal(t, artifact.Denied, artifact.KindOf(err))
 	verdict, err := s.judge.JudgeStored(s.ctx, s.repository, v1)
 	require.NoError(t, err)
 	pass, err := verdict.Promotion()
 	require.NoError(t, err)
 	p.Digest, p.PolicyHash = s.release("v2"), pass.PolicyHash()
-	_, err = s.db.Promote(s.ctx, p, pass)
+	_, err = s.db.Promote(s.ctx, s.to(p, pass))
 	require.Equal(t, artifact.Denied, artifact.KindOf(err))
 	deployments, err := s.db.Deployments(s.ctx, artifact.Repository{})
 	require.NoError(t, err)
@@ -188,19 +187,23 @@ func TestPromoteAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, 2*n)
 	for i := range errs { // each version twice
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			_, errs[i] = s.promote(versions[i%n], "dev")
-		}()
+		wg.Go(func() { _, errs[i] = s.promote(versions[i%n], "dev") })
 	}
 	wg.Wait()
+	won := 0
 	for _, err := range errs {
-		require.NoError(t, err)
+		if err == nil {
+			won++
+			continue
+		}
+		require.Equal(t, artifact.Conflict, artifact.KindOf(err), "%v", err)
+		require.ErrorContains(t, err, "by user:ada at this moment", "who lost is told to whom")
 	}
+	require.Positive(t, won)
 	history, err := s.db.History(s.ctx, s.repository)
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(history), n)
+	require.LessOrEqual(t, len(history), won)
+	require.NotEmpty(t, history)
 	var before artifact.Digest
 	for _, p := range history {
 		require.Equal(t, before, p.Previous)
@@ -236,7 +239,7 @@ func TestRollback(t *testing.T) {
 	require.Equal(t, artifact.NotFound, artifact.KindOf(err))
 
 	// What was recalled is skipped, and what policy denies by now is refused.
-	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, v2, "CVE"))
+	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, v2, "CVE", ""))
 	s.judge.denied[v1] = true
 	_, err = s.rollback("staging")
 	require.Equal(t, []string{"inspect"}, rules(t, err))
@@ -281,7 +284,7 @@ func TestRecall(t *testing.T) {
 	s.mustPromote("v1", "staging", "production")
 	s.mustPromote("v2", "dev")
 	recall := func(p artifact.Principal, d artifact.Digest, reason string) error {
-		return s.service.Recall(s.ctx, p, s.repository, d, reason)
+		return s.service.Recall(s.ctx, p, s.repository, d, reason, "")
 	}
 	require.Equal(t, artifact.Invalid, artifact.KindOf(recall(s.ada, v1, " ")))
 	require.Equal(t, artifact.NotFound, artifact.KindOf(recall(s.ada, artifact.DigestOf(nil), "x")))
@@ -325,7 +328,7 @@ func TestRecallInIndex(t *testing.T) {
 	s.sign(other, "key-1")
 	s.mustPromote("multi", "dev")
 	require.NoError(t, s.pulls("dev", one))
-	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, one, "CVE"))
+	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, one, "CVE", ""))
 	require.ErrorContains(t, s.pulls("dev", one), "recalled")
 	require.Error(t, s.pulls("dev", artifact.DigestOf([]byte("layer of one"))))
 	require.NoError(t, s.pulls("dev", two))
@@ -335,7 +338,7 @@ func TestRecallInIndex(t *testing.T) {
 	require.ErrorContains(t, err, "the index holds "+one.String())
 	s.sound()
 
-	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, multi, "all of it"))
+	require.NoError(t, s.service.Recall(s.ctx, s.ada, s.repository, multi, "all of it", ""))
 	require.Error(t, s.pulls("dev", two), "the children came with the index only")
 	require.True(t, s.current("dev").IsZero())
 	s.sound()

@@ -61,7 +61,7 @@ func TestReplicationIsOfThePromotion(t *testing.T) {
 		require.Equal(t, v1, all[0].Digest, "the newest")
 		require.Equal(t, v2, all[1].Digest)
 	})
-	require.NoError(t, s.db.Recall(s.ctx, s.repository, v1, "user:ada", "CVE"))
+	require.NoError(t, s.db.Recall(s.ctx, s.repository, v1, "user:ada", "CVE", ""))
 	why, err := s.db.RecalledIn(s.ctx, s.repository, v1)
 	require.NoError(t, err)
 	require.Len(t, why, 1)

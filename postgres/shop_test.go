@@ -226,3 +226,11 @@ func (s *shop) tells(do func()) {
 	_, err = listener.Exec(s.ctx, "unlisten changed")
 	require.NoError(s.t, err)
 }
+
+// to is a move that its pass allows, from whatever the environment runs.
+func (s *shop) to(p artifact.Promotion, pass policy.Pass) promotion.Move {
+	current, _, err := s.db.Current(s.ctx, p.Repository, p.Environment)
+	require.NoError(s.t, err)
+	p.Previous = current.Digest
+	return promotion.Move{Promotion: p, Pass: pass, Versions: 1}
+}

@@ -69,7 +69,7 @@ func newTown(t testing.TB) *town {
 	w := &town{shop: newShop(t), blobs: map[artifact.Digest][]byte{}, time: time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC), bob: artifact.Principal{Name: "user:bob", Role: artifact.Approver}}
 	w.db.Now = w.now
 	cold := postgres.Cold{DB: w.db}
-	w.judge = policy.NewJudge(policy.JudgeConfig{Facts: cold, Contents: townContents{cold, w}, Policies: w.db, Waivers: w.db, Now: w.now})
+	w.judge = policy.NewJudge(policy.JudgeConfig{Facts: cold, Scans: unscanned{}, Contents: townContents{cold, w}, Policies: w.db, Waivers: w.db, Now: w.now})
 	w.many = w.judge.Many(cold, townContents{cold, w})
 	w.service = promotion.NewService(promotion.Config{Store: w.db, Judge: w.judge, KeyID: "key-1", Now: w.now})
 	w.waiving = policy.NewWaiving(policy.WaivingConfig{Store: w.db, Policies: w.db, MaxLife: 90 * 24 * time.Hour, Max: 3, Now: w.now})
@@ -205,4 +205,11 @@ func asJSON(t testing.TB, v any) string {
 	b, err := json.Marshal(v)
 	require.NoError(t, err)
 	return string(b)
+}
+
+// unscanned is a scanner without an advisory database.
+type unscanned struct{}
+
+func (unscanned) Scan(_ context.Context, s artifact.Subject, _ bool) (artifact.Scan, bool, error) {
+	return artifact.Scan{Digest: s.Digest, State: artifact.ScanPending, Reason: "no advisory database"}, false, nil
 }

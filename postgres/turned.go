@@ -153,7 +153,7 @@ func (db *DB) turnBad(ctx context.Context, v policy.Verdict) (t artifact.TurnedB
 			t.Repository, t.Digest, t.Response, t.Reasons, t.PolicyHash, names(environments), t.LedgerIndex, t.Since); err != nil || t.Response != artifact.RespondRecall {
 			return err
 		}
-		return recall(ctx, tx, v.Repository, v.Digest, artifact.System.Name, recallReason(reasons))
+		return recall(ctx, tx, v.Repository, v.Digest, artifact.System.Name, recallReason(reasons), "")
 	})
 	return t, err
 }

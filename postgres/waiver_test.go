@@ -81,7 +81,7 @@ func TestWaiverEndsMeanwhile(t *testing.T) {
 	late.Verdict.Digest = late.Digest
 	_, err = w.waiving.Revoke(w.ctx, w.bob, 1)
 	require.NoError(t, err)
-	_, err = w.db.Promote(w.ctx, p, pass)
+	_, err = w.db.Promote(w.ctx, w.to(p, pass))
 	require.ErrorContains(t, err, "ended at this moment")
 	require.ErrorContains(t, w.db.PutManifest(w.ctx, late, func(artifact.Tag) bool { return true }), "ended at this moment")
 	require.Equal(t, artifact.Pending, w.stored(root).Outcome)
@@ -92,7 +92,7 @@ func TestWaiverEndsMeanwhile(t *testing.T) {
 	pass, err = v.Promotion()
 	require.NoError(t, err)
 	w.pass(72 * time.Hour)
-	_, err = w.db.Promote(w.ctx, p, pass)
+	_, err = w.db.Promote(w.ctx, w.to(p, pass))
 	require.ErrorContains(t, err, "promote again")
 
 	good := w.lands("v3", "1000")
@@ -102,7 +102,7 @@ func TestWaiverEndsMeanwhile(t *testing.T) {
 	require.NoError(t, err)
 	w.enforce(lax)
 	p.Digest = good
-	_, err = w.db.Promote(w.ctx, p, pass)
+	_, err = w.db.Promote(w.ctx, w.to(p, pass))
 	require.Equal(t, artifact.Conflict, artifact.KindOf(err), "nor does a verdict of older policies")
 	w.sound()
 }

@@ -11,11 +11,28 @@ import (
 
 // Evidence is what is known of a digest when its gates are evaluated.
 type Evidence struct {
-	Reached   []artifact.Environment // where it was promoted to and not recalled from
-	KeyID     string                 // of the key that signed it
-	Signature artifact.Digest        // of the artifact that carries its signature; zero: it is not signed
-	Scans     []artifact.Scan        // of the image, or of each image of an index
-	Recalled  []string               // who withdrew it, or a part of it, and why
+	Reached   []artifact.Environment             // where it was promoted to and not recalled from
+	Since     map[artifact.Environment]time.Time // of those: the last time
+	KeyID     string                             // of the key that signed it
+	Signature artifact.Digest                    // of the artifact that carries its signature; zero: it is not signed
+	Scans     []artifact.Scan                    // of the image, or of each image of an index
+	Recalled  []string                           // who withdrew it, or a part of it, and why
+	Approvals []artifact.Approval                // that were not revoked, for any environment
+	Pushers   []string                           // who pushed it, or a part of it, anywhere
+
+	// Attested are, of each attestation that the stage asks for, the predicates of those that were verified.
+	Attested [][]map[string]any
+}
+
+// Asked is who asks for a promotion, and when.
+type Asked struct {
+	KeyID      string // of the signing key in force; "" takes a signature by any of the service's keys
+	Actor      string
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Version    string
+	Reason     string
+	At         time.Time
 }
 
 // digests is what a ledger entry names of the evidence.
@@ -33,40 +50,68 @@ func (e Evidence) digests() []artifact.Digest {
 	return all
 }
 
-// Unmet evaluates every gate of a stage and returns those that are not met, each with what would meet it. keyID is that
-// of the signing key in force; "" takes a signature by any of the service's keys. It is pure: now is a parameter.
-func (s Stage) Unmet(e Evidence, keyID string, now time.Time) []artifact.Reason {
+// Unmet evaluates every gate of a stage and returns those that are not met, each with what would meet it. It is pure.
+func (s Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 	var unmet []artifact.Reason
-	add := func(gate, format string, args ...any) {
-		unmet = append(unmet, artifact.Reason{Rule: gate, Message: fmt.Sprintf(format, args...)})
+	add := func(gate string, awaits artifact.Awaited, format string, args ...any) {
+		unmet = append(unmet, artifact.Reason{Rule: gate, Awaits: awaits, Message: fmt.Sprintf(format, args...)})
 	}
 	for _, why := range e.Recalled {
-		add("recalled", "%s; promote another digest", why)
+		add("recalled", "", "%s; promote another digest", why)
 	}
 	for _, earlier := range s.Requires.After {
 		if !contains(e.Reached, earlier) {
-			add("after", "it was not promoted to %s; promote it there first", earlier)
+			add("after", artifact.AwaitsPeople, "it was not promoted to %s; promote it there first", earlier)
 		}
 	}
+	unmet = append(unmet, s.Requires.unsoaked(e, a.At)...)
 	switch {
 	case e.Signature.IsZero():
-		add("signed", "it is not signed yet; signing follows a push by some seconds, so try again, or look at `waybill verdict` for why it is not")
-	case keyID != "" && e.KeyID != keyID:
-		add("signed", "it is signed by key %s, which is no longer in force; push it again to have it signed by %s", e.KeyID, keyID)
+		add("signed", artifact.AwaitsWork, "it is not signed yet; signing follows a push by some seconds, so try again, or look at `waybill verdict` for why it is not")
+	case a.KeyID != "" && e.KeyID != a.KeyID:
+		add("signed", "", "it is signed by key %s, which is no longer in force; push it again to have it signed by %s", e.KeyID, a.KeyID)
 	}
 	if gate := s.Requires.Scan; gate != nil {
-		for _, why := range gate.unmet(e.Scans, now) {
-			add("scan", "%s", why)
-		}
+		unmet = append(unmet, gate.unmet(e.Scans, a.At)...)
 	}
-	return unmet
+	for i, gate := range s.Requires.Attestations {
+		var verified []map[string]any
+		if i < len(e.Attested) {
+			verified = e.Attested[i]
+		}
+		unmet = append(unmet, gate.unmet(verified)...)
+	}
+	if gate := s.Requires.Expression; gate != nil {
+		unmet = append(unmet, gate.unmet(s.Environment, e, a)...)
+	}
+	if gate := s.Requires.Approvals; gate != nil {
+		unmet = append(unmet, gate.unmet(s.Environment, e, a.Actor)...)
+	}
+	return append(unmet, unmetFreezes(s.Freezes, a.At)...)
 }
 
-func (g ScanGate) unmet(scans []artifact.Scan, now time.Time) []string {
-	if len(scans) == 0 {
-		return []string{"it has no image that was scanned; this environment wants " + g.String()}
+// unsoaked says of the environments before how long the digest must stay there still.
+func (r Requires) unsoaked(e Evidence, now time.Time) (reasons []artifact.Reason) {
+	for _, earlier := range r.After {
+		if r.Soak == 0 || !contains(e.Reached, earlier) { // not there at all: `after` says so
+			continue
+		}
+		since := e.Since[earlier]
+		if until := since.Add(r.Soak); until.After(now) {
+			reasons = append(reasons, artifact.Reason{Rule: "soak", Awaits: artifact.AwaitsTime, Until: until.UTC(), Message: fmt.Sprintf("it is in %s since %s, and has to be for %s; promote it from %s on",
+				earlier, since.UTC().Format(time.RFC3339), r.Soak, until.UTC().Format(time.RFC3339))})
+		}
 	}
-	var why []string
+	return reasons
+}
+
+func (g ScanGate) unmet(scans []artifact.Scan, now time.Time) (why []artifact.Reason) {
+	add := func(awaits artifact.Awaited, format string, args ...any) {
+		why = append(why, artifact.Reason{Rule: "scan", Awaits: awaits, Message: fmt.Sprintf(format, args...)})
+	}
+	if len(scans) == 0 {
+		add("", "it has no image that was scanned; this environment wants %s", g)
+	}
 	for _, scan := range scans {
 		of := ""
 		if len(scans) > 1 {
@@ -74,15 +119,15 @@ func (g ScanGate) unmet(scans []artifact.Scan, now time.Time) []string {
 		}
 		switch {
 		case scan.State != artifact.Scanned:
-			why = append(why, fmt.Sprintf("the scan%s is %s: %s", of, scan.State, scan.Reason))
+			add(artifact.AwaitsWork, "the scan%s is %s: %s", of, scan.State, scan.Reason)
 			continue
 		case g.MaxAge > 0 && now.Sub(scan.ScannedAt) > g.MaxAge:
-			why = append(why, fmt.Sprintf("the scan%s is %s old, over the %v allowed; import a newer advisory database to have it scanned again",
-				of, now.Sub(scan.ScannedAt).Round(time.Minute), g.MaxAge))
+			add(artifact.AwaitsWork, "the scan%s is %s old, over the %v allowed; import a newer advisory database to have it scanned again",
+				of, now.Sub(scan.ScannedAt).Round(time.Minute), g.MaxAge)
 		}
 		if g.Severity != "" {
 			if bad := g.severe(scan); len(bad) > 0 {
-				why = append(why, fmt.Sprintf("the scan%s found %d of severity %s or worse: %s; fix them and build anew", of, len(bad), g.Severity, strings.Join(bad[:min(5, len(bad))], ", ")))
+				add("", "the scan%s found %d of severity %s or worse: %s; fix them and build anew", of, len(bad), g.Severity, strings.Join(bad[:min(5, len(bad))], ", "))
 			}
 		}
 	}

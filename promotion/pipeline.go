@@ -5,6 +5,7 @@ package promotion
 import (
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,12 +28,18 @@ type Pipeline struct {
 type Stage struct {
 	Environment artifact.Environment
 	Requires    Requires
+	Freezes     []Freeze `json:",omitempty"` // when nothing goes there
 }
 
 // Requires is what an environment asks of a digest. A signature by Waybill is asked for always.
 type Requires struct {
-	After []artifact.Environment
-	Scan  *ScanGate
+	After     []artifact.Environment
+	Soak      time.Duration `json:",omitzero"` // that it was in each of After, since it was promoted there last
+	Scan      *ScanGate
+	Approvals *ApprovalGate `json:",omitempty"`
+
+	Attestations []AttestationGate `json:",omitempty"`
+	Expression   *ExpressionGate   `json:",omitempty"`
 }
 
 // ScanGate asks for a scan no older than MaxAge (0: of any age) without a finding of Severity or worse ("": any).
@@ -80,27 +87,29 @@ type stageSource struct {
 			MaxAge   string            `yaml:"maxAge"`
 			Severity artifact.Severity `yaml:"severity"`
 		} `yaml:"scan"`
-		// Known, so that asking for one is refused with its name and never passed over.
-		Soak         any `yaml:"soak"`
-		Attestations any `yaml:"attestations"`
-		Approvals    any `yaml:"approvals"`
-		Expression   any `yaml:"expression"`
+		Attestations []struct {
+			Type    string   `yaml:"type"`
+			Keys    []string `yaml:"keys"`
+			Result  string   `yaml:"result"`
+			CEL     string   `yaml:"cel"`
+			Message string   `yaml:"message"`
+		} `yaml:"attestations"`
+		Expression *struct {
+			CEL     string `yaml:"cel"`
+			Message string `yaml:"message"`
+		} `yaml:"expression"`
+		Soak      string `yaml:"soak"`
+		Approvals *struct {
+			Count     *int          `yaml:"count"`
+			Role      artifact.Role `yaml:"role"`
+			NotPusher bool          `yaml:"notPusher"`
+		} `yaml:"approvals"`
 	} `yaml:"requires"`
-	Freeze any `yaml:"freeze"`
-}
-
-// notOffered names a gate that is asked for and that this version does not have; "" when there is none.
-func (s stageSource) notOffered() string {
-	for _, gate := range []struct {
-		key string
-		ask any
-	}{{"requires.soak", s.Requires.Soak}, {"requires.attestations", s.Requires.Attestations}, {"requires.approvals", s.Requires.Approvals},
-		{"requires.expression", s.Requires.Expression}, {"freeze", s.Freeze}} {
-		if gate.ask != nil {
-			return gate.key
-		}
-	}
-	return ""
+	Freeze []struct {
+		Cron     string `yaml:"cron"`
+		For      string `yaml:"for"`
+		Timezone string `yaml:"timezone"`
+	} `yaml:"freeze"`
 }
 
 // Parse reads pipelines, one or many documents. What is unknown or unsound is an Invalid error with file, line and
@@ -167,9 +176,6 @@ func parseStage(n policy.Node, i int, s stageSource, before []Stage) (Stage, err
 	if known(e) {
 		return Stage{}, at("name").Errorf("environment %s stands twice in this pipeline", e)
 	}
-	if key := s.notOffered(); key != "" {
-		return Stage{}, at(key).Errorf("%s is not offered by this version, and a gate that nobody asks must not stand here; the gates are after, signed and scan", key)
-	}
 	stage := Stage{Environment: e}
 	for _, name := range s.Requires.After {
 		earlier, err := artifact.ParseEnvironment(name)
@@ -193,8 +199,91 @@ func parseStage(n policy.Node, i int, s stageSource, before []Stage) (Stage, err
 		}
 		stage.Requires.Scan = &gate
 	}
-	return stage, nil
+	return stage, errors.Join(stage.addSoak(at, s), stage.addApprovals(at, s), stage.addStatements(at, s), stage.addFreezes(at, s))
 }
+
+func (stage *Stage) addSoak(at func(string) policy.Node, s stageSource) error {
+	if s.Requires.Soak == "" {
+		return nil
+	}
+	d, err := policy.ParseDuration(s.Requires.Soak)
+	switch {
+	case err != nil:
+		return at("requires.soak").Errorf("soak is %q; want a duration such as 2h", s.Requires.Soak)
+	case len(stage.Requires.After) == 0:
+		return at("requires.soak").Errorf("soak is a time in the environments before this one; say after: which these are")
+	}
+	stage.Requires.Soak = time.Duration(d)
+	return nil
+}
+
+func (stage *Stage) addApprovals(at func(string) policy.Node, s stageSource) error {
+	src := s.Requires.Approvals
+	if src == nil {
+		return nil
+	}
+	gate := ApprovalGate{Count: 1, Role: src.Role, NotPusher: src.NotPusher}
+	if src.Count != nil {
+		gate.Count = *src.Count
+	}
+	if gate.Role == "" {
+		gate.Role = artifact.Approver
+	}
+	switch {
+	case gate.Count < 1 || gate.Count > maxApprovals:
+		return at("requires.approvals.count").Errorf("count is %d; want 1 to %d", gate.Count, maxApprovals)
+	case !(artifact.Principal{Role: gate.Role}).Can(artifact.ActionApprove, artifact.Repository{}):
+		return at("requires.approvals.role").Errorf("role is %q; want one that may approve: approver or admin", gate.Role)
+	}
+	stage.Requires.Approvals = &gate
+	return nil
+}
+
+func (stage *Stage) addStatements(at func(string) policy.Node, s stageSource) error {
+	if len(s.Requires.Attestations) > maxAttestations {
+		return at("requires.attestations").Errorf("attestations has %d entries; at most %d are taken", len(s.Requires.Attestations), maxAttestations)
+	}
+	for i, src := range s.Requires.Attestations {
+		gate, err := NewAttestationGate(src.Type, src.Keys, src.Result, src.CEL, src.Message)
+		if err != nil {
+			return at(fmt.Sprintf("requires.attestations[%d].type", i)).Errorf("%v", err)
+		}
+		stage.Requires.Attestations = append(stage.Requires.Attestations, gate)
+	}
+	if src := s.Requires.Expression; src != nil {
+		gate, err := NewExpressionGate(src.CEL, src.Message)
+		if err != nil {
+			return at("requires.expression.cel").Errorf("%v", err)
+		}
+		stage.Requires.Expression = &gate
+	}
+	return nil
+}
+
+func (stage *Stage) addFreezes(at func(string) policy.Node, s stageSource) error {
+	if len(s.Freeze) > maxFreezes {
+		return at("freeze").Errorf("freeze has %d windows; at most %d are taken", len(s.Freeze), maxFreezes)
+	}
+	for i, src := range s.Freeze {
+		here := func(key string) policy.Node { return at(fmt.Sprintf("freeze[%d].%s", i, key)) }
+		length, err := policy.ParseDuration(src.For)
+		if err != nil {
+			return here("for").Errorf("for is %q; want a duration such as 64h", src.For)
+		}
+		f, err := NewFreeze(src.Cron, time.Duration(length), src.Timezone)
+		if err != nil {
+			return here("cron").Errorf("%v", err)
+		}
+		stage.Freezes = append(stage.Freezes, f)
+	}
+	return nil
+}
+
+// Bounds of a stage.
+const (
+	maxApprovals = 20
+	maxFreezes   = 20
+)
 
 // Name is the pipeline's name.
 func (p Pipeline) Name() string { return p.name }

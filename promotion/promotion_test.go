@@ -142,7 +142,7 @@ func TestUnmet(t *testing.T) {
 			e := good
 			e.Scans = []artifact.Scan{good.Scans[0]}
 			c.change(&e)
-			unmet := all.Unmet(e, "k1", now)
+			unmet := all.Unmet(e, Asked{KeyID: "k1", At: now})
 			require.Len(t, unmet, len(c.want)/2, "%v", unmet)
 			for i, r := range unmet {
 				require.Equal(t, c.want[2*i], r.Rule)
@@ -150,11 +150,11 @@ func TestUnmet(t *testing.T) {
 			}
 		})
 	}
-	require.Empty(t, all.Unmet(good, "", now), "any key")
+	require.Empty(t, all.Unmet(good, Asked{At: now}), "any key")
 	// Without parameters the gate asks for a scan, of any age and result, and no more.
 	any := Stage{Requires: Requires{Scan: &ScanGate{}}}
-	require.Empty(t, any.Unmet(Evidence{Signature: digest("sig"), Scans: []artifact.Scan{scanned(9999*time.Hour, artifact.Critical)}}, "", now))
-	require.Len(t, any.Unmet(Evidence{Signature: digest("sig"), Scans: []artifact.Scan{{State: artifact.ScanPending}}}, "", now), 1)
+	require.Empty(t, any.Unmet(Evidence{Signature: digest("sig"), Scans: []artifact.Scan{scanned(9999*time.Hour, artifact.Critical)}}, Asked{At: now}))
+	require.Len(t, any.Unmet(Evidence{Signature: digest("sig"), Scans: []artifact.Scan{{State: artifact.ScanPending}}}, Asked{At: now}), 1)
 }
 
 func TestBefore(t *testing.T) {

@@ -2,6 +2,7 @@ package promotion
 
 import (
 	"context"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,20 +32,42 @@ type Store interface {
 	// Trail returns the promotions and rollbacks to an environment, in order, of digests that are still here and were
 	// not recalled.
 	Trail(ctx context.Context, repository artifact.Repository, environment artifact.Environment) ([]artifact.Promotion, error)
-	// Promote moves the environment's pointer to the digest and writes its grants; it returns what was recorded, with
-	// no ID when the pointer stood there already. Promotions to one environment take turns. A rollback goes from
-	// p.Previous, and is a Conflict when the pointer stands elsewhere by now.
-	Promote(ctx context.Context, p artifact.Promotion, pass policy.Pass, evidence ...artifact.Digest) (artifact.Promotion, error)
+	// Promote makes all moves or none: each moves its environment's pointer to the digest and writes its grants. It
+	// returns what was recorded, with no ID where the pointer stood there already. Promotions to one environment take
+	// turns: each goes from Move.Previous, and it is a Conflict when the pointer stands elsewhere by now.
+	Promote(ctx context.Context, moves ...Move) ([]artifact.Promotion, error)
 	// Recall takes a digest out of every environment of its repository.
-	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason string) error
+	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error
+	// RetireEnvironment takes an environment that no pipeline names away: whatever could be pulled from it, in any repository, no
+	// longer can. versions is that of all pipelines when this was looked at. It returns how many digests that were.
+	RetireEnvironment(ctx context.Context, environment artifact.Environment, actor, reason string, versions int) (int, error)
+	ApprovalStore
+	ReleaseStore
+}
+
+// Move is a promotion or a rollback that may be made.
+type Move struct {
+	artifact.Promotion
+	Pass      policy.Pass
+	Evidence  []artifact.Digest // for the ledger
+	Approvals []int64           // that it rests on
+	Versions  int               // of all pipelines, when its gates were evaluated
+}
+
+// Attestations finds signed statements; signer.Attestations is one.
+type Attestations interface {
+	// Attested returns the predicates of statements about a digest that are of a type and signed by one of the keys,
+	// public ones in PEM; without any, by the service's own.
+	Attested(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, keys []string) ([]map[string]any, error)
 }
 
 // Config names what the service needs.
 type Config struct {
-	Store Store
-	Judge Judge
-	KeyID string // of the signing key in force, whose signature the gates ask for; "": any key of the service
-	Now   func() time.Time
+	Store        Store
+	Judge        Judge
+	Attestations Attestations // nil: there are none
+	KeyID        string       // of the signing key in force, whose signature the gates ask for; "": any key of the service
+	Now          func() time.Time
 }
 
 // Service is the use cases of promotion.
@@ -65,6 +88,7 @@ type Request struct {
 	Environment artifact.Environment
 	Reason      string
 	DryRun      bool
+	Override    bool // of gates that are not met, by an admin, who says why
 }
 
 // Result is what a promotion or rollback came to.
@@ -90,8 +114,14 @@ func (s *Service) Promote(ctx context.Context, p artifact.Principal, r Request) 
 
 // Rollback makes the digest that an environment ran before its current one current again; rolling back once more goes
 // back a further step. It must be possible in an emergency: the policy of now is asked, a recall holds, and the digest
-// must be signed, but the gates `after` and `scan`, which it met when it was promoted, are not asked again.
+// must be signed, but the other gates, which it met when it was promoted, are not asked again.
 func (s *Service) Rollback(ctx context.Context, p artifact.Principal, repository artifact.Repository, e artifact.Environment, reason string) (Result, error) {
+	return s.RollbackTo(ctx, p, Request{Repository: repository, Environment: e, Reason: reason})
+}
+
+// RollbackTo is Rollback to a version that the environment ran at any time before; without one, to the last.
+func (s *Service) RollbackTo(ctx context.Context, p artifact.Principal, r Request) (Result, error) {
+	repository, e := r.Repository, r.Environment
 	if err := s.may(p, repository, e); err != nil {
 		return Result{}, err
 	}
@@ -104,11 +134,29 @@ func (s *Service) Rollback(ctx context.Context, p artifact.Principal, repository
 		return Result{}, err
 	}
 	earlier, ok := before(trail, current.Digest)
-	if !ok {
+	if r.Version != "" {
+		if earlier, err = s.ran(ctx, r, trail); err != nil {
+			return Result{}, err
+		}
+	} else if !ok {
 		return Result{}, artifact.Errorf(artifact.NotFound, "%s of %s has no earlier digest that was not recalled; promote one", e, repository)
 	}
-	return s.move(ctx, movement{action: "rollback", principal: p, request: Request{Repository: repository, Environment: e, Reason: reason},
+	return s.move(ctx, movement{action: "rollback", principal: p, request: Request{Repository: repository, Environment: e, Reason: r.Reason, DryRun: r.DryRun},
 		digest: earlier.Digest, version: earlier.Version, previous: current.Digest})
+}
+
+// ran returns the last time that an environment got a version.
+func (s *Service) ran(ctx context.Context, r Request, trail []artifact.Promotion) (artifact.Promotion, error) {
+	digest, _, err := s.version(ctx, r.Repository, r.Version)
+	if err != nil {
+		return artifact.Promotion{}, err
+	}
+	for _, p := range slices.Backward(trail) {
+		if p.Digest == digest {
+			return p, nil
+		}
+	}
+	return artifact.Promotion{}, artifact.Errorf(artifact.NotFound, "%s of %s never ran %s, or it was recalled; `waybill history` says what it ran, and what is new there is promoted", r.Environment, r.Repository, digest)
 }
 
 // movement is a promotion or a rollback before it is allowed.
@@ -123,54 +171,73 @@ type movement struct {
 }
 
 func (s *Service) move(ctx context.Context, m movement) (Result, error) {
-	r := m.request
-	pipeline, err := s.Pipeline(ctx, r.Repository)
+	move, err := s.allow(ctx, m)
+	result := Result{DryRun: m.request.DryRun, Promotion: move.Promotion}
 	if err != nil {
 		return Result{}, err
+	}
+	if m.request.DryRun {
+		result.Unchanged = move.Previous == m.digest
+		return result, nil
+	}
+	done, err := s.cfg.Store.Promote(ctx, move)
+	if err != nil {
+		return Result{}, err
+	}
+	result.Promotion, result.Unchanged = done[0], done[0].ID == 0
+	return result, nil
+}
+
+// allow is the one place where a promotion is allowed: the policy of now, and every gate of the stage.
+func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
+	r := m.request
+	pipelines, err := s.cfg.Store.Pipelines(ctx)
+	if err != nil {
+		return Move{}, err
+	}
+	pipeline, err := choose(pipelines, r.Repository)
+	if err != nil {
+		return Move{}, err
 	}
 	stage, ok := pipeline.Stage(r.Environment)
 	if !ok {
-		return Result{}, artifact.Errorf(artifact.NotFound, "pipeline %s has no environment %s; it has %s", pipeline.Name(), r.Environment, pipeline)
+		return Move{}, artifact.Errorf(artifact.NotFound, "pipeline %s has no environment %s; it has %s", pipeline.Name(), r.Environment, pipeline)
 	}
 	if m.action == "rollback" {
-		stage.Requires = Requires{}
+		stage = Stage{Environment: stage.Environment}
 	}
-	pass, evidence, err := s.pass(ctx, stage, pipeline.Name(), m)
-	if err != nil {
-		return Result{}, err
-	}
+	// Before the evidence: what is moved meanwhile is found when it is written.
 	current, _, err := s.cfg.Store.Current(ctx, r.Repository, r.Environment)
 	if err != nil {
-		return Result{}, err
+		return Move{}, err
 	}
-	result := Result{DryRun: r.DryRun, Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
-		Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC()}}
-	if r.DryRun {
-		result.Unchanged = current.Digest == m.digest
-		return result, nil
-	}
-	if m.action == "rollback" {
-		result.Previous = m.previous
-	}
-	result.Promotion, err = s.cfg.Store.Promote(ctx, result.Promotion, pass, append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...)...)
-	result.Unchanged = err == nil && result.ID == 0
-	return result, err
-}
-
-// pass is the one place where a promotion is allowed: the policy of now, and every gate of the stage.
-func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, m movement) (policy.Pass, Evidence, error) {
-	repository, digest := m.request.Repository, m.digest
-	verdict, err := s.cfg.Judge.JudgeStored(ctx, repository, digest)
+	verdict, err := s.cfg.Judge.JudgeStored(ctx, r.Repository, m.digest)
 	if err != nil {
-		return policy.Pass{}, Evidence{}, err
+		return Move{}, err
 	}
-	evidence, err := s.cfg.Store.Evidence(ctx, repository, digest)
+	evidence, err := s.cfg.Store.Evidence(ctx, r.Repository, m.digest)
 	if err != nil {
-		return policy.Pass{}, evidence, err
+		return Move{}, err
 	}
-	unmet := stage.Unmet(evidence, m.keyID, s.cfg.Now())
+	for _, gate := range stage.Requires.Attestations {
+		if s.cfg.Attestations == nil {
+			break // there are none
+		}
+		predicates, err := s.cfg.Attestations.Attested(ctx, r.Repository, m.digest, gate.Type, gate.Keys)
+		if err != nil {
+			return Move{}, err
+		}
+		evidence.Attested = append(evidence.Attested, predicates)
+	}
+	unmet := stage.Unmet(evidence, Asked{KeyID: m.keyID, Actor: m.principal.Name, Repository: r.Repository, Digest: m.digest, Version: m.version, Reason: r.Reason, At: s.cfg.Now()})
 	for i := range unmet {
-		unmet[i].Policy = pipeline
+		unmet[i].Policy = pipeline.Name()
+	}
+	var overridden []string
+	if r.Override && len(unmet) > 0 {
+		if overridden, unmet, err = override(m.principal, r, unmet); err != nil {
+			return Move{}, err
+		}
 	}
 	pass, err := verdict.Promotion()
 	if err != nil {
@@ -181,19 +248,57 @@ func (s *Service) pass(ctx context.Context, stage Stage, pipeline string, m move
 		unmet = append(reasons, unmet...)
 	}
 	if len(unmet) > 0 {
-		lines := make([]string, len(unmet))
-		for i, r := range unmet {
-			lines[i] = r.String()
-		}
-		return policy.Pass{}, evidence, &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
-			Message: repository.String() + "@" + digest.String() + " may not go to " + stage.Environment.String() + ": " + strings.Join(lines, "; ")}
+		return Move{}, refusal(r.Repository.String()+"@"+m.digest.String(), stage.Environment, unmet)
 	}
-	return pass, evidence, nil
+	move := Move{Pass: pass, Evidence: append([]artifact.Digest{pipeline.Hash()}, evidence.digests()...),
+		Promotion: artifact.Promotion{Action: m.action, Repository: r.Repository, Environment: r.Environment, Digest: m.digest,
+			Version: m.version, Previous: current.Digest, Actor: m.principal.Name, Reason: r.Reason, PolicyHash: pass.PolicyHash(), At: s.cfg.Now().UTC(), Overridden: overridden}}
+	if m.action == "rollback" {
+		move.Previous = m.previous
+	}
+	for _, p := range pipelines {
+		move.Versions += p.Version
+	}
+	if gate := stage.Requires.Approvals; gate != nil {
+		good, _ := gate.count(stage.Environment, evidence, m.principal.Name)
+		for _, a := range good {
+			move.Approvals = append(move.Approvals, a.ID)
+		}
+	}
+	return move, nil
+}
+
+// override takes from unmet gates those that an admin may override, saying why: not a recall, and not that it is signed.
+func override(p artifact.Principal, r Request, unmet []artifact.Reason) (overridden []string, rest []artifact.Reason, err error) {
+	if p.Role != artifact.Admin {
+		return nil, nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not override a gate; that takes a token of role admin", p.Name, p.Role)
+	}
+	if strings.TrimSpace(r.Reason) == "" {
+		return nil, nil, artifact.Errorf(artifact.Invalid, "an override needs a reason: it stands in the ledger with every gate that was not met")
+	}
+	for _, one := range unmet {
+		if one.Rule == "recalled" || one.Rule == "signed" {
+			rest = append(rest, one)
+		} else {
+			overridden = append(overridden, one.String())
+		}
+	}
+	return overridden, rest, nil
+}
+
+// refusal names every gate that is not met.
+func refusal(what string, environment artifact.Environment, unmet []artifact.Reason) error {
+	lines := make([]string, len(unmet))
+	for i, r := range unmet {
+		lines[i] = r.String()
+	}
+	return &artifact.Error{Kind: artifact.Denied, Code: "DENIED", Reasons: unmet,
+		Message: what + " may not go to " + environment.String() + ": " + strings.Join(lines, "; ")}
 }
 
 // Recall takes a digest out of every environment at once, for ever: it can be pulled by no deployer and promoted by
 // nobody from then on.
-func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason string) error {
+func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason, advisory string) error {
 	if !p.Can(artifact.ActionPromote, repository) {
 		return denied(p, "recall from", repository.String())
 	}
@@ -203,7 +308,36 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 	if strings.TrimSpace(reason) == "" {
 		return artifact.Errorf(artifact.Invalid, "a recall needs a reason, since everybody who is refused the digest will read it")
 	}
-	return s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason)
+	if advisory != "" {
+		u, err := url.Parse(advisory)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || len(advisory) > 500 {
+			return artifact.Errorf(artifact.Invalid, "advisory %.100q: want a link of at most 500 bytes, such as https://nvd.nist.gov/vuln/detail/CVE-2024-24790", advisory)
+		}
+	}
+	return s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason, advisory)
+}
+
+// Retire takes away an environment that no pipeline names any more: deployers of it pull nothing from then on, and what
+// was promoted to it counts as not promoted there, should it ever come back. It returns how many digests it held.
+func (s *Service) Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error) {
+	if !p.Can(artifact.ActionManage, artifact.Repository{}) {
+		return 0, artifact.Errorf(artifact.Denied, "%s, a %s, may not retire an environment; that takes a token of role admin", p.Name, p.Role)
+	}
+	if strings.TrimSpace(reason) == "" {
+		return 0, artifact.Errorf(artifact.Invalid, "retiring an environment needs a reason, for the record")
+	}
+	pipelines, err := s.cfg.Store.Pipelines(ctx)
+	if err != nil {
+		return 0, err
+	}
+	versions := 0
+	for _, pipeline := range pipelines {
+		if _, ok := pipeline.Stage(e); ok {
+			return 0, artifact.Errorf(artifact.Conflict, "pipeline %s has %s still; apply it without, then retire %s", pipeline.Name(), e, e)
+		}
+		versions += pipeline.Version
+	}
+	return s.cfg.Store.RetireEnvironment(ctx, e, p.Name, reason, versions)
 }
 
 // Pipeline returns the pipeline of a repository.

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/promotion"
 )
 
 const (
@@ -93,7 +94,7 @@ func TestReferrersBringNoImage(t *testing.T) {
 	pass, err := verdict.Promotion()
 	require.NoError(t, err)
 	dev := parse(t, artifact.ParseEnvironment, "dev")
-	_, err = w.db.Promote(t.Context(), artifact.Promotion{Action: "promote", Repository: w.shop, Digest: v1.Digest, Environment: dev, Actor: "user:ada", PolicyHash: pass.PolicyHash()}, pass)
+	_, err = w.db.Promote(t.Context(), promotion.Move{Promotion: artifact.Promotion{Action: "promote", Repository: w.shop, Digest: v1.Digest, Environment: dev, Actor: "user:ada", PolicyHash: pass.PolicyHash()}, Pass: pass, Versions: 1})
 	require.NoError(t, err)
 
 	m, err := artifact.ParseManifest("", secret)

@@ -53,6 +53,7 @@ type APIConfig struct {
 	SBOMs         SBOMs
 	VEX           VEX
 	Replications  Replications
+	Webhooks      Webhooks
 	Advisories    Advisories
 	Builder       Builder
 	Ledger        Ledger
@@ -72,8 +73,16 @@ type APIConfig struct {
 // Promotions are the use cases of package promotion.
 type Promotions interface {
 	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
-	Rollback(ctx context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, reason string) (promotion.Result, error)
-	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error
+	RollbackTo(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
+	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
+	CreateRelease(ctx context.Context, p artifact.Principal, name, reason string, versions []promotion.Request) (artifact.Release, error)
+	Release(ctx context.Context, p artifact.Principal, name string) (artifact.Release, error)
+	Releases(ctx context.Context, p artifact.Principal) ([]artifact.Release, error)
+	PromoteRelease(ctx context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error)
+	Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error)
+	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
+	RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error)
+	Waiting(ctx context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error)
 	ResolveService(ctx context.Context, name string) (artifact.Repository, error)
 	Pipeline(ctx context.Context, r artifact.Repository) (promotion.Pipeline, error)
 }
@@ -286,6 +295,15 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionPromote), post("promote", "/promotions", "Promote a version to an environment", "Promotion"), a.promote)
 	register(a, needs(artifact.ActionPromote), post("roll-back", "/rollbacks", "Make an environment's previous digest its current one", "Promotion"), a.rollback)
 	register(a, needs(artifact.ActionPromote), post("recall", "/recalls", "Take a digest out of every environment at once", "Promotion"), a.recall)
+	register(a, needs(artifact.ActionApprove), post("approve", "/approvals", "Approve that a version goes to an environment", "Promotion"), a.approve)
+	register(a, needs(artifact.ActionLook), get("list-approvals", "/approvals", "What waits for approvals", "Promotion"), a.approvals)
+	register(a, needs(artifact.ActionApprove), remove("revoke-approval", "/approvals/{approval}", "Revoke an approval", "Promotion"), a.revokeApproval)
+	register(a, needs(artifact.ActionManage), post("retire-environment", "/environments/retire", "Let go of whatever an environment that no pipeline names may pull", "Promotion"), a.retire)
+	register(a, needs(artifact.ActionPromote), post("create-release", "/releases", "Put versions of services together, to be promoted as one", "Promotion"), a.createRelease)
+	register(a, needs(artifact.ActionLook), get("list-releases", "/releases", "Releases, newest first", "Promotion"), a.releases)
+	register(a, needs(artifact.ActionLook), get("get-release", "/releases/{release}", "What is in a release", "Promotion"), a.release)
+	register(a, needs(artifact.ActionPromote), post("promote-release", "/releases/{release}/promotions", "Promote all of a release to an environment, or nothing", "Promotion"), a.promoteRelease)
+	register(a, needs(artifact.ActionAudit), get("webhook-deliveries", "/webhooks/deliveries", "Messages to webhooks, newest first", "Service"), a.deliveries)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 

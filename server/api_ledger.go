@@ -209,6 +209,9 @@ func (a *API) provePromotion(ctx context.Context, p artifact.Principal, b *Bundl
 		if h.Digest != b.Digest || h.Environment != b.Environment {
 			continue
 		}
+		if h.Action == "retire" {
+			return artifact.Errorf(artifact.Denied, "%s let go of %s@%s when %s retired it: %s", b.Environment, b.Repository, b.Digest, h.Actor, h.Reason)
+		}
 		if h.Action == "recall" {
 			return artifact.Errorf(artifact.Denied, "%s@%s was recalled from %s by %s: %s", b.Repository, b.Digest, b.Environment, h.Actor, h.Reason)
 		}

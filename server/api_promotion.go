@@ -18,12 +18,14 @@ type PromotionRequest struct {
 	Environment string `json:"environment" minLength:"1" maxLength:"63"`
 	Reason      string `json:"reason,omitempty" maxLength:"2000"`
 	DryRun      bool   `json:"dryRun,omitempty" doc:"Evaluate every gate, change nothing"`
+	Override    bool   `json:"override,omitempty" doc:"Promote it though gates are not met; an admin's, with a reason. It stands in the ledger, and overrides neither policy nor a recall nor a missing signature"`
 }
 
 // RollbackRequest asks for an environment's previous digest.
 type RollbackRequest struct {
 	Service     string `json:"service" minLength:"1" maxLength:"255"`
 	Environment string `json:"environment" minLength:"1" maxLength:"63"`
+	Version     string `json:"version,omitempty" maxLength:"200" doc:"Any that it ran before; without one, the last"`
 	Reason      string `json:"reason,omitempty" maxLength:"2000"`
 }
 
@@ -31,6 +33,20 @@ type RollbackRequest struct {
 type RecallRequest struct {
 	Ref    string `json:"ref" minLength:"1" maxLength:"500" doc:"REPOSITORY@DIGEST or REPOSITORY:TAG"`
 	Reason string `json:"reason" minLength:"1" maxLength:"2000"`
+
+	Advisory string `json:"advisory,omitempty" maxLength:"500" doc:"A link to more about why"`
+}
+
+// RetireRequest asks to let go of an environment.
+type RetireRequest struct {
+	Environment string `json:"environment" minLength:"1" maxLength:"63"`
+	Reason      string `json:"reason" minLength:"1" maxLength:"2000"`
+}
+
+// Retired is what that came to.
+type Retired struct {
+	Environment artifact.Environment `json:"environment"`
+	Digests     int                  `json:"digests" doc:"How many could be pulled from it"`
 }
 
 // Promoted is what a promotion or a rollback came to.
@@ -43,6 +59,7 @@ type Promoted struct {
 	LedgerIndex int64                `json:"ledgerIndex"`
 	DryRun      bool                 `json:"dryRun,omitempty"`
 	Unchanged   bool                 `json:"unchanged,omitempty" doc:"It was the environment's current digest already"`
+	Overridden  []string             `json:"overridden,omitempty" doc:"The gates that were not met"`
 }
 
 // Recalled is what a recall came to.
@@ -56,6 +73,8 @@ type (
 	promoteInput   struct{ Body PromotionRequest }
 	rollbackInput  struct{ Body RollbackRequest }
 	recallInput    struct{ Body RecallRequest }
+	retireInput    struct{ Body RetireRequest }
+	retiredOutput  struct{ Body Retired }
 	promotedOutput struct{ Body Promoted }
 	recalledOutput struct{ Body Recalled }
 )
@@ -65,7 +84,7 @@ func (a *API) promote(ctx context.Context, p artifact.Principal, in *promoteInpu
 	if err != nil {
 		return nil, err
 	}
-	done, err := a.cfg.Promotions.Promote(ctx, p, promotion.Request{Repository: r, Version: in.Body.Version, Environment: e, Reason: in.Body.Reason, DryRun: in.Body.DryRun})
+	done, err := a.cfg.Promotions.Promote(ctx, p, promotion.Request{Repository: r, Version: in.Body.Version, Environment: e, Reason: in.Body.Reason, DryRun: in.Body.DryRun, Override: in.Body.Override})
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +96,7 @@ func (a *API) rollback(ctx context.Context, p artifact.Principal, in *rollbackIn
 	if err != nil {
 		return nil, err
 	}
-	done, err := a.cfg.Promotions.Rollback(ctx, p, r, e, in.Body.Reason)
+	done, err := a.cfg.Promotions.RollbackTo(ctx, p, promotion.Request{Repository: r, Version: in.Body.Version, Environment: e, Reason: in.Body.Reason})
 	if err != nil {
 		return nil, err
 	}
@@ -96,10 +115,22 @@ func (a *API) recall(ctx context.Context, p artifact.Principal, in *recallInput)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.cfg.Promotions.Recall(ctx, p, ref.Repository, digest, in.Body.Reason); err != nil {
+	if err := a.cfg.Promotions.Recall(ctx, p, ref.Repository, digest, in.Body.Reason, in.Body.Advisory); err != nil {
 		return nil, err
 	}
 	return &recalledOutput{Body: Recalled{Repository: ref.Repository, Digest: digest, Reason: in.Body.Reason}}, nil
+}
+
+func (a *API) retire(ctx context.Context, p artifact.Principal, in *retireInput) (*retiredOutput, error) {
+	e, err := artifact.ParseEnvironment(in.Body.Environment)
+	if err != nil {
+		return nil, err
+	}
+	n, err := a.cfg.Promotions.Retire(ctx, p, e, in.Body.Reason)
+	if err != nil {
+		return nil, err
+	}
+	return &retiredOutput{Body: Retired{Environment: e, Digests: n}}, nil
 }
 
 // target resolves where something is to be promoted and asks whether the caller may; the use case asks again, with
@@ -218,7 +249,7 @@ func replay(history []artifact.Promotion, at time.Time) []artifact.Status {
 			continue
 		}
 		where := place{h.Repository, h.Environment}
-		if h.Action == "recall" {
+		if h.Action == "recall" || h.Action == "retire" {
 			if current[where].Digest == h.Digest {
 				delete(current, where)
 			}
@@ -300,5 +331,5 @@ func (a *API) promotions(ctx context.Context, p artifact.Principal, r artifact.R
 
 func promoted(r promotion.Result) *promotedOutput {
 	return &promotedOutput{Body: Promoted{Repository: r.Repository, Environment: r.Environment, Digest: r.Digest, Version: r.Version,
-		Previous: r.Previous, LedgerIndex: r.LedgerIndex, DryRun: r.DryRun, Unchanged: r.Unchanged}}
+		Previous: r.Previous, LedgerIndex: r.LedgerIndex, DryRun: r.DryRun, Unchanged: r.Unchanged, Overridden: r.Overridden}}
 }

@@ -70,6 +70,15 @@ func routes() []route {
 		{"POST", "/promotions", json, `{"service":"returns","version":"v456","environment":"production"}`, "promoter admin", "promoter"},
 		{"POST", "/rollbacks", json, `{"service":"returns","environment":"production"}`, "promoter admin", "promoter"},
 		{"POST", "/recalls", json, `{"ref":"shop/returns:v456","reason":"CVE"}`, "promoter admin", "promoter"},
+		{"POST", "/approvals", json, `{"service":"returns","version":"v456","environment":"production"}`, "approver admin", "approver"},
+		{"GET", "/approvals", "", "", lookers, ""},
+		{"DELETE", "/approvals/3", "", "", "approver admin", "approver"},
+		{"POST", "/environments/retire", json, `{"environment":"old","reason":"the hall is closed"}`, "admin", ""},
+		{"POST", "/releases", json, `{"name":"shop-1","services":[{"service":"returns","version":"v456"}]}`, "promoter admin", "promoter"},
+		{"GET", "/releases", "", "", lookers, ""},
+		{"GET", "/releases/shop-1", "", "", lookers, ""},
+		{"POST", "/releases/shop-1/promotions", json, `{"environment":"production"}`, "promoter admin", "promoter"},
+		{"GET", "/webhooks/deliveries", "", "", "auditor admin", ""},
 		{"GET", "/status", "", "", everyone, ""},
 		{"GET", "/history?service=returns", "", "", everyone, "reader"},
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
@@ -163,7 +172,7 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		if !below {
 			path = "/" + path
 		}
-		path = strings.NewReplacer(":waiver", "7", ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
+		path = strings.NewReplacer(":waiver", "7", ":approval", "3", ":release", "shop-1", ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -241,7 +250,7 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") || !strings.HasPrefix(r.Path, "/api/v1/") {
 			continue // what is outside is described by C2SP tlog-tiles
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":release", "{release}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)

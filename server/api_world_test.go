@@ -325,14 +325,62 @@ func (w *world) Promote(_ context.Context, p artifact.Principal, r promotion.Req
 	return w.result(r.Repository, r.Environment), nil
 }
 
-func (w *world) Rollback(_ context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment, _ string) (promotion.Result, error) {
-	w.record("rollback %s %s by %s", r, e, p.Name)
-	return w.result(r, e), nil
+func (w *world) RollbackTo(_ context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error) {
+	w.record("rollback %s %s by %s", r.Repository, r.Environment, p.Name)
+	return w.result(r.Repository, r.Environment), nil
 }
 
-func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason string) error {
+func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, _ string) error {
 	w.record("recall %s@%s by %s: %s", r, d, p.Name, reason)
 	return nil
+}
+
+func (w *world) CreateRelease(_ context.Context, p artifact.Principal, name, _ string, versions []promotion.Request) (artifact.Release, error) {
+	w.record("release %s of %d by %s", name, len(versions), p.Name)
+	return w.Release(context.Background(), p, name)
+}
+
+func (w *world) Release(_ context.Context, _ artifact.Principal, name string) (artifact.Release, error) {
+	return artifact.Release{Name: name, At: noon, Services: []artifact.ReleaseService{{Repository: w.shop, Digest: w.promoted, Version: "v456"}}}, nil
+}
+
+func (w *world) Releases(context.Context, artifact.Principal) ([]artifact.Release, error) {
+	return nil, nil
+}
+
+func (w *world) PromoteRelease(_ context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error) {
+	if !p.CanPromote(w.shop, r.Environment) {
+		return nil, artifact.Errorf(artifact.Denied, "%s may not promote there", p.Name)
+	}
+	w.record("promote release %s to %s by %s", name, r.Environment, p.Name)
+	return []promotion.Result{w.result(w.shop, r.Environment)}, nil
+}
+
+func (w *world) Deliveries(context.Context) ([]artifact.Delivery, error) { return nil, nil }
+
+func (w *world) Retire(_ context.Context, p artifact.Principal, e artifact.Environment, _ string) (int, error) {
+	w.record("retire %s by %s", e, p.Name)
+	return 3, nil
+}
+
+func (w *world) Approve(_ context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error) {
+	w.record("approve %s %s %s by %s", r.Repository, r.Version, r.Environment, p.Name)
+	return artifact.Approval{ID: 3, Repository: r.Repository, Environment: r.Environment, Digest: w.promoted, Actor: p.Name, Role: p.Role, At: noon}, nil
+}
+
+func (w *world) RevokeApproval(_ context.Context, p artifact.Principal, id int64) (artifact.Approval, error) {
+	if !p.Sees(w.shop) {
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+	}
+	w.record("revoke approval %d by %s", id, p.Name)
+	return artifact.Approval{ID: id, Repository: w.shop, Environment: w.production, Digest: w.promoted, At: noon}, nil
+}
+
+func (w *world) Waiting(_ context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error) {
+	if !sees(w.shop) {
+		return nil, nil
+	}
+	return []promotion.Waiting{{Repository: w.shop, Environment: w.production, Digest: w.waiting, Gate: promotion.ApprovalGate{Count: 2, Role: artifact.Approver}}}, nil
 }
 
 func (w *world) ResolveService(_ context.Context, name string) (artifact.Repository, error) {
@@ -579,7 +627,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w, Webhooks: w,
 		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

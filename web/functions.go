@@ -21,7 +21,7 @@ func (w *Web) functions() template.FuncMap {
 		"join":       strings.Join,
 		"next":       func(i int) int { return i + 1 },
 		"done": func(action string) string {
-			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from"}[action]
+			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
 		},
 	}
 }

@@ -57,6 +57,8 @@ type Config struct {
 	Identity IdentityConfig `yaml:"identity"`
 	// Public says what anybody may pull without signing in.
 	Public PublicConfig `yaml:"public"`
+	// Webhooks are told what was decided. In the file only.
+	Webhooks []WebhookConfig `yaml:"webhooks"`
 	// Log says what is logged.
 	Log LogConfig `yaml:"log"`
 }
@@ -258,6 +260,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	if at, wrong := cfg.wrongIdentity(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
+	if at, wrong := cfg.wrongWebhook(); wrong != nil {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	return cfg, cfg.check()

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,8 +17,10 @@ import (
 
 func newPromote() *cobra.Command {
 	var (
-		reason string
-		dryRun bool
+		reason           string
+		dryRun, override bool
+		wait             bool
+		timeout          time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:     "promote SERVICE VERSION ENVIRONMENT",
@@ -25,21 +28,37 @@ func newPromote() *cobra.Command {
 		Short:   "Promote a version to an environment; every gate that is not met is listed",
 		Long: `Promote a version to an environment. SERVICE is a repository, or its last part where that is unique; VERSION is a tag
 or a digest. The digest goes to standard output. Where a gate is not met nothing changes, every unmet gate is listed on
-standard error, and the exit status is 1.`,
+standard error, and the exit status is 1.
+
+With --wait it is tried again while all that is not met is what time, people or the server will meet: a soak, a freeze, an
+approval, a signature. It ends at once when something else is not met. With --override an admin promotes it though gates are
+not met; the ledger keeps which these were and the reason. Policy, a recall and a missing signature cannot be overridden.`,
 		Example: "  waybill promote returns v456 production --reason 'release 456'\n  waybill deploy returns v456 production",
 		Args:    exactly(3, "SERVICE", "VERSION", "ENVIRONMENT"),
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "evaluate every gate, change nothing")
+	cmd.Flags().BoolVar(&override, "override", false, "promote it though gates are not met; takes role admin and --reason")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait for gates that time, people or the server will meet")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to --wait")
+	cmd.MarkFlagsMutuallyExclusive("wait", "dry-run")
+	cmd.MarkFlagsMutuallyExclusive("wait", "override")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)
 		if err != nil {
 			return err
 		}
-		in := server.PromotionRequest{Service: args[0], Version: args[1], Environment: args[2], Reason: reason, DryRun: dryRun}
+		in := server.PromotionRequest{Service: args[0], Version: args[1], Environment: args[2], Reason: reason, DryRun: dryRun, Override: override}
+		if override && reason == "" {
+			return usagef("--override wants --reason: it stands in the ledger")
+		}
 		var out server.Promoted
-		if err := c.post(ctx, "/promotions", in, &out); err != nil {
+		try := func() error { return c.post(ctx, "/promotions", in, &out) }
+		if !wait {
+			timeout = 0
+		}
+		if err := waitFor(ctx, cmd.ErrOrStderr(), timeout, try); err != nil {
 			return err
 		}
 		return printPromoted(cmd, output, out, "Promoted")
@@ -48,21 +67,22 @@ standard error, and the exit status is 1.`,
 }
 
 func newRollback() *cobra.Command {
-	var reason string
+	var reason, to string
 	cmd := &cobra.Command{
 		Use:   "rollback SERVICE ENVIRONMENT",
-		Short: "Make an environment's previous digest its current one again",
+		Short: "Make an environment's previous digest its current one again, or another that it ran",
 		Args:  exactly(2, "SERVICE", "ENVIRONMENT"),
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record")
+	cmd.Flags().StringVar(&to, "to", "", "`VERSION`, a tag or a digest that the environment ran before")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)
 		if err != nil {
 			return err
 		}
 		var out server.Promoted
-		if err := c.post(ctx, "/rollbacks", server.RollbackRequest{Service: args[0], Environment: args[1], Reason: reason}, &out); err != nil {
+		if err := c.post(ctx, "/rollbacks", server.RollbackRequest{Service: args[0], Environment: args[1], Version: to, Reason: reason}, &out); err != nil {
 			return err
 		}
 		return printPromoted(cmd, output, out, "Rolled back")
@@ -79,6 +99,9 @@ func printPromoted(cmd *cobra.Command, output *format, p server.Promoted, verb s
 	case p.Unchanged:
 		note = fmt.Sprintf("%s %s is what %s runs already; nothing was changed", p.Repository, p.Version, p.Environment)
 	}
+	if len(p.Overridden) > 0 {
+		note += "; overridden:\n  " + strings.Join(p.Overridden, "\n  ")
+	}
 	if *output == "text" {
 		fmt.Fprintln(cmd.ErrOrStderr(), printable(note))
 	}
@@ -86,7 +109,7 @@ func printPromoted(cmd *cobra.Command, output *format, p server.Promoted, verb s
 }
 
 func newRecall() *cobra.Command {
-	var reason string
+	var reason, advisory string
 	cmd := &cobra.Command{
 		Use:   "recall" + refUse + " --reason TEXT",
 		Short: "Take a digest out of every environment at once",
@@ -94,6 +117,7 @@ func newRecall() *cobra.Command {
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the record and for whoever is refused")
+	cmd.Flags().StringVar(&advisory, "advisory", "", "`URL` of more about why")
 	_ = cmd.MarkFlagRequired("reason")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)
@@ -107,7 +131,7 @@ func newRecall() *cobra.Command {
 			return usagef("--reason is empty; whoever is refused wants to know why")
 		}
 		var out server.Recalled
-		if err := c.post(ctx, "/recalls", server.RecallRequest{Ref: args[0], Reason: reason}, &out); err != nil {
+		if err := c.post(ctx, "/recalls", server.RecallRequest{Ref: args[0], Reason: reason, Advisory: advisory}, &out); err != nil {
 			return err
 		}
 		return output.show(cmd, out, func(w io.Writer) { fmt.Fprintf(w, "recalled %s@%s\n", out.Repository, out.Digest) })

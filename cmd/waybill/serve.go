@@ -89,6 +89,8 @@ func serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 	if app.newAdminToken != "" {
 		fmt.Fprintf(stdout, "admin token (shown once; also in %s):\n%s\n", filepath.Join(cfg.Data, adminTokenFile), app.newAdminToken)
 	}
+	telling := app.tell(ctx)
+	defer telling()
 	if err := app.jobs.Start(ctx); err != nil {
 		return fmt.Errorf("start workers: %w", err)
 	}

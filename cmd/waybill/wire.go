@@ -41,6 +41,7 @@ const adminTokenFile = "admin.token"
 type app struct {
 	server        *server.Server
 	jobs          *jobs.Client
+	deliverer     *jobs.Deliverer
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
 	mirrors       *mirror.Service
@@ -95,7 +96,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
 	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
-	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Now: time.Now, KeyID: k.signer.KeyID()})
+	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer.PublicKeyPEM()), Now: time.Now, KeyID: k.signer.KeyID()})
 	pushes := &mirrorPushes{}
 	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
 		return nil, err
@@ -121,8 +122,12 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
+	if a.deliverer, err = cfg.deliverer(db, logger); err != nil {
+		return nil, err
+	}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
-		Pool: db.Pool, Alone: a.embedded != nil, Logger: logger,
+		Deliverer: a.deliverer,
+		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
 		Advisories: attached.puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
@@ -142,7 +147,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Advisories: attached.pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers(people, tokens), End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
@@ -216,6 +221,17 @@ func (a *app) run(ctx context.Context, l net.Listener) error {
 		err = cause
 	}
 	return err
+}
+
+// tell has webhooks told of what is decided, until what it returns is called.
+func (a *app) tell(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.jobs.Tell(ctx, a.deliverer)
+	}()
+	return func() { cancel(); <-done }
 }
 
 // stopping is how long running jobs may go on at a stop; they are tried again at the next start.

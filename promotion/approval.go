@@ -1,0 +1,228 @@
+package promotion
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"waybill/artifact"
+)
+
+// ApprovalGate asks for the word of Count people of a role. Nobody's counts for what they promote themselves, nor with
+// NotPusher for what they pushed.
+type ApprovalGate struct {
+	Count     int
+	Role      artifact.Role
+	NotPusher bool
+}
+
+// String is what the gate asks for.
+func (g ApprovalGate) String() string {
+	text := fmt.Sprintf("%d approval", g.Count)
+	if g.Count > 1 {
+		text += "s"
+	}
+	text += " of role " + string(g.Role)
+	if g.NotPusher {
+		text += ", not by who pushed it"
+	}
+	return text
+}
+
+// count returns the approvals for an environment that count, and of the others why they do not. promoter is who promotes
+// it; "": nobody yet.
+func (g ApprovalGate) count(environment artifact.Environment, e Evidence, promoter string) (good []artifact.Approval, not []string) {
+	seen := map[string]bool{}
+	for _, a := range e.Approvals {
+		switch {
+		case a.Environment != environment || seen[a.Actor]:
+			continue
+		case a.Role != g.Role:
+			not = append(not, fmt.Sprintf("that of %s does not count, a %s", a.Actor, a.Role))
+		case a.Actor == promoter:
+			not = append(not, fmt.Sprintf("that of %s does not count, who promotes it", a.Actor))
+		case g.NotPusher && slices.Contains(e.Pushers, a.Actor):
+			not = append(not, fmt.Sprintf("that of %s does not count, who pushed it", a.Actor))
+		default:
+			good = append(good, a)
+		}
+		seen[a.Actor] = true
+	}
+	return good, not
+}
+
+func (g ApprovalGate) unmet(environment artifact.Environment, e Evidence, promoter string) []artifact.Reason {
+	good, not := g.count(environment, e, promoter)
+	if len(good) >= g.Count {
+		return nil
+	}
+	message := fmt.Sprintf("it has %d of %s", len(good), g)
+	for _, a := range good {
+		not = append([]string{"there is that of " + a.Actor}, not...)
+	}
+	if len(not) > 0 {
+		message += " (" + strings.Join(not, "; ") + ")"
+	}
+	return []artifact.Reason{{Rule: "approvals", Awaits: artifact.AwaitsPeople,
+		Message: fmt.Sprintf("%s; %d more would meet it: waybill approve SERVICE VERSION %s", message, g.Count-len(good), environment)}}
+}
+
+// ApprovalStore keeps approvals; *postgres.DB is one. Each method that writes is one transaction with its ledger entry.
+type ApprovalStore interface {
+	// Approve records an approval; a Conflict when its actor gave it already.
+	Approve(ctx context.Context, a artifact.Approval) (artifact.Approval, error)
+	// RevokeApproval ends one; NotFound when it was revoked already.
+	RevokeApproval(ctx context.Context, id int64, actor string) (artifact.Approval, error)
+	Approval(ctx context.Context, id int64) (artifact.Approval, error)
+	// Approvals returns those of a digest that were not revoked, the oldest first, and who pushed it.
+	Approvals(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (all []artifact.Approval, pushers []string, err error)
+	// ApprovedDigests returns what has an approval that was not revoked, and is not current where that is for.
+	ApprovedDigests(ctx context.Context) ([]artifact.Deployment, error)
+	// Deployments returns what each environment of a repository (the zero one: of all) runs now.
+	Deployments(ctx context.Context, repository artifact.Repository) ([]artifact.Deployment, error)
+}
+
+// Approve records p's word that a version may go to an environment: that digest, and no other that the version may come
+// to mean.
+func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) (artifact.Approval, error) {
+	if !p.Can(artifact.ActionApprove, r.Repository) || len(p.Environments) > 0 && p.Role != artifact.Admin && !contains(p.Environments, r.Environment) {
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not approve what goes to %s of %s; that takes a token of role approver for it", p.Name, p.Role, r.Environment, r.Repository)
+	}
+	stage, err := s.stage(ctx, r.Repository, r.Environment)
+	if err != nil {
+		return artifact.Approval{}, err
+	}
+	gate := stage.Requires.Approvals
+	if gate == nil {
+		return artifact.Approval{}, artifact.Errorf(artifact.Invalid, "%s of %s asks for no approvals; its pipeline says so", r.Environment, r.Repository)
+	}
+	digest, version, err := s.version(ctx, r.Repository, r.Version)
+	if err != nil {
+		return artifact.Approval{}, err
+	}
+	evidence, err := s.cfg.Store.Evidence(ctx, r.Repository, digest)
+	if err != nil {
+		return artifact.Approval{}, err
+	}
+	switch {
+	case p.Role != gate.Role:
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s wants %s, and %s is a %s", r.Environment, gate, p.Name, p.Role)
+	case gate.NotPusher && slices.Contains(evidence.Pushers, p.Name):
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s pushed %s@%s, and nobody approves what they pushed; ask another %s", p.Name, r.Repository, digest, gate.Role)
+	case len(evidence.Recalled) > 0:
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s@%s: %s", r.Repository, digest, strings.Join(evidence.Recalled, "; "))
+	}
+	return s.cfg.Store.Approve(ctx, artifact.Approval{Repository: r.Repository, Digest: digest, Environment: r.Environment, Version: version,
+		Actor: p.Name, Role: p.Role, Reason: r.Reason, At: s.cfg.Now()})
+}
+
+// RevokeApproval ends an approval. Whoever may approve there may: what was doubted by one is looked at again.
+func (s *Service) RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error) {
+	if !p.Can(artifact.ActionApprove, artifact.Repository{}) {
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke an approval; that takes a token of role approver", p.Name, p.Role)
+	}
+	a, err := s.cfg.Store.Approval(ctx, id)
+	if err != nil {
+		return a, err
+	}
+	if !p.Sees(a.Repository) {
+		return artifact.Approval{}, artifact.Errorf(artifact.NotFound, "there is no approval %d", id)
+	}
+	return s.cfg.Store.RevokeApproval(ctx, id, p.Name)
+}
+
+// Waiting is a digest that waits for approvals.
+type Waiting struct {
+	Repository  artifact.Repository
+	Environment artifact.Environment
+	Digest      artifact.Digest
+	Version     string
+	Gate        ApprovalGate
+	Approvals   []artifact.Approval // those that count
+}
+
+// Waiting returns what waits for approvals: of each environment that asks for some, what runs in those before it and not
+// in it, and what somebody approved already. sees says whose repositories are told.
+func (s *Service) Waiting(ctx context.Context, sees func(artifact.Repository) bool) ([]Waiting, error) {
+	pipelines, err := s.cfg.Store.Pipelines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs, err := s.cfg.Store.Deployments(ctx, artifact.Repository{})
+	if err != nil {
+		return nil, err
+	}
+	approved, err := s.cfg.Store.ApprovedDigests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Waiting
+	for _, d := range approved {
+		all = append(all, Waiting{Repository: d.Repository, Environment: d.Environment, Digest: d.Digest, Version: d.Version})
+	}
+	current := map[artifact.Repository]map[artifact.Environment]artifact.Deployment{}
+	for _, d := range runs {
+		if current[d.Repository] == nil {
+			current[d.Repository] = map[artifact.Environment]artifact.Deployment{}
+		}
+		current[d.Repository][d.Environment] = d
+	}
+	for r, here := range current {
+		pipeline, err := choose(pipelines, r)
+		if err != nil {
+			continue // a promotion says what is wrong with them
+		}
+		for _, stage := range pipeline.Environments {
+			for _, earlier := range stage.Requires.After {
+				if d, ok := here[earlier]; ok && d.Digest != here[stage.Environment].Digest {
+					all = append(all, Waiting{Repository: r, Environment: stage.Environment, Digest: d.Digest, Version: d.Version})
+				}
+			}
+		}
+	}
+	return s.lacking(ctx, pipelines, all, sees)
+}
+
+// lacking keeps of candidates, once each, those that lack approvals.
+func (s *Service) lacking(ctx context.Context, pipelines []Versioned, all []Waiting, sees func(artifact.Repository) bool) ([]Waiting, error) {
+	slices.SortStableFunc(all, func(x, y Waiting) int {
+		return strings.Compare(x.Repository.String()+" "+x.Environment.String()+" "+x.Digest.String(), y.Repository.String()+" "+y.Environment.String()+" "+y.Digest.String())
+	})
+	var waiting []Waiting
+	for i, w := range all {
+		if i > 0 && all[i-1].Repository == w.Repository && all[i-1].Environment == w.Environment && all[i-1].Digest == w.Digest || !sees(w.Repository) {
+			continue
+		}
+		pipeline, err := choose(pipelines, w.Repository)
+		if err != nil {
+			continue
+		}
+		stage, ok := pipeline.Stage(w.Environment)
+		if !ok || stage.Requires.Approvals == nil {
+			continue
+		}
+		var e Evidence
+		if e.Approvals, e.Pushers, err = s.cfg.Store.Approvals(ctx, w.Repository, w.Digest); err != nil {
+			return nil, err
+		}
+		w.Gate = *stage.Requires.Approvals
+		if w.Approvals, _ = w.Gate.count(w.Environment, e, ""); len(w.Approvals) < w.Gate.Count {
+			waiting = append(waiting, w)
+		}
+	}
+	return waiting, nil
+}
+
+// stage returns what an environment of a repository asks for.
+func (s *Service) stage(ctx context.Context, r artifact.Repository, e artifact.Environment) (Stage, error) {
+	pipeline, err := s.Pipeline(ctx, r)
+	if err != nil {
+		return Stage{}, err
+	}
+	stage, ok := pipeline.Stage(e)
+	if !ok {
+		return Stage{}, artifact.Errorf(artifact.NotFound, "pipeline %s has no environment %s; it has %s", pipeline.Name(), e, pipeline)
+	}
+	return stage, nil
+}
