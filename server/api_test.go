@@ -614,7 +614,7 @@ func TestExport(t *testing.T) {
 
 func request(t *testing.T, s *httptest.Server, who, path string) *http.Request {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+path, nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+path, nil)
 	require.NoError(t, err)
 	req.Header.Set("Authorization", "Bearer "+who)
 	return req
@@ -627,7 +627,7 @@ func untar(t *testing.T, b []byte) map[string][]byte {
 	files := map[string][]byte{}
 	for archive := tar.NewReader(zipped); ; {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return files
 		}
 		require.NoError(t, err)

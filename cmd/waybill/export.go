@@ -145,7 +145,7 @@ func readExport(r io.Reader) (*exported, error) {
 	x := &exported{files: map[string]ledger.ExportedFile{}, content: map[string][]byte{}}
 	for archive, left := tar.NewReader(zipped), int64(maxExport); ; {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			// To the end, whose checksum gzip compares.
 			_, err := io.Copy(io.Discard, io.LimitReader(zipped, 1<<20))
 			return x, err

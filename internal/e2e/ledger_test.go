@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/csv"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -146,7 +147,7 @@ func rewrite(t *testing.T, from, to string, change func(name string, b []byte) [
 	archive := tar.NewWriter(zipped)
 	for in := tar.NewReader(unzipped); ; {
 		h, err := in.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		require.NoError(t, err)
