@@ -78,11 +78,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 
 	db := a.database
-	providers, people, err := cfg.Identity.providers()
+	tokens, browsers, err := openIdentity(cfg.Identity, db, k.issuer, logger)
 	if err != nil {
 		return nil, err
 	}
-	tokens := auth.NewService(auth.Config{Store: db, Issuer: k.issuer, Providers: providers, People: people, FailedLogins: cfg.Identity.FailedLogins, Logger: logger, Now: time.Now})
 	if a.newAdminToken, err = tokens.EnsureAdmin(ctx, filepath.Join(cfg.Data, adminTokenFile)); err != nil {
 		return nil, fmt.Errorf("first admin token: %w", err)
 	}
@@ -142,13 +141,6 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, Replications: db, Advisories: advisories, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Logger: logger, Now: time.Now})
-	var browsers web.SignIn
-	if people != nil {
-		browsers = struct {
-			*auth.People
-			*auth.Service
-		}{people, tokens}
-	}
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
@@ -160,6 +152,22 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Public: cfg.Public.Repositories, Proxies: cfg.Identity.TrustedProxies, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
 		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: metrics, Logger: logger, Now: time.Now})
 	return a, nil
+}
+
+// openIdentity returns who says who somebody is, and where people sign in with a browser; nil where they do not.
+func openIdentity(cfg IdentityConfig, db *postgres.DB, issuer *auth.Issuer, logger *slog.Logger) (*auth.Service, web.SignIn, error) {
+	providers, people, err := cfg.providers()
+	if err != nil {
+		return nil, nil, err
+	}
+	s := auth.NewService(auth.Config{Store: db, Issuer: issuer, Providers: providers, People: people, FailedLogins: cfg.FailedLogins, Logger: logger, Now: time.Now})
+	if people == nil {
+		return s, nil, nil
+	}
+	return s, struct {
+		*auth.People
+		*auth.Service
+	}{people, s}, nil
 }
 
 // open connects to the configured database, or starts the private one.
