@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-	"net/http"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -98,5 +97,5 @@ func (s *Service) finish(ctx context.Context, redirect string, f Flow, r Returne
 }
 
 func (p *People) context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, oauth2.HTTPClient, (*http.Client)(p.cfg.Provider.client))
+	return context.WithValue(ctx, oauth2.HTTPClient, p.cfg.Provider.client)
 }

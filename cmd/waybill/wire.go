@@ -79,11 +79,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 
 	db := a.database
-	providers, people, err := cfg.Identity.providers()
+	tokens, browsers, err := openIdentity(cfg.Identity, db, k.issuer, logger)
 	if err != nil {
 		return nil, err
 	}
-	tokens := auth.NewService(auth.Config{Store: db, Issuer: k.issuer, Providers: providers, People: people, FailedLogins: cfg.Identity.FailedLogins, Logger: logger, Now: time.Now})
 	if a.newAdminToken, err = tokens.EnsureAdmin(ctx, filepath.Join(cfg.Data, adminTokenFile)); err != nil {
 		return nil, fmt.Errorf("first admin token: %w", err)
 	}
@@ -150,7 +149,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
-	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers(people, tokens), End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
+	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -171,23 +170,28 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 	return scans, advisories, advisories.prefer(ctx)
 }
 
-// browsers signs people in on the pages; nil where the configuration names no provider.
-func browsers(people *auth.People, tokens *auth.Service) web.SignIn {
-	if people == nil {
-		return nil
-	}
-	return struct {
-		*auth.People
-		*auth.Service
-	}{people, tokens}
-}
-
 func (a *app) metrics() *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_database_connections_in_use", Help: "Connections to the database that a request or a job holds."},
 			func() float64 { return float64(a.database.Held()) }))
 	return metrics
+}
+
+// openIdentity returns who says who somebody is, and where people sign in with a browser; nil where they do not.
+func openIdentity(cfg IdentityConfig, db *postgres.DB, issuer *auth.Issuer, logger *slog.Logger) (*auth.Service, web.SignIn, error) {
+	providers, people, err := cfg.providers()
+	if err != nil {
+		return nil, nil, err
+	}
+	s := auth.NewService(auth.Config{Store: db, Issuer: issuer, Providers: providers, People: people, FailedLogins: cfg.FailedLogins, Logger: logger, Now: time.Now})
+	if people == nil {
+		return s, nil, nil
+	}
+	return s, struct {
+		*auth.People
+		*auth.Service
+	}{people, s}, nil
 }
 
 // open connects to the configured database, or starts the private one.

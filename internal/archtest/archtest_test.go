@@ -60,6 +60,7 @@ var mayImport = map[string][]string{
 var onlyIn = map[string][]string{
 	"github.com/jackc/pgx":             {"postgres", "postgres/pgtest", "jobs", "cmd/waybill", "bench/rematch"},
 	"github.com/riverqueue":            {"jobs", "cmd/waybill"},
+	"github.com/coreos/go-oidc":        {"auth", "cmd/waybill"},
 	"github.com/gin-gonic/gin":         {"server", "web", "cmd/waybill"},
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},

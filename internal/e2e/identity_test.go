@@ -278,7 +278,7 @@ func TestWorkload(t *testing.T) {
 	require.Contains(t, said, "workload:"+issuer+"#ada has role pusher until")
 	token := strings.TrimSpace(out)
 	scope := func(repository string) []any {
-		r, _ := http.NewRequest("GET", s.url+"/token?service=waybill&scope=repository:"+repository+":pull,push", nil)
+		r, _ := http.NewRequest(http.MethodGet, s.url+"/token?service=waybill&scope=repository:"+repository+":pull,push", nil)
 		r.SetBasicAuth("oidc", token)
 		answer, err := http.DefaultClient.Do(r)
 		require.NoError(t, err)
@@ -342,7 +342,7 @@ func TestRevokedEverywhere(t *testing.T) {
 	var made struct{ Token, ID string }
 	first.json(admin, &made, "token", "create", "--role", "reader")
 	status := func(s *waybillServer) int {
-		r, _ := http.NewRequestWithContext(context.Background(), "GET", s.url+"/v2/", nil)
+		r, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, s.url+"/v2/", nil)
 		r.Header.Set("Authorization", "Bearer "+made.Token)
 		answer, err := http.DefaultClient.Do(r)
 		require.NoError(t, err)
@@ -406,4 +406,33 @@ func TestPublic(t *testing.T) {
 			require.Equal(t, want, answer.StatusCode, "%s as %.10q", what, who)
 		}
 	}
+}
+
+// TestGuessesAreCounted: by address, as a proxy says only where that proxy is trusted.
+func TestGuessesAreCounted(t *testing.T) {
+	t.Parallel()
+	guess := func(s *waybillServer, forwarded, token string) (int, string) {
+		r, _ := http.NewRequest(http.MethodGet, s.url+"/v2/", nil)
+		r.Header.Set("X-Forwarded-For", forwarded)
+		r.SetBasicAuth("ci", token)
+		answer, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		_ = answer.Body.Close()
+		return answer.StatusCode, answer.Header.Get("Retry-After")
+	}
+	direct := serve(t, "--config", config(t, "identity: {failedLogins: 3}\n"))
+	behind := serve(t, "--config", config(t, "identity: {failedLogins: 3, trustedProxies: [127.0.0.0/8]}\n"))
+	for n := range 3 {
+		status, _ := guess(direct, fmt.Sprintf("192.0.2.%d", n), "guess")
+		require.Equal(t, 401, status)
+		status, _ = guess(behind, "192.0.2.1", "guess")
+		require.Equal(t, 401, status)
+	}
+	status, later := guess(direct, "192.0.2.9", direct.admin())
+	require.Equal(t, 429, status)
+	require.NotEmpty(t, later)
+	status, _ = guess(behind, "192.0.2.1", behind.admin())
+	require.Equal(t, 429, status)
+	status, _ = guess(behind, "192.0.2.2", behind.admin())
+	require.Equal(t, 200, status)
 }
