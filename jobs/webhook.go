@@ -177,10 +177,10 @@ func (d *Deliverer) send(ctx context.Context, m artifact.Delivery) (status int, 
 	}
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, maxAnswer))
-	switch {
-	case res.StatusCode/100 == 2:
+	switch res.StatusCode / 100 {
+	case 2:
 		return res.StatusCode, false, nil
-	case res.StatusCode/100 == 3:
+	case 3:
 		return res.StatusCode, false, fmt.Errorf("it answered %s, and no redirect is followed; configure the URL that it leads to", res.Status)
 	}
 	return res.StatusCode, res.StatusCode == http.StatusGone, fmt.Errorf("it answered %s", res.Status)

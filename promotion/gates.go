@@ -51,7 +51,7 @@ func (e Evidence) digests() []artifact.Digest {
 }
 
 // Unmet evaluates every gate of a stage and returns those that are not met, each with what would meet it. It is pure.
-func (s Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
+func (stage Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 	var unmet []artifact.Reason
 	add := func(gate string, awaits artifact.Awaited, format string, args ...any) {
 		unmet = append(unmet, artifact.Reason{Rule: gate, Awaits: awaits, Message: fmt.Sprintf(format, args...)})
@@ -59,35 +59,35 @@ func (s Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 	for _, why := range e.Recalled {
 		add("recalled", "", "%s; promote another digest", why)
 	}
-	for _, earlier := range s.Requires.After {
+	for _, earlier := range stage.Requires.After {
 		if !contains(e.Reached, earlier) {
 			add("after", artifact.AwaitsPeople, "it was not promoted to %s; promote it there first", earlier)
 		}
 	}
-	unmet = append(unmet, s.Requires.unsoaked(e, a.At)...)
+	unmet = append(unmet, stage.Requires.unsoaked(e, a.At)...)
 	switch {
 	case e.Signature.IsZero():
 		add("signed", artifact.AwaitsWork, "it is not signed yet; signing follows a push by some seconds, so try again, or look at `waybill verdict` for why it is not")
 	case a.KeyID != "" && e.KeyID != a.KeyID:
 		add("signed", "", "it is signed by key %s, which is no longer in force; push it again to have it signed by %s", e.KeyID, a.KeyID)
 	}
-	if gate := s.Requires.Scan; gate != nil {
+	if gate := stage.Requires.Scan; gate != nil {
 		unmet = append(unmet, gate.unmet(e.Scans, a.At)...)
 	}
-	for i, gate := range s.Requires.Attestations {
+	for i, gate := range stage.Requires.Attestations {
 		var verified []map[string]any
 		if i < len(e.Attested) {
 			verified = e.Attested[i]
 		}
 		unmet = append(unmet, gate.unmet(verified)...)
 	}
-	if gate := s.Requires.Expression; gate != nil {
-		unmet = append(unmet, gate.unmet(s.Environment, e, a)...)
+	if gate := stage.Requires.Expression; gate != nil {
+		unmet = append(unmet, gate.unmet(stage.Environment, e, a)...)
 	}
-	if gate := s.Requires.Approvals; gate != nil {
-		unmet = append(unmet, gate.unmet(s.Environment, e, a.Actor)...)
+	if gate := stage.Requires.Approvals; gate != nil {
+		unmet = append(unmet, gate.unmet(stage.Environment, e, a.Actor)...)
 	}
-	return append(unmet, unmetFreezes(s.Freezes, a.At)...)
+	return append(unmet, unmetFreezes(stage.Freezes, a.At)...)
 }
 
 // unsoaked says of the environments before how long the digest must stay there still.

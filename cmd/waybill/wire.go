@@ -60,24 +60,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 			a.close()
 		}
 	}()
-	if err := a.open(ctx, cfg); err != nil {
-		return nil, err
-	}
-	k, err := openKeys(filepath.Join(cfg.Data, "keys"))
+	k, files, err := a.found(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	files, err := blob.NewFile(filepath.Join(cfg.Data, "blobs"))
-	if err != nil {
-		return nil, err
-	}
-	if a.scanner, err = openScanner(cfg, logger); err != nil {
-		return nil, err
-	}
-	if err := firstStart(ctx, a.database, k); err != nil {
-		return nil, err
-	}
-
 	db := a.database
 	tokens, browsers, err := openIdentity(cfg.Identity, db, k.issuer, logger)
 	if err != nil {
@@ -156,6 +142,23 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Public: cfg.Public.Repositories, Proxies: cfg.Identity.TrustedProxies, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
 		Missing: pages.Missing, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: a.metrics(), Logger: logger, Now: time.Now})
 	return a, nil
+}
+
+// found opens what everything stands on: the database, the keys, the bytes, the scanner.
+func (a *app) found(ctx context.Context, cfg Config) (k *keys, files *blob.File, err error) {
+	if err := a.open(ctx, cfg); err != nil {
+		return nil, nil, err
+	}
+	if k, err = openKeys(filepath.Join(cfg.Data, "keys")); err != nil {
+		return nil, nil, err
+	}
+	if files, err = blob.NewFile(filepath.Join(cfg.Data, "blobs")); err != nil {
+		return nil, nil, err
+	}
+	if a.scanner, err = openScanner(cfg, a.logger); err != nil {
+		return nil, nil, err
+	}
+	return k, files, firstStart(ctx, a.database, k)
 }
 
 // scanning makes what inspects layers and scans images.
