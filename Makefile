@@ -14,7 +14,9 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates nodejs npm
+TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates
+# Where Node.js did not come from Debian, npm came with it, and Debian's would be in its way.
+TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
 .PHONY: build scanner deps deps-run tools test lint fuzz demo image clean
 
