@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // client pushes and pulls as docker does: HEAD, POST, PATCH, PUT; by tag, then by digest.
@@ -123,6 +124,31 @@ func (c *client) pull(ctx context.Context, repository, tag string, img image) (i
 		return total, fmt.Errorf("pulled %d bytes of an image that has others", total)
 	}
 	return total, nil
+}
+
+// promote lets a deployer have an image of Waybill's: where the one who pulls is another than the one who pushes, that is a
+// deployer of dev. An image is promoted once it is signed, moments after its push.
+func (c *client) promote(ctx context.Context, repository, tag string) error {
+	if c.target.puller == c.target.pusher {
+		return nil
+	}
+	body := fmt.Appendf(nil, `{"service":%q,"version":%q,"environment":"dev"}`, repository, tag)
+	tries := time.NewTicker(20 * time.Millisecond)
+	defer tries.Stop()
+	for {
+		answer, err := c.do(ctx, c.target.pusher, "POST", "/api/v1/promotions", body, "application/json", 200, 201, 403, 409)
+		if err != nil {
+			return err
+		}
+		if err := drain(answer); err != nil || answer.StatusCode < 300 {
+			return err
+		}
+		select {
+		case <-tries.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func drain(r *http.Response) error {

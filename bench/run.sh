@@ -34,6 +34,15 @@ up waybill http://127.0.0.1:15000/readyz
 export WAYBILL_URL=http://127.0.0.1:15000
 token=$(cat "$dir/waybill/admin.token")
 targets=(-target "waybill=$WAYBILL_URL,$token")
+# GATE=1: beside one who may pull all, a deployer, who may pull what was promoted; ours / best peer is then what the gate
+# leaves.
+if [[ -n ${GATE:-} ]]; then
+	WAYBILL_TOKEN=$token
+	export WAYBILL_TOKEN
+	deployer=$(bin/waybill token create --role deployer --environment dev)
+	targets=(-target "deployer=$WAYBILL_URL,$token,$deployer" -target "reader=$WAYBILL_URL,$token")
+	peers=
+fi
 
 if [[ -x $peers/zot ]]; then
 	cat >"$dir/zot.json" <<-JSON

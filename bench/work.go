@@ -60,6 +60,9 @@ func manifests(byDigest bool) func(context.Context, int) (func(context.Context, 
 			if err := newClient(t).push(ctx, "bench/manifest", tag, img); err != nil {
 				return measured{}, err
 			}
+			if err := newClient(t).promote(ctx, "bench/manifest", tag); err != nil {
+				return measured{}, err
+			}
 			if byDigest {
 				tag = digest(img.manifest)
 			}
@@ -206,7 +209,12 @@ func pulls(n, size int) func(context.Context, int) (func(context.Context, target
 		}
 		return func(ctx context.Context, t target, length time.Duration) (measured, error) {
 			tag := func(i int) string { return fmt.Sprintf("%d-%d-%d-%d", begun.Unix(), size, round, i) }
-			if _, err := each(images, func(c *client, i int) error { return c.push(ctx, "bench/pull", tag(i), images[i]) }, t); err != nil {
+			if _, err := each(images, func(c *client, i int) error {
+				if err := c.push(ctx, "bench/pull", tag(i), images[i]); err != nil {
+					return err
+				}
+				return c.promote(ctx, "bench/pull", tag(i))
+			}, t); err != nil {
 				return measured{}, err
 			}
 			var done atomic.Int64
