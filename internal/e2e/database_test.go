@@ -152,7 +152,7 @@ func backend(t *testing.T, postmaster int) int {
 	t.Helper()
 	for _, pid := range children(postmaster) {
 		title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if rest, ok := strings.CutPrefix(string(title), "postgres: waybill "); ok && strings.HasPrefix(rest, "waybill ") {
+		if rest, ok := strings.CutPrefix(string(title), "postgres: waybill_service "); ok && strings.HasPrefix(rest, "waybill ") {
 			return pid
 		}
 	}
