@@ -69,10 +69,8 @@ func rootsOf(ctx context.Context, tx pgx.Tx, repository artifact.Repository, dig
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[grantedRoot])
 }
 
-// extendGrants lets what has just arrived be pulled with its subject, or with the digest that its cosign tag names,
-// wherever that may be.
-func (db *DB) extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
-	var subjects []string
+// subjectsOf returns what a manifest on its way in refers to.
+func subjectsOf(p artifact.Push) (subjects []string) {
 	for _, tag := range p.Tags {
 		if tag.IsCosign() {
 			name, _, _ := strings.Cut(tag.String(), ".")
@@ -82,11 +80,15 @@ func (db *DB) extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) erro
 	if p.Manifest.Subject != nil {
 		subjects = append(subjects, p.Manifest.Subject.Digest.String())
 	}
+	return subjects
+}
+
+// extendGrants lets what has just arrived be pulled with its subject, or with the digest that its cosign tag names,
+// wherever that may be. The caller holds lockGrants.
+func (db *DB) extendGrants(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
+	subjects := subjectsOf(p)
 	if len(subjects) == 0 {
 		return nil
-	}
-	if err := lockGrants(ctx, tx, p.Repository); err != nil {
-		return err
 	}
 	roots, err := rootsOf(ctx, tx, p.Repository, subjects)
 	if err != nil || len(roots) == 0 {

@@ -71,6 +71,12 @@ func (db *DB) missing(ctx context.Context, sql string, repository artifact.Repos
 func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(artifact.Tag) bool) error {
 	defer db.hot.forgetTags(p.Repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
+		// Before any row: whoever removes manifests takes this lock first too.
+		if len(subjectsOf(p)) > 0 {
+			if err := lockGrants(ctx, tx, p.Repository); err != nil {
+				return err
+			}
+		}
 		created, err := insertManifest(ctx, tx, p)
 		if err != nil {
 			return err
