@@ -254,7 +254,8 @@ func deleteManifest(ctx context.Context, tx pgx.Tx, repository artifact.Reposito
 	return entry, err
 }
 
-// Referrers returns descriptors of the manifests whose subject a digest is (distribution-spec 1.1, "Listing Referrers").
+// Referrers returns descriptors of the manifests whose subject a digest is (distribution-spec 1.1, "Listing Referrers"): the
+// first thousand that came. Who decides by them passes over what came later.
 func (db *DB) Referrers(ctx context.Context, repository artifact.Repository, subject artifact.Digest) ([]artifact.Descriptor, error) {
 	rows, err := db.Pool.Query(ctx, `select media_type, digest, length(body), artifact_type, annotations from manifests
 		where repository = $1 and subject = $2 order by pushed_at, digest limit 1000`, repository, subject)
@@ -266,6 +267,29 @@ func (db *DB) Referrers(ctx context.Context, repository artifact.Repository, sub
 		return d, err
 	})
 	return all, translate(err)
+}
+
+// maxReferrers bounds a page of referrers by what their annotations come to, in bytes: anybody who may push writes them.
+const maxReferrers = 2 << 20
+
+// ReferrersAfter returns them all in pages, sorted by digest, of some artifact types where those are given: those after last, at most n
+// and no more than maxReferrers wants, and whether more follow.
+func (db *DB) ReferrersAfter(ctx context.Context, repository artifact.Repository, subject artifact.Digest, artifactTypes []string, last string, n int) (page []artifact.Descriptor, more bool, err error) {
+	rows, err := db.Pool.Query(ctx, `select media_type, digest, size, artifact_type, annotations, found from (
+			select *, count(*) over () as found, sum(octet_length(annotations::text)) over (order by digest collate "C") - octet_length(annotations::text) as before from (
+				select media_type, digest, length(body) as size, artifact_type, annotations from manifests
+				where repository = $1 and subject = $2 and digest collate "C" > $3 and (coalesce(cardinality($4::text[]), 0) = 0 or artifact_type = any($4))
+				order by digest collate "C" limit $5) next) counted
+		where before < $6 order by digest collate "C" limit $5 - 1`, repository, subject, last, artifactTypes, n+1, maxReferrers)
+	if err != nil {
+		return nil, false, translate(err)
+	}
+	found := 0
+	page, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d artifact.Descriptor, err error) {
+		err = row.Scan(&d.MediaType, &d.Digest, &d.Size, &d.ArtifactType, &d.Annotations, &found)
+		return d, err
+	})
+	return page, found > len(page), translate(err)
 }
 
 // Repositories returns the names of all repositories that have a manifest, sorted.

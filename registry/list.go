@@ -65,35 +65,40 @@ func (r *Registry) Catalog(ctx context.Context, p artifact.Principal, last strin
 	return known, false, nil
 }
 
+// referrerRows is how many referrers a page has at most: many clients read the first page alone.
+const referrerRows = 1000
+
 // Referrers returns descriptors of the manifests that name a digest as their subject and that p may pull; of
-// some artifact types when those are given.
-func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, repository artifact.Repository, subject artifact.Digest, artifactTypes []string) ([]artifact.Descriptor, error) {
+// some artifact types when those are given. A page begins after a digest; next, unless it is empty, is where another does.
+func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, repository artifact.Repository, subject artifact.Digest, artifactTypes []string, last string) (found []artifact.Descriptor, next string, err error) {
 	known, err := r.cfg.Gate.Repositories(ctx, p, []artifact.Repository{repository})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if len(known) == 0 {
-		return nil, refuseList(p, repository)
+		return nil, "", refuseList(p, repository)
 	}
-	all, err := r.cfg.Manifests.Referrers(ctx, repository, subject)
-	if err != nil {
-		return nil, err
-	}
-	digests := make([]artifact.Digest, len(all))
-	for i, d := range all {
-		digests[i] = d.Digest
-	}
-	allowed, err := r.cfg.Gate.Filter(ctx, p, repository, digests)
-	if err != nil {
-		return nil, err
-	}
-	found := []artifact.Descriptor{}
-	for _, d := range all {
-		if allowed[d.Digest] && (len(artifactTypes) == 0 || slices.Contains(artifactTypes, d.ArtifactType)) {
-			found = append(found, d)
+	for {
+		page, more, err := r.cfg.Manifests.ReferrersAfter(ctx, repository, subject, artifactTypes, last, referrerRows)
+		if err != nil {
+			return nil, "", err
+		}
+		digests := make([]artifact.Digest, len(page))
+		for i, d := range page {
+			digests[i] = d.Digest
+		}
+		allowed, err := r.cfg.Gate.Filter(ctx, p, repository, digests)
+		if err != nil {
+			return nil, "", err
+		}
+		found = slices.DeleteFunc(page, func(d artifact.Descriptor) bool { return !allowed[d.Digest] })
+		if !more {
+			return found, "", nil
+		}
+		if last = digests[len(digests)-1].String(); len(found) > 0 {
+			return found, last, nil
 		}
 	}
-	return found, nil
 }
 
 // refuseList says what a list takes; of what is not there, a deployer is told the same as of what is not promoted.

@@ -60,3 +60,74 @@ func TestCatalog(t *testing.T) {
 	require.Empty(t, none)
 	require.False(t, more)
 }
+
+// fewOf lets one digest in a hundred be pulled.
+type fewOf struct{ open }
+
+func (fewOf) Filter(_ context.Context, _ artifact.Principal, _ artifact.Repository, digests []artifact.Digest) (map[artifact.Digest]bool, error) {
+	allowed := make(map[artifact.Digest]bool)
+	for _, d := range digests {
+		if strings.HasPrefix(d.Hex(), "00") {
+			allowed[d] = true
+		}
+	}
+	return allowed, nil
+}
+
+// TestReferrers: pages together are all, however many there are, however few of them one may pull and however much
+// their annotations hold.
+func TestReferrers(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	subject := artifact.DigestOf([]byte("subject"))
+	_, err := s.db.Pool.Exec(s.ctx, `with made as (insert into repositories (name) values ($1) on conflict do nothing)
+		insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, subject, body, annotations, pushed_by)
+		select $1, 'sha256:' || encode(sha256(i::text::bytea), 'hex'), 'application/vnd.oci.image.manifest.v1+json', 'application/x' || i % 2, false, false, $2, '{}',
+			case when i % 100 = 0 then jsonb_build_object('note', repeat('x', 300000)) else '{}' end, 'token:ci' from generate_series(1, 3000) i`, shop, subject)
+	require.NoError(t, err)
+	pages := func(types ...string) (all []artifact.Descriptor, n int) {
+		last := ""
+		for {
+			part, next, err := s.Referrers(s.ctx, pusher, shop, subject, types, last)
+			require.NoError(t, err)
+			bytes := 0
+			for _, d := range part {
+				bytes += len(d.Annotations["note"])
+			}
+			require.LessOrEqual(t, bytes, 2<<20+300000)
+			all, n = append(all, part...), n+1
+			if next == "" {
+				break
+			}
+			require.NotEmpty(t, part)
+			require.Greater(t, next, last)
+			last = next
+		}
+		seen := make(map[artifact.Digest]bool)
+		for _, d := range all {
+			require.False(t, seen[d.Digest])
+			seen[d.Digest] = true
+		}
+		return all, n
+	}
+	all, n := pages()
+	require.Len(t, all, 3000)
+	require.Greater(t, n, 3, "30 notes of 300 kB do not fit three pages")
+	half, _ := pages("application/x1")
+	require.Len(t, half, 1500)
+	both, _ := pages("application/x0", "application/x1")
+	require.Len(t, both, 3000)
+
+	cfg := s.config()
+	cfg.Gate = fewOf{}
+	s.Registry = registry.New(cfg)
+	few, _ := pages()
+	require.NotEmpty(t, few)
+	for _, d := range few {
+		require.True(t, strings.HasPrefix(d.Digest.Hex(), "00"))
+	}
+	none, next, err := s.Referrers(s.ctx, pusher, shop, artifact.DigestOf([]byte("another")), nil, "")
+	require.NoError(t, err)
+	require.Empty(t, none)
+	require.Empty(t, next)
+}

@@ -72,7 +72,9 @@ type ManifestRows interface {
 	Tags(ctx context.Context, repository artifact.Repository) ([]TagRow, error)
 	// RepositoriesAfter returns the repositories that have a manifest, sorted, after a name, at most n.
 	RepositoriesAfter(ctx context.Context, last string, n int) ([]artifact.Repository, error)
-	Referrers(ctx context.Context, repository artifact.Repository, subject artifact.Digest) ([]artifact.Descriptor, error)
+	// ReferrersAfter returns those of some artifact types, or of any, that follow a digest, sorted by digest, at most n, and
+	// whether more follow.
+	ReferrersAfter(ctx context.Context, repository artifact.Repository, subject artifact.Digest, artifactTypes []string, last string, n int) (page []artifact.Descriptor, more bool, err error)
 	// Named reports whether a manifest of the repository names a blob.
 	Named(ctx context.Context, repository artifact.Repository, blob artifact.Digest) (bool, error)
 }

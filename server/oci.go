@@ -197,16 +197,26 @@ func (s *Server) referrers(r *request) error {
 	if err != nil {
 		return err
 	}
+	last := r.Query("last")
+	if last != "" {
+		if _, err := artifact.ParseDigest(last); err != nil {
+			return err
+		}
+	}
 	artifactTypes := slices.DeleteFunc(r.QueryArray("artifactType"), func(s string) bool { return s == "" })
-	found, err := s.cfg.Registry.Referrers(r.Request.Context(), r.principal(), r.repository, subject, artifactTypes)
+	found, next, err := s.cfg.Registry.Referrers(r.Request.Context(), r.principal(), r.repository, subject, artifactTypes, last)
 	if err != nil {
 		return err
+	}
+	if next != "" {
+		q := url.Values{"last": {next}, "artifactType": artifactTypes}
+		r.Header("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.Request.URL.Path, q.Encode()))
 	}
 	if len(artifactTypes) > 0 {
 		r.Header("OCI-Filters-Applied", "artifactType")
 	}
 	r.Header("Content-Type", artifact.MediaTypeIndex)
-	r.JSON(http.StatusOK, gin.H{"schemaVersion": 2, "mediaType": artifact.MediaTypeIndex, "manifests": found})
+	r.JSON(http.StatusOK, gin.H{"schemaVersion": 2, "mediaType": artifact.MediaTypeIndex, "manifests": orEmpty(found)})
 	return nil
 }
 

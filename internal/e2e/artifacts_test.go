@@ -71,6 +71,32 @@ func TestSchema2(t *testing.T) {
 	}
 }
 
+// TestReferrersPaged: more referrers than fit one answer come in pages that a client follows, each one once, whatever
+// somebody wrote into their annotations.
+func TestReferrersPaged(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := serve(t)
+	pusher := s.token("--role", "pusher")
+	s.pushed(pusher, "shop/a:v1", configured(t, "1", files(t, map[string]string{"a": "1"})))
+	r := s.oras(pusher, "shop/a")
+	about, err := r.Resolve(ctx, "v1")
+	require.NoError(t, err)
+	var pushed []string
+	for i := range 8 {
+		made, err := oras.PackManifest(ctx, r, oras.PackManifestVersion1_1, "application/vnd.example.note", oras.PackManifestOptions{Subject: &about,
+			ManifestAnnotations: map[string]string{"note": strings.Repeat(string(rune('a'+i)), 1_000_000)}})
+		require.NoError(t, err)
+		pushed = append(pushed, made.Digest.String())
+	}
+	code, body := s.get(pusher, "/v2/shop/a/referrers/"+about.Digest.String()+"?artifactType=application/vnd.example.note")
+	require.Equal(t, 200, code)
+	require.Less(t, len(body), 4<<20)
+	require.ElementsMatch(t, pushed, s.referrers(pusher, "shop/a", "v1", "application/vnd.example.note"))
+	code, body = s.get(pusher, "/v2/shop/a/referrers/"+about.Digest.String()+"?last=x")
+	require.Equal(t, 400, code, body)
+}
+
 // on is an image for another architecture.
 func on(t *testing.T, architecture string, img v1.Image) v1.Image {
 	t.Helper()
