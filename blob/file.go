@@ -37,7 +37,7 @@ func NewFile(root string) (*File, error) {
 }
 
 // buffers bound what one stream holds in memory.
-var buffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 var uploadID = regexp.MustCompile(`^[0-9a-f-]{1,64}$`)
 
@@ -88,7 +88,7 @@ func (f *File) Append(ctx context.Context, id string, at Progress, r io.Reader) 
 func copyHashing(ctx context.Context, file *os.File, sum hash.Hash, r io.Reader) (total int64, err error) {
 	var hashing sync.WaitGroup
 	defer hashing.Wait()
-	buffer, other := buffers.Get().(*[128 << 10]byte), buffers.Get().(*[128 << 10]byte)
+	buffer, other := buffers.Get().(*[64 << 10]byte), buffers.Get().(*[64 << 10]byte)
 	defer func() { hashing.Wait(); buffers.Put(buffer); buffers.Put(other) }()
 	for {
 		if err := ctx.Err(); err != nil {
