@@ -51,12 +51,38 @@ var may = map[Role][]Action{
 		ActionManage},
 }
 
-// Principal is who asks. The zero Principal is anonymous and may do nothing.
+// Binding is a role, and where it counts.
+type Binding struct {
+	Role         Role          `json:"role"`
+	Repositories []string      `json:"repositories,omitempty"` // globs; none means every repository
+	Environments []Environment `json:"environments,omitempty"` // none means none of a deployer, every one of a promoter or approver
+}
+
+// Principal is who asks: Role, Repositories and Environments are its first binding. The zero Principal is anonymous and
+// may do nothing.
 type Principal struct {
 	Name         string        `json:"name"` // for the ledger: token:ci-shop, user:ada, system
 	Role         Role          `json:"role"`
-	Repositories []string      `json:"repositories,omitempty"` // globs; none means every repository
-	Environments []Environment `json:"environments,omitempty"` // of a deployer or promoter; none means none and every one, respectively
+	Repositories []string      `json:"repositories,omitempty"`
+	Environments []Environment `json:"environments,omitempty"`
+	More         []Binding     `json:"more,omitempty"`
+}
+
+// Bindings are all of p's; what one allows another does not take away.
+func (p Principal) Bindings() []Binding {
+	return append([]Binding{{p.Role, p.Repositories, p.Environments}}, p.More...)
+}
+
+// any reports whether one of p's bindings is such. It does not allocate: every request asks.
+func (p Principal) any(is func(Binding) bool) bool {
+	return is(Binding{p.Role, p.Repositories, p.Environments}) || slices.ContainsFunc(p.More, is)
+}
+
+func (b Binding) includes(a Action) bool { return slices.Contains(may[b.Role], a) }
+
+// Sees reports whether r is among those of the binding.
+func (b Binding) Sees(r Repository) bool {
+	return len(b.Repositories) == 0 || slices.ContainsFunc(b.Repositories, func(g string) bool { return MatchGlob(g, r.String()) })
 }
 
 // System is who acts when Waybill itself does: signs, scans, attaches.
@@ -68,7 +94,83 @@ func (p Principal) Anonymous() bool { return p.Role == "" }
 // Can reports whether p's role allows an action on a repository. The zero Repository asks whether it does so on
 // any, as lists need to know.
 func (p Principal) Can(a Action, r Repository) bool {
-	return slices.Contains(may[p.Role], a) && (r.IsZero() || p.Sees(r))
+	return p.any(func(b Binding) bool { return b.includes(a) && (r.IsZero() || b.Sees(r)) })
+}
+
+// CanEverywhere reports whether p may do an action on every repository.
+func (p Principal) CanEverywhere(a Action) bool {
+	return p.any(func(b Binding) bool { return b.includes(a) && len(b.Repositories) == 0 })
+}
+
+// Patterns returns those of the repositories where p may do an action, none when that is nowhere or, see CanEverywhere,
+// everywhere.
+func (p Principal) Patterns(a Action) (patterns []string) {
+	if p.CanEverywhere(a) {
+		return nil
+	}
+	for _, b := range p.Bindings() {
+		if b.includes(a) {
+			patterns = append(patterns, b.Repositories...)
+		}
+	}
+	return patterns
+}
+
+// CanTo reports whether p may do an action that moves r to e, such as to promote it or to approve that. The zero
+// Environment asks for all of them.
+func (p Principal) CanTo(a Action, r Repository, e Environment) bool {
+	return p.any(func(b Binding) bool {
+		return b.includes(a) && (r.IsZero() || b.Sees(r)) && (b.Role == Admin || len(b.Environments) == 0 || slices.Contains(b.Environments, e))
+	})
+}
+
+// Is reports whether p has a role, wherever that counts.
+func (p Principal) Is(role Role) bool {
+	return p.any(func(b Binding) bool { return b.Role == role })
+}
+
+// As reports whether p has a role that counts for r and e.
+func (p Principal) As(role Role, r Repository, e Environment) bool {
+	return p.any(func(b Binding) bool {
+		return b.Role == role && b.Sees(r) && (role == Admin || len(b.Environments) == 0 || slices.Contains(b.Environments, e))
+	})
+}
+
+// Deploys returns the environments whose promoted digests of r p may pull as a deployer; of the zero Repository, those of
+// any.
+func (p Principal) Deploys(r Repository) (environments []Environment) {
+	if len(p.More) == 0 && p.Role == Deployer && (r.IsZero() || p.Sees(r)) {
+		return p.Environments
+	}
+	for _, b := range p.Bindings() {
+		if b.Role != Deployer || !r.IsZero() && !b.Sees(r) {
+			continue
+		}
+		for _, e := range b.Environments {
+			if !slices.Contains(environments, e) {
+				environments = append(environments, e)
+			}
+		}
+	}
+	return environments
+}
+
+// Roles names p's roles, as a sentence does: "reader and approver".
+func (p Principal) Roles() string {
+	var names []string
+	for _, b := range p.Bindings() {
+		if !slices.Contains(names, string(b.Role)) {
+			names = append(names, string(b.Role))
+		}
+	}
+	return sentence(names, " and ")
+}
+
+func sentence(names []string, last string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:len(names)-1], ", ") + last + names[len(names)-1]
 }
 
 // RolesWith names the roles that include an action, as a sentence does: "promoter or admin".
@@ -79,29 +181,24 @@ func RolesWith(a Action) string {
 			names = append(names, string(role))
 		}
 	}
-	if len(names) < 2 {
-		return strings.Join(names, "")
-	}
-	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+	return sentence(names, " or ")
 }
 
 // Refusal says what role or binding an action would need that p may not do. It is the same for a repository that is not
 // there, so that nobody learns of one that is.
 func (p Principal) Refusal(a Action, r Repository) *Error {
-	if slices.Contains(may[p.Role], a) {
-		return Coded(Denied, "DENIED", "%s may not %s in %s: its role, %s, is bound to %s; that takes one of role %s that is bound to %s", p.Name, a, r, p.Role, strings.Join(p.Repositories, ", "), RolesWith(a), r)
+	if patterns := p.Patterns(a); patterns != nil {
+		return Coded(Denied, "DENIED", "%s may not %s in %s: its role, %s, is bound to %s; that takes one of role %s that is bound to %s", p.Name, a, r, p.Roles(), strings.Join(patterns, ", "), RolesWith(a), r)
 	}
-	return Coded(Denied, "DENIED", "%s, a %s, may not %s in %s; that takes role %s, bound to it or to every repository", p.Name, p.Role, a, r, RolesWith(a))
+	return Coded(Denied, "DENIED", "%s, a %s, may not %s in %s; that takes role %s, bound to it or to every repository", p.Name, p.Roles(), a, r, RolesWith(a))
 }
 
 // CanPromote reports whether p may promote in r to e.
-func (p Principal) CanPromote(r Repository, e Environment) bool {
-	return p.Can(ActionPromote, r) && (p.Role == Admin || len(p.Environments) == 0 || slices.Contains(p.Environments, e))
-}
+func (p Principal) CanPromote(r Repository, e Environment) bool { return p.CanTo(ActionPromote, r, e) }
 
 // Sees reports whether r is among p's repositories; of a deployer the gate must still say yes.
 func (p Principal) Sees(r Repository) bool {
-	return len(p.Repositories) == 0 || slices.ContainsFunc(p.Repositories, func(g string) bool { return MatchGlob(g, r.String()) })
+	return p.any(func(b Binding) bool { return b.Sees(r) })
 }
 
 // MatchGlob reports whether a repository name matches a pattern: ** stands for any number of path components, *, ?

@@ -95,9 +95,9 @@ func coversPart(pattern, narrower string) bool {
 	return ok && err == nil
 }
 
-// SeesAll reports whether every repository that a pattern matches is among p's.
-func (p Principal) SeesAll(pattern string) bool {
-	return len(p.Repositories) == 0 || slices.ContainsFunc(p.Repositories, func(own string) bool { return GlobCovers(own, pattern) })
+// CanAll reports whether p may do an action in every repository that a pattern matches.
+func (p Principal) CanAll(a Action, pattern string) bool {
+	return p.CanEverywhere(a) || slices.ContainsFunc(p.Patterns(a), func(own string) bool { return GlobCovers(own, pattern) })
 }
 
 // Response is what happens to a promoted digest that the policies of now deny.

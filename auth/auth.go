@@ -33,6 +33,7 @@ type Token struct {
 	Role         artifact.Role
 	Repositories []string
 	Environments []artifact.Environment
+	More         []artifact.Binding // of a session, for which more than one rule matched
 	CreatedBy    string
 	// Session is who a provider vouched for, as issuer and subject name them; empty of a token that an admin made.
 	Session    string
@@ -48,7 +49,7 @@ func (t Token) Principal() artifact.Principal {
 	if name == "" {
 		name = "token:" + t.Name + "/" + t.ID
 	}
-	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments}
+	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More}
 }
 
 // Store keeps tokens; *postgres.DB is one.
@@ -163,7 +164,7 @@ func idOf(token string) string {
 // Create makes a token and returns it, the only time that it is shown.
 func (s *Service) Create(ctx context.Context, actor artifact.Principal, g Grant) (string, Token, error) {
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
-		return "", Token{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not make tokens; that takes role admin", actor.Name, actor.Role)
+		return "", Token{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not make tokens; that takes role admin", actor.Name, actor.Roles())
 	}
 	if err := s.check(g); err != nil {
 		return "", Token{}, err
@@ -196,8 +197,8 @@ func (g Grant) check() error {
 		return invalid("a token's name has 1 to 100 characters, and no control characters")
 	case g.Role == artifact.Deployer && len(g.Environments) == 0:
 		return invalid("a deployer is one of an environment; name it with --environment")
-	case len(g.Environments) > 0 && g.Role != artifact.Deployer && g.Role != artifact.Promoter:
-		return invalid("role %s is not bound to environments; leave --environment out, or use role deployer or promoter", g.Role)
+	case len(g.Environments) > 0 && !slices.Contains([]artifact.Role{artifact.Deployer, artifact.Promoter, artifact.Approver}, g.Role):
+		return invalid("role %s is not bound to environments; leave --environment out, or use role deployer, promoter or approver", g.Role)
 	case g.Role == artifact.Admin && len(g.Repositories) > 0:
 		return invalid("an admin manages the whole server; leave --repository out")
 	}
@@ -215,7 +216,7 @@ func (s *Service) List(ctx context.Context) ([]Token, error) { return s.cfg.Stor
 // Revoke ends a token, here at once and on other replicas within a second.
 func (s *Service) Revoke(ctx context.Context, actor artifact.Principal, id string) error {
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
-		return artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke tokens; that takes role admin", actor.Name, actor.Role)
+		return artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke tokens; that takes role admin", actor.Name, actor.Roles())
 	}
 	return s.forget(id, s.cfg.Store.RevokeToken(ctx, id, actor.Name))
 }

@@ -74,7 +74,7 @@ func cut(p artifact.Principal, asked []Scope) []Scope {
 // has reports whether a principal has an action of Docker's; each is ours of the same name. A deployer may pull from its
 // repositories: what, the gate says.
 func has(p artifact.Principal, action string, repository artifact.Repository) bool {
-	return p.Can(artifact.Action(action), repository) || action == "pull" && p.Role == artifact.Deployer && p.Sees(repository)
+	return p.Can(artifact.Action(action), repository) || action == "pull" && len(p.Deploys(repository)) > 0
 }
 
 // accessLife is how long an access token of Docker's flow lasts.

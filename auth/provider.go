@@ -221,16 +221,22 @@ func refuseToken(issuer string, why error) error {
 		Message: "the token is not a valid one of " + issuer + " for this server: its signature, audience or times are wrong; ask for one with the audience that `waybill login --help` names", Err: errors.Join(errGuess, why)}
 }
 
-// grant returns the session that the first rule that matches gives.
+// grant returns the session that the rules give that match, each its role.
 func (p *Provider) grant(v verified) (Token, error) {
 	name, err := p.nameOf(v)
 	if err != nil {
 		return Token{}, err
 	}
+	var given []artifact.Binding
 	for _, r := range p.cfg.Rules {
 		if r.matches(v.claims) {
-			return Token{Name: display(v), Session: p.cfg.Kind + ":" + p.cfg.URL + "#" + name, Role: r.Role, Repositories: r.Repositories, Environments: r.Environments}, nil
+			given = append(given, artifact.Binding{Role: r.Role, Repositories: r.Repositories, Environments: r.Environments})
 		}
+	}
+	if len(given) > 0 {
+		t := Token{Name: display(v), Session: p.cfg.Kind + ":" + p.cfg.URL + "#" + name, More: given[1:]}
+		t.Role, t.Repositories, t.Environments = given[0].Role, given[0].Repositories, given[0].Environments
+		return t, nil
 	}
 	return Token{}, artifact.Errorf(artifact.Denied, "%s vouches for %s, and none of its rules here matches the claims; an admin adds one to identity in the configuration", p.cfg.URL, printable(name))
 }

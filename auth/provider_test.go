@@ -102,6 +102,7 @@ func TestExchange(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "workload:"+i.URL+"#repo:acme/shop:ref:refs/heads/main", made.Principal().Name)
 	require.Equal(t, artifact.Pusher, made.Role)
+	require.Equal(t, []artifact.Binding{{Role: artifact.Reader}}, made.More, "every rule that matches counts")
 	id, err := s.FromRequest(ctx, basic(secret))
 	require.NoError(t, err)
 	require.Equal(t, made.Principal(), id.Principal)
@@ -111,7 +112,7 @@ func TestExchange(t *testing.T) {
 
 	_, second, err := s.Exchange(ctx, i.sign(t, at.Now(), map[string]any{"run": 8}))
 	require.NoError(t, err)
-	require.Equal(t, artifact.Reader, second.Role, "the first rule that matches decides")
+	require.Equal(t, artifact.Reader, second.Role, "by the other rule")
 
 	now := at.Now()
 	hmac, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: []byte(strings.Repeat("k", 32))}, nil)

@@ -82,7 +82,7 @@ type Result struct {
 // gets a line per instruction.
 func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, log io.Writer) (Result, error) {
 	if !p.Can(artifact.ActionBuild, r.Repository) || !p.Can(artifact.ActionPush, r.Repository) {
-		return Result{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, r.Repository)
+		return Result{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Roles(), r.Repository)
 	}
 	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
 	if err != nil {

@@ -62,15 +62,15 @@ func (s *Waiving) Create(ctx context.Context, p artifact.Principal, r WaiverRequ
 		return w, err
 	}
 	if !p.Can(artifact.ActionApprove, artifact.Repository{}) {
-		return w, artifact.Errorf(artifact.Denied, "%s, a %s, may not waive a rule; that takes a token of role approver", p.Name, p.Role)
+		return w, artifact.Errorf(artifact.Denied, "%s, a %s, may not waive a rule; that takes a token of role approver", p.Name, p.Roles())
 	}
 	if r.Repository != "" {
 		w.Repositories = []string{r.Repository}
-		if !p.SeesAll(r.Repository) {
-			return w, artifact.Errorf(artifact.Denied, "%s may not approve in all of %s; its token is for %s", p.Name, r.Repository, strings.Join(p.Repositories, ", "))
+		if !p.CanAll(artifact.ActionApprove, r.Repository) {
+			return w, artifact.Errorf(artifact.Denied, "%s may not approve in all of %s; its token is for %s", p.Name, r.Repository, strings.Join(p.Patterns(artifact.ActionApprove), ", "))
 		}
 	} else {
-		w.Repositories = slices.Clone(p.Repositories)
+		w.Repositories = p.Patterns(artifact.ActionApprove)
 	}
 	if err := s.known(ctx, w.Rule); err != nil {
 		return w, err
@@ -128,17 +128,17 @@ func (s *Waiving) Revoke(ctx context.Context, p artifact.Principal, id int64) (a
 	if err != nil {
 		return w, err
 	}
-	if !p.Can(artifact.ActionApprove, artifact.Repository{}) || !seesAll(p, w) {
-		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke waiver %d; that takes an approver of all repositories that it is for", p.Name, p.Role, id)
+	if !p.Can(artifact.ActionApprove, artifact.Repository{}) || !approvesAll(p, w) {
+		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke waiver %d; that takes an approver of all repositories that it is for", p.Name, p.Roles(), id)
 	}
 	return s.cfg.Store.RevokeWaiver(ctx, id, p.Name, s.cfg.Now())
 }
 
-func seesAll(p artifact.Principal, w artifact.Waiver) bool {
+func approvesAll(p artifact.Principal, w artifact.Waiver) bool {
 	if len(w.Repositories) == 0 {
-		return len(p.Repositories) == 0
+		return p.CanEverywhere(artifact.ActionApprove)
 	}
-	return !slices.ContainsFunc(w.Repositories, func(pattern string) bool { return !p.SeesAll(pattern) })
+	return !slices.ContainsFunc(w.Repositories, func(pattern string) bool { return !p.CanAll(artifact.ActionApprove, pattern) })
 }
 
 // List returns the waivers that p may know of, newest first, at most n of those older than before (0: any).
@@ -152,10 +152,10 @@ func (s *Waiving) List(ctx context.Context, p artifact.Principal, ended bool, be
 
 // touches reports whether a waiver may hold in a repository of p.
 func touches(p artifact.Principal, w artifact.Waiver) bool {
-	if len(p.Repositories) == 0 || len(w.Repositories) == 0 {
+	if p.CanEverywhere(artifact.ActionLook) || len(w.Repositories) == 0 {
 		return true
 	}
 	return slices.ContainsFunc(w.Repositories, func(pattern string) bool {
-		return p.SeesAll(pattern) || slices.ContainsFunc(p.Repositories, func(own string) bool { return artifact.GlobCovers(pattern, own) })
+		return p.CanAll(artifact.ActionLook, pattern) || slices.ContainsFunc(p.Patterns(artifact.ActionLook), func(own string) bool { return artifact.GlobCovers(pattern, own) })
 	})
 }

@@ -17,8 +17,8 @@ func (db *DB) CreateToken(ctx context.Context, t auth.Token, hash []byte) error 
 		if t.Repositories == nil {
 			t.Repositories = []string{}
 		}
-		if _, err := tx.Exec(ctx, `insert into tokens (id, hash, name, role, repositories, environments, created_by, created_at, expires_at, principal) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-			t.ID, hash, t.Name, t.Role, t.Repositories, names(t.Environments), t.CreatedBy, t.CreatedAt, t.ExpiresAt, t.Session); err != nil {
+		if _, err := tx.Exec(ctx, `insert into tokens (id, hash, name, role, repositories, environments, created_by, created_at, expires_at, principal, more) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			t.ID, hash, t.Name, t.Role, t.Repositories, names(t.Environments), t.CreatedBy, t.CreatedAt, t.ExpiresAt, t.Session, orEmptyBindings(t.More)); err != nil {
 			return err
 		}
 		if t.Session != "" {
@@ -27,19 +27,19 @@ func (db *DB) CreateToken(ctx context.Context, t auth.Token, hash []byte) error 
 				return err
 			}
 		}
-		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "token.created", Actor: t.CreatedBy, Subject: t.ID, Reason: string(t.Role) + " " + t.Name})
+		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "token.created", Actor: t.CreatedBy, Subject: t.ID, Reason: t.Principal().Roles() + " " + t.Name})
 		return err
 	})
 }
 
-const tokenColumns = `id, name, role, repositories, environments, created_by, created_at, expires_at, revoked_at, last_used_at, principal`
+const tokenColumns = `id, name, role, repositories, environments, created_by, created_at, expires_at, revoked_at, last_used_at, principal, more`
 
 func scanToken(row pgx.CollectableRow, more ...any) (t auth.Token, err error) {
 	var (
 		environments  []string
 		revoked, used *time.Time
 	)
-	if err := row.Scan(append([]any{&t.ID, &t.Name, &t.Role, &t.Repositories, &environments, &t.CreatedBy, &t.CreatedAt, &t.ExpiresAt, &revoked, &used, &t.Session}, more...)...); err != nil {
+	if err := row.Scan(append([]any{&t.ID, &t.Name, &t.Role, &t.Repositories, &environments, &t.CreatedBy, &t.CreatedAt, &t.ExpiresAt, &revoked, &used, &t.Session, &t.More}, more...)...); err != nil {
 		return t, err
 	}
 	for _, name := range environments {
@@ -100,4 +100,12 @@ func (db *DB) RevokeToken(ctx context.Context, id, actor string) error {
 func (db *DB) TouchToken(ctx context.Context, id string) error {
 	_, err := db.Pool.Exec(ctx, `update tokens set last_used_at = now() where id = $1`, id)
 	return translate(err)
+}
+
+// orEmptyBindings keeps a null out of the column.
+func orEmptyBindings(all []artifact.Binding) []artifact.Binding {
+	if all == nil {
+		return []artifact.Binding{}
+	}
+	return all
 }

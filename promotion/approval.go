@@ -86,8 +86,8 @@ type ApprovalStore interface {
 // Approve records p's word that a version may go to an environment: that digest, and no other that the version may come
 // to mean.
 func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) (artifact.Approval, error) {
-	if !p.Can(artifact.ActionApprove, r.Repository) || len(p.Environments) > 0 && p.Role != artifact.Admin && !contains(p.Environments, r.Environment) {
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not approve what goes to %s of %s; that takes a token of role approver for it", p.Name, p.Role, r.Environment, r.Repository)
+	if !p.CanTo(artifact.ActionApprove, r.Repository, r.Environment) {
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not approve what goes to %s of %s; that takes a token of role approver for it", p.Name, p.Roles(), r.Environment, r.Repository)
 	}
 	stage, err := s.stage(ctx, r.Repository, r.Environment)
 	if err != nil {
@@ -106,27 +106,27 @@ func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) 
 		return artifact.Approval{}, err
 	}
 	switch {
-	case p.Role != gate.Role:
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s wants %s, and %s is a %s", r.Environment, gate, p.Name, p.Role)
+	case !p.As(gate.Role, r.Repository, r.Environment):
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s wants %s, and %s is a %s", r.Environment, gate, p.Name, p.Roles())
 	case gate.NotPusher && slices.Contains(evidence.Pushers, p.Name):
 		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s pushed %s@%s, and nobody approves what they pushed; ask another %s", p.Name, r.Repository, digest, gate.Role)
 	case len(evidence.Recalled) > 0:
 		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s@%s: %s", r.Repository, digest, strings.Join(evidence.Recalled, "; "))
 	}
 	return s.cfg.Store.Approve(ctx, artifact.Approval{Repository: r.Repository, Digest: digest, Environment: r.Environment, Version: version,
-		Actor: p.Name, Role: p.Role, Reason: r.Reason, At: s.cfg.Now()})
+		Actor: p.Name, Role: gate.Role, Reason: r.Reason, At: s.cfg.Now()})
 }
 
 // RevokeApproval ends an approval. Whoever may approve there may: what was doubted by one is looked at again.
 func (s *Service) RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error) {
 	if !p.Can(artifact.ActionApprove, artifact.Repository{}) {
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke an approval; that takes a token of role approver", p.Name, p.Role)
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke an approval; that takes a token of role approver", p.Name, p.Roles())
 	}
 	a, err := s.cfg.Store.Approval(ctx, id)
 	if err != nil {
 		return a, err
 	}
-	if !p.Sees(a.Repository) {
+	if !p.Can(artifact.ActionApprove, a.Repository) {
 		return artifact.Approval{}, artifact.Errorf(artifact.NotFound, "there is no approval %d", id)
 	}
 	return s.cfg.Store.RevokeApproval(ctx, id, p.Name)

@@ -28,10 +28,11 @@ func (g *Gate) Pull(ctx context.Context, p artifact.Principal, repository artifa
 	if p.Can(artifact.ActionPull, repository) {
 		return nil
 	}
-	if err := g.deploys(p, repository); err != nil {
+	environments, err := deploys(p, repository)
+	if err != nil {
 		return err
 	}
-	granted, err := g.grants.Granted(ctx, p.Environments, repository, digest)
+	granted, err := g.grants.Granted(ctx, environments, repository, digest)
 	if err != nil {
 		return err
 	}
@@ -47,20 +48,25 @@ func (g *Gate) Pull(ctx context.Context, p artifact.Principal, repository artifa
 	} else if ok {
 		return refuse("recalled", "%s was recalled by %s: %s", what, actor, reason)
 	}
-	return refuse("not-promoted", "%s is not promoted to %s; a promoter can do so: waybill promote %s VERSION %s", what, list(p.Environments), repository, p.Environments[0])
+	return refuse("not-promoted", "%s is not promoted to %s; a promoter can do so: waybill promote %s VERSION %s", what, list(environments), repository, environments[0])
 }
 
-// deploys returns nil when p pulls what is promoted, and from this repository.
-func (g *Gate) deploys(p artifact.Principal, repository artifact.Repository) error {
+// deploys returns the environments whose promoted digests p may pull from a repository, or why there are none.
+func deploys(p artifact.Principal, repository artifact.Repository) ([]artifact.Environment, error) {
+	if environments := p.Deploys(repository); len(environments) > 0 {
+		return environments, nil
+	}
 	switch {
 	case p.Anonymous():
-		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "nobody signed in; `docker login` with a token as the password")
+		return nil, artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "nobody signed in; `docker login` with a token as the password")
 	case !p.Sees(repository):
-		return refuse("role", "%s has no role for %s: its role, %s, is bound to %s; that takes role reader, or deployer of an environment, bound to %s", p.Name, repository, p.Role, strings.Join(p.Repositories, ", "), repository)
-	case p.Role != artifact.Deployer || len(p.Environments) == 0:
-		return refuse("role", "%s, whose role is %s, may not pull from %s; that takes a token of role reader, or deployer of an environment", p.Name, p.Role, repository)
+		var patterns []string
+		for _, b := range p.Bindings() {
+			patterns = append(patterns, b.Repositories...)
+		}
+		return nil, refuse("role", "%s has no role for %s: its role, %s, is bound to %s; that takes role reader, or deployer of an environment, bound to %s", p.Name, repository, p.Roles(), strings.Join(patterns, ", "), repository)
 	}
-	return nil
+	return nil, refuse("role", "%s, whose role is %s, may not pull from %s; that takes a token of role reader, or deployer of an environment", p.Name, p.Roles(), repository)
 }
 
 // Filter says of each digest whether p may pull it; it is Pull for lists.
@@ -68,11 +74,12 @@ func (g *Gate) Filter(ctx context.Context, p artifact.Principal, repository arti
 	allowed := make(map[artifact.Digest]bool, len(digests))
 	granted := digests
 	if !p.Can(artifact.ActionPull, repository) {
-		if deploys := g.deploys(p, repository) == nil; !deploys {
+		environments := p.Deploys(repository)
+		if len(environments) == 0 {
 			return allowed, nil
 		}
 		var err error
-		if granted, err = g.grants.GrantedOf(ctx, p.Environments, repository, digests); err != nil {
+		if granted, err = g.grants.GrantedOf(ctx, environments, repository, digests); err != nil {
 			return nil, err
 		}
 	}
@@ -85,13 +92,16 @@ func (g *Gate) Filter(ctx context.Context, p artifact.Principal, repository arti
 // Repositories returns those that p may know of: where it may pull at will, look, or deploy something from.
 func (g *Gate) Repositories(ctx context.Context, p artifact.Principal, all []artifact.Repository) ([]artifact.Repository, error) {
 	granted := map[artifact.Repository]bool{}
-	if p.Role == artifact.Deployer {
-		repositories, err := g.grants.GrantedRepositories(ctx, p.Environments)
+	for _, b := range p.Bindings() {
+		if b.Role != artifact.Deployer {
+			continue
+		}
+		repositories, err := g.grants.GrantedRepositories(ctx, b.Environments)
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range repositories {
-			granted[r] = p.Sees(r)
+			granted[r] = granted[r] || b.Sees(r)
 		}
 	}
 	var known []artifact.Repository

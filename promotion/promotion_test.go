@@ -236,6 +236,11 @@ func (g grants) Recalled(_ context.Context, _ artifact.Repository, d artifact.Di
 	return "ada", "CVE-2024-24790", d == g.recalled, nil
 }
 
+func also(p artifact.Principal, more ...artifact.Binding) artifact.Principal {
+	p.More = more
+	return p
+}
+
 func TestGate(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -266,6 +271,11 @@ func TestGate(t *testing.T) {
 		{deployer(dev), "bad", "was recalled by ada: CVE-2024-24790"},
 		{deployer(), "good", "deployer"},
 		{artifact.Principal{Name: "a", Role: artifact.Deployer, Repositories: []string{"bank/**"}, Environments: []artifact.Environment{dev}}, "good", "no role for"},
+		{also(deployer(production), artifact.Binding{Role: artifact.Deployer, Repositories: []string{"bank/**"}, Environments: []artifact.Environment{dev}}), "good", "not promoted to production"},
+		{also(deployer(production), artifact.Binding{Role: artifact.Deployer, Repositories: []string{"*/returns"}, Environments: []artifact.Environment{dev}}), "good", ""},
+		{also(deployer(dev), artifact.Binding{Role: artifact.Reader, Repositories: []string{"bank/**"}}), "good", ""},
+		{also(deployer(dev), artifact.Binding{Role: artifact.Reader, Repositories: []string{"bank/**"}}), "other", "not promoted to dev"},
+		{also(deployer(dev), artifact.Binding{Role: artifact.Reader, Repositories: []string{"shop/**"}}), "other", ""},
 	} {
 		err := gate.Pull(ctx, c.p, r, digest(c.d))
 		filtered, ferr := gate.Filter(ctx, c.p, r, []artifact.Digest{digest(c.d)})

@@ -270,8 +270,8 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 
 // override takes from unmet gates those that an admin may override, saying why: not a recall, and not that it is signed.
 func override(p artifact.Principal, r Request, unmet []artifact.Reason) (overridden []string, rest []artifact.Reason, err error) {
-	if p.Role != artifact.Admin {
-		return nil, nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not override a gate; that takes a token of role admin", p.Name, p.Role)
+	if !p.Is(artifact.Admin) {
+		return nil, nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not override a gate; that takes a token of role admin", p.Name, p.Roles())
 	}
 	if strings.TrimSpace(r.Reason) == "" {
 		return nil, nil, artifact.Errorf(artifact.Invalid, "an override needs a reason: it stands in the ledger with every gate that was not met")
@@ -302,7 +302,7 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 	if !p.Can(artifact.ActionPromote, repository) {
 		return denied(p, "recall from", repository.String())
 	}
-	if len(p.Environments) > 0 && p.Role != artifact.Admin {
+	if !p.CanTo(artifact.ActionPromote, repository, artifact.Environment{}) {
 		return artifact.Errorf(artifact.Denied, "%s may promote to some environments only, and a recall is from all; that takes a promoter without --environment", p.Name)
 	}
 	if strings.TrimSpace(reason) == "" {
@@ -321,7 +321,7 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 // was promoted to it counts as not promoted there, should it ever come back. It returns how many digests it held.
 func (s *Service) Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error) {
 	if !p.Can(artifact.ActionManage, artifact.Repository{}) {
-		return 0, artifact.Errorf(artifact.Denied, "%s, a %s, may not retire an environment; that takes a token of role admin", p.Name, p.Role)
+		return 0, artifact.Errorf(artifact.Denied, "%s, a %s, may not retire an environment; that takes a token of role admin", p.Name, p.Roles())
 	}
 	if strings.TrimSpace(reason) == "" {
 		return 0, artifact.Errorf(artifact.Invalid, "retiring an environment needs a reason, for the record")
@@ -516,5 +516,5 @@ func (s *Service) may(p artifact.Principal, r artifact.Repository, e artifact.En
 }
 
 func denied(p artifact.Principal, what, where string) error {
-	return artifact.Errorf(artifact.Denied, "%s, a %s, may not %s %s; that takes a token of role promoter for it", p.Name, p.Role, what, where)
+	return artifact.Errorf(artifact.Denied, "%s, a %s, may not %s %s; that takes a token of role promoter for it", p.Name, p.Roles(), what, where)
 }

@@ -103,8 +103,8 @@ func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, reposito
 
 // refuseList says what a list takes; of what is not there, a deployer is told the same as of what is not promoted.
 func refuseList(p artifact.Principal, repository artifact.Repository) error {
-	if p.Role == artifact.Deployer && p.Sees(repository) {
-		return artifact.Coded(artifact.Denied, "DENIED", "%s, a deployer, may list nothing in %s: nothing there is promoted to %s; any of it takes role %s, bound to it", p.Name, repository, environments(p), artifact.RolesWith(artifact.ActionPull))
+	if len(p.Deploys(repository)) > 0 {
+		return artifact.Coded(artifact.Denied, "DENIED", "%s, a deployer, may list nothing in %s: nothing there is promoted to %s; any of it takes role %s, bound to it", p.Name, repository, environments(p, repository), artifact.RolesWith(artifact.ActionPull))
 	}
 	return p.Refusal(artifact.ActionPull, repository)
 }

@@ -71,14 +71,15 @@ func (r *Registry) hide(p artifact.Principal, ref artifact.Reference, err error)
 	var refused *artifact.Error
 	if errors.As(err, &refused) && (refused.Kind == artifact.NotFound || refused.Kind == artifact.Denied && len(refused.Reasons) > 0 && refused.Reasons[0].Rule == "not-promoted") {
 		return artifact.Coded(artifact.Denied, "DENIED", "%s is not promoted to %s, and %s may pull nothing else; a promoter can do so: waybill promote %s %s ENVIRONMENT",
-			ref, environments(p), p.Name, ref.Repository, ref.Tag)
+			ref, environments(p, ref.Repository), p.Name, ref.Repository, ref.Tag)
 	}
 	return err
 }
 
-func environments(p artifact.Principal) string {
-	names := make([]string, len(p.Environments))
-	for i, e := range p.Environments {
+func environments(p artifact.Principal, repository artifact.Repository) string {
+	deploys := p.Deploys(repository)
+	names := make([]string, len(deploys))
+	for i, e := range deploys {
 		names[i] = e.String()
 	}
 	return strings.Join(names, " or ")

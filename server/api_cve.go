@@ -56,7 +56,7 @@ func (a *API) cve(ctx context.Context, p artifact.Principal, in *cveInput) (*cve
 		if mayLookIn(p, item.Repository) != nil {
 			continue
 		}
-		if p.Role == artifact.Deployer {
+		if !p.Can(artifact.ActionLook, item.Repository) {
 			allowed, err := a.cfg.Gate.Filter(ctx, p, item.Repository, append([]artifact.Digest{item.Digest}, item.Indexes...))
 			if err != nil {
 				return nil, err
@@ -65,7 +65,7 @@ func (a *API) cve(ctx context.Context, p artifact.Principal, in *cveInput) (*cve
 				continue
 			}
 			item.Indexes = slices.DeleteFunc(item.Indexes, func(d artifact.Digest) bool { return !allowed[d] })
-			item.RunsIn = slices.DeleteFunc(item.RunsIn, func(w artifact.Affecting) bool { return !slices.Contains(p.Environments, w.Environment) })
+			item.RunsIn = slices.DeleteFunc(item.RunsIn, func(w artifact.Affecting) bool { return !slices.Contains(p.Deploys(item.Repository), w.Environment) })
 			item.Tags = nil // where tags stand is not a deployer's business
 		}
 		out.Body.Affected = append(out.Body.Affected, item)

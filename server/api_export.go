@@ -56,7 +56,7 @@ func (e *export) of(ctx context.Context, in *exportInput) (ref artifact.Referenc
 		e.summary.Reference = ref.Repository.String() + "@" + ref.Digest.String()
 		return artifact.Reference{Repository: ref.Repository, Digest: ref.Digest}, nil
 	}
-	if len(e.principal.Repositories) > 0 {
+	if !e.principal.CanEverywhere(artifact.ActionAudit) {
 		return ref, artifact.Errorf(artifact.Denied, "a period is of all repositories, and %s is for some; name a digest", e.principal.Name)
 	}
 	if in.From == "" || in.To == "" {

@@ -33,6 +33,7 @@ type Exchanged struct {
 	Role         artifact.Role          `json:"role"`
 	Repositories []string               `json:"repositories,omitempty"`
 	Environments []artifact.Environment `json:"environments,omitempty"`
+	More         []artifact.Binding     `json:"more,omitempty" doc:"Further roles, each with where it counts"`
 	ExpiresAt    time.Time              `json:"expiresAt"`
 }
 
@@ -69,7 +70,7 @@ func (a *API) exchange(ctx context.Context, _ artifact.Principal, in *exchangeIn
 	if err != nil {
 		return nil, err
 	}
-	return &exchangeOutput{CacheControl: "no-store", Body: Exchanged{Secret: secret, ID: t.ID, Principal: t.Session, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, ExpiresAt: t.ExpiresAt}}, nil
+	return &exchangeOutput{CacheControl: "no-store", Body: Exchanged{Secret: secret, ID: t.ID, Principal: t.Session, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More, ExpiresAt: t.ExpiresAt}}, nil
 }
 
 func (a *API) signIn(context.Context, artifact.Principal, *struct{}) (*signInOutput, error) {

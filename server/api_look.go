@@ -33,15 +33,15 @@ func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subje
 	s := subject{reference: parsed}
 	digest, err := a.digest(ctx, parsed)
 	if err != nil {
-		return s, hideAbsence(p, ref, err)
+		return s, hideAbsence(p, parsed, err)
 	}
-	if p.Role == artifact.Deployer {
+	if !p.Can(artifact.ActionLook, parsed.Repository) {
 		if err := a.cfg.Gate.Pull(ctx, p, parsed.Repository, digest); err != nil {
-			return s, hideAbsence(p, ref, err)
+			return s, hideAbsence(p, parsed, err)
 		}
 	}
 	s.StoredManifest, err = a.cfg.Content.Manifest(ctx, parsed.Repository, digest)
-	return s, hideAbsence(p, ref, err)
+	return s, hideAbsence(p, parsed, err)
 }
 
 // digest returns the digest that a reference stands for; with both, the digest is the identity.
@@ -54,7 +54,7 @@ func (a *API) digest(ctx context.Context, r artifact.Reference) (artifact.Digest
 
 // mayLookIn answers from the role alone. A deployer may look where its repositories are; each digest is the gate's.
 func mayLookIn(p artifact.Principal, r artifact.Repository) error {
-	if p.Can(artifact.ActionLook, r) || (p.Role == artifact.Deployer && p.Sees(r)) {
+	if p.Can(artifact.ActionLook, r) || len(p.Deploys(r)) > 0 {
 		return nil
 	}
 	return p.Refusal(artifact.ActionLook, r)
@@ -62,10 +62,10 @@ func mayLookIn(p artifact.Principal, r artifact.Repository) error {
 
 // hideAbsence makes "not there" and "not yours" one answer to a deployer, so that it cannot list by guessing. The answer
 // about a tag does not name the digest where it stands.
-func hideAbsence(p artifact.Principal, ref string, err error) error {
+func hideAbsence(p artifact.Principal, ref artifact.Reference, err error) error {
 	var refused *artifact.Error
 	notPromoted := errors.As(err, &refused) && len(refused.Reasons) > 0 && refused.Reasons[0].Rule == "not-promoted"
-	if p.Role == artifact.Deployer && (artifact.KindOf(err) == artifact.NotFound || notPromoted && !strings.Contains(ref, "@")) {
+	if !p.Can(artifact.ActionLook, ref.Repository) && (artifact.KindOf(err) == artifact.NotFound || notPromoted && ref.Digest.IsZero()) {
 		return artifact.Errorf(artifact.Denied, "%s is not promoted to an environment of %s; promote it first", ref, p.Name)
 	}
 	return err
@@ -83,13 +83,13 @@ func may(p artifact.Principal, action artifact.Action, r artifact.Repository) er
 // that is bound to some repositories, what is not there, what is not its own and what is not unique look the same.
 func (a *API) service(ctx context.Context, p artifact.Principal, action artifact.Action, name string) (artifact.Repository, error) {
 	r, err := a.cfg.Promotions.ResolveService(ctx, name)
-	bound := p.Role == artifact.Deployer || len(p.Repositories) > 0
+	bound := !p.CanEverywhere(artifact.ActionLook)
 	kind := artifact.KindOf(err)
 	if err != nil && !(bound && (kind == artifact.NotFound || kind == artifact.Conflict)) {
 		return r, err
 	}
 	looks := action == artifact.ActionLook && err == nil && mayLookIn(p, r) == nil
-	if looks && p.Role == artifact.Deployer {
+	if looks && !p.Can(artifact.ActionLook, r) {
 		// Of a repository that nothing was promoted from it does not know.
 		known, err := a.cfg.Gate.Repositories(ctx, p, []artifact.Repository{r})
 		if err != nil {
@@ -98,7 +98,7 @@ func (a *API) service(ctx context.Context, p artifact.Principal, action artifact
 		looks = len(known) > 0
 	}
 	if err != nil || !(looks || p.Can(action, r)) {
-		return r, artifact.Errorf(artifact.Denied, "%s may %s in no service named %.255q; name a whole repository, one that its role, %s, is bound to; others take role %s, bound to them", p.Name, action, name, p.Role, artifact.RolesWith(action))
+		return r, artifact.Errorf(artifact.Denied, "%s may %s in no service named %.255q; name a whole repository, one that its role, %s, is bound to; others take role %s, bound to them", p.Name, action, name, p.Roles(), artifact.RolesWith(action))
 	}
 	return r, nil
 }
@@ -119,8 +119,8 @@ func visible[T any](ctx context.Context, a *API, p artifact.Principal, all []T, 
 		if mayLookIn(p, r) != nil {
 			continue
 		}
-		if p.Role == artifact.Deployer {
-			if !slices.Contains(p.Environments, e) {
+		if !p.Can(artifact.ActionLook, r) {
+			if !slices.Contains(p.Deploys(r), e) {
 				continue
 			}
 			if _, asked := allowed[r]; !asked {
@@ -152,7 +152,7 @@ func (a *API) repositories(ctx context.Context, p artifact.Principal, _ *struct{
 	}
 	out := &repositoriesOutput{Body: RepositoryList{Repositories: []artifact.Repository{}}}
 	deployed := map[artifact.Repository]bool{}
-	if p.Role == artifact.Deployer {
+	if p.Is(artifact.Deployer) {
 		// What is promoted, not what exists: a deployer's list is made from the board, through the gate.
 		cells, err := a.cells(ctx, p)
 		if err != nil {

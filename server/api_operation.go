@@ -28,7 +28,7 @@ func needs(a artifact.Action) need { return need{action: a} }
 
 // allows reports whether the caller's role may use the route at all.
 func (n need) allows(p artifact.Principal) bool {
-	return n.public || p.Can(n.action, artifact.Repository{}) || (n.deployer && p.Role == artifact.Deployer)
+	return n.public || p.Can(n.action, artifact.Repository{}) || (n.deployer && p.Is(artifact.Deployer))
 }
 
 type principalKey struct{}
@@ -64,7 +64,7 @@ func (a *API) admit(n need) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, err := a.principal(hc.Context(), hc.Header("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives", p.Name, p.Role, n.action, artifact.RolesWith(n.action))
+			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action))
 		}
 		if err != nil {
 			a.writeProblem(hc, newProblem(err))

@@ -145,7 +145,7 @@ func (a *API) target(ctx context.Context, p artifact.Principal, service, environ
 		return r, e, err
 	}
 	if !p.CanPromote(r, e) {
-		return r, e, artifact.Errorf(artifact.Denied, "%s may not promote %s to %s: its role is bound to %v; that takes role promoter that is bound to %s, or admin", p.Name, r, e, p.Environments, e)
+		return r, e, artifact.Errorf(artifact.Denied, "%s may not promote %s to %s: it has role %s, bound to other environments; that takes role promoter that is bound to %s, or admin", p.Name, r, e, p.Roles(), e)
 	}
 	return r, e, nil
 }

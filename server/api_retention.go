@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"strings"
 
 	"waybill/artifact"
 	"waybill/storage"
@@ -21,8 +22,8 @@ type (
 )
 
 func (a *API) retention(ctx context.Context, p artifact.Principal, in *retentionInput) (*retentionOutput, error) {
-	if len(p.Repositories) > 0 {
-		return nil, artifact.Errorf(artifact.Denied, "retention is of all repositories, and the token of %s is for %v only; ask an admin whose token is for all", p.Name, p.Repositories)
+	if !p.CanEverywhere(artifact.ActionManage) {
+		return nil, artifact.Errorf(artifact.Denied, "retention is of all repositories, and the token of %s is for %s only; ask an admin whose token is for all", p.Name, strings.Join(p.Patterns(artifact.ActionManage), ", "))
 	}
 	in.takeTime()
 	done, err := a.cfg.Retention.Run(ctx, p.Name, in.Body.DryRun)

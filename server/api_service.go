@@ -54,6 +54,7 @@ type Token struct {
 	Role         artifact.Role          `json:"role"`
 	Repositories []string               `json:"repositories,omitempty"`
 	Environments []artifact.Environment `json:"environments,omitempty"`
+	More         []artifact.Binding     `json:"more,omitempty" doc:"Further roles of a session, each with where it counts"`
 	CreatedBy    string                 `json:"createdBy"`
 	Session      string                 `json:"session,omitempty" doc:"Who a provider vouched for; absent of a token that an admin made"`
 	CreatedAt    time.Time              `json:"createdAt"`

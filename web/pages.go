@@ -50,7 +50,7 @@ func (w *Web) board(c *gin.Context, p artifact.Principal) error {
 		row := service{Repository: r, Cells: make([]*artifact.Status, len(page.Environments))}
 		for i := range statuses {
 			at := slices.Index(page.Environments, statuses[i].Environment)
-			if statuses[i].Repository == r && at >= 0 && (p.Role != artifact.Deployer || slices.Contains(p.Environments, statuses[i].Environment)) {
+			if statuses[i].Repository == r && at >= 0 && (p.Can(artifact.ActionLook, r) || slices.Contains(p.Deploys(r), statuses[i].Environment)) {
 				row.Cells[at] = &statuses[i]
 			}
 		}

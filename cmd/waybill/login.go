@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"waybill/artifact"
 	"waybill/server"
 )
 
@@ -174,7 +175,7 @@ func (f loginFlags) signIn(cmd *cobra.Command, c *client) (string, error) {
 	}
 	out, err := c.exchange(cmd.Context(), idToken)
 	if err == nil {
-		fmt.Fprintf(tell, "%s has role %s until %s\n", printable(out.Principal), out.Role, stamp(out.ExpiresAt))
+		fmt.Fprintf(tell, "%s has role %s until %s\n", printable(out.Principal), (artifact.Principal{Role: out.Role, More: out.More}).Roles(), stamp(out.ExpiresAt))
 	}
 	return out.Secret, err
 }

@@ -103,7 +103,7 @@ func newTokenList() *cobra.Command {
 				for i, e := range k.Environments {
 					environments[i] = e.String()
 				}
-				t.AppendRow([]any{k.ID, printable(k.Name), k.Role, orDash(strings.Join(k.Repositories, " ")), orDash(strings.Join(environments, " ")), printable(k.CreatedBy), stamp(k.ExpiresAt), state})
+				t.AppendRow([]any{k.ID, printable(k.Name), (artifact.Principal{Role: k.Role, More: k.More}).Roles(), orDash(strings.Join(k.Repositories, " ")), orDash(strings.Join(environments, " ")), printable(k.CreatedBy), stamp(k.ExpiresAt), state})
 			}
 			t.Render()
 		})

@@ -149,6 +149,7 @@ identity:
       audience: https://registry.example
       rules:
         - {claims: {sub: ada, groups: [ops, rel*]}, role: pusher, repositories: [shop/**]}
+        - {claims: {sub: ada}, role: reader, repositories: [bank/**]}
   people:
     issuer: %[1]s
     clientID: waybill
@@ -275,7 +276,7 @@ func TestWorkload(t *testing.T) {
 	}
 	out, said, code := login(good)
 	require.Zero(t, code, said)
-	require.Contains(t, said, "workload:"+issuer+"#ada has role pusher until")
+	require.Contains(t, said, "workload:"+issuer+"#ada has role pusher and reader until")
 	token := strings.TrimSpace(out)
 	scope := func(repository string) []any {
 		r, _ := http.NewRequest(http.MethodGet, s.url+"/token?service=waybill&scope=repository:"+repository+":pull,push", nil)
@@ -298,7 +299,8 @@ func TestWorkload(t *testing.T) {
 		return claims.Access[0].Actions
 	}
 	require.Equal(t, []any{"pull", "push"}, scope("shop/returns"))
-	require.Empty(t, scope("bank/ledger"))
+	require.Equal(t, []any{"pull"}, scope("bank/ledger"), "by the other rule, and what that one allows")
+	require.Empty(t, scope("other/ledger"))
 
 	// GitHub's runner gives a token to whoever has the job's own.
 	var asked atomic.Value

@@ -139,7 +139,9 @@ func TestPeopleDecide(t *testing.T) {
 	said := &logBuffer{}
 	wait.Stderr = said
 	require.NoError(t, wait.Start())
-	s.await("it to say what it waits for", func() bool { return strings.Contains(said.String(), "2 approvals") || strings.Contains(said.String(), "approv") })
+	s.await("it to say what it waits for", func() bool {
+		return strings.Contains(said.String(), "2 approvals") || strings.Contains(said.String(), "approv")
+	})
 	require.Contains(t, s.ok(bob, "approvals"), "returns", "what waits is listed")
 	_, errs, code = s.waybill(pusher, "approve", "returns", "v456", "production")
 	require.Equal(t, 1, code)
