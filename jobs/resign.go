@@ -66,6 +66,7 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 			done, err := r.again(artifact.DoneAgain(ctx), s, public)
 			switch {
 			case artifact.KindOf(err) == artifact.Unavailable, ctx.Err() != nil:
+				r.Logger.WarnContext(ctx, "what a revoked key had signed is not signed again yet; it is tried again", "key", job.Args.Key, "error", err)
 				return errors.Join(failed, err) // the key or the database: all others would fail likewise
 			case err != nil:
 				failed = errors.Join(failed, fmt.Errorf("%s@%s: %w", s.Repository, s.Digest, err))
@@ -76,6 +77,9 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 			}
 		}
 		after = page[len(page)-1]
+	}
+	if failed != nil {
+		r.Logger.WarnContext(ctx, "some of what a revoked key had signed is not signed again; it is tried again", "key", job.Args.Key, "error", failed)
 	}
 	r.Logger.InfoContext(ctx, "signed again what a revoked key had signed", "key", job.Args.Key, "signed", signed, "denied or gone", left)
 	return failed

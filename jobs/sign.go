@@ -47,6 +47,7 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		return err
 	}
 	if err := s.Service.SignImage(ctx, pass); err != nil {
+		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
 		return err
 	}
 	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
