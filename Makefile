@@ -35,8 +35,8 @@ deps-run:
 deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
-# Clients that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
-tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/oidc-provider/node_modules
+# Clients and a KMS that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
+tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/oidc-provider/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -48,6 +48,10 @@ $(TOOLS)/regctl:
 # of, so that most is compiled already.
 $(TOOLS)/trivy: internal/tools/trivy/go.mod
 	cd internal/tools/trivy && GOEXPERIMENT=jsonv2 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/trivy github.com/aquasecurity/trivy/cmd/trivy
+# What the tests of keys in a KMS sign with.
+$(TOOLS)/vault: internal/tools/vault/go.mod internal/tools/vault/main.go
+	@echo "compiling vault; the first time takes about four minutes"
+	cd internal/tools/vault && $(GO) build -trimpath -ldflags '-s -w' -o ../bin/vault .
 $(TOOLS)/oidc-provider/node_modules:
 	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/oidc-provider oidc-provider@9.13.3
 $(TOOLS)/golangci-lint:

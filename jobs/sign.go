@@ -42,20 +42,30 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		return err
 	}
 	ctx = artifact.DoneAgain(ctx)
-	verdict, err := s.Judge.JudgeStored(ctx, job.Args.Repository, job.Args.Digest)
-	if artifact.KindOf(err) == artifact.NotFound {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("judge %s@%s: %w", job.Args.Repository, job.Args.Digest, err)
-	}
-	pass, err := verdict.Pass()
-	if err != nil {
-		s.Logger.Warn("not signed: the policy in force does not allow it", "repository", job.Args.Repository, "digest", job.Args.Digest, "outcome", verdict.Outcome)
-		return nil
+	pass, ok, err := s.pass(ctx, job.Args.Repository, job.Args.Digest)
+	if err != nil || !ok {
+		return err
 	}
 	if err := s.Service.SignImage(ctx, pass); err != nil {
+		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
 		return err
 	}
 	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+}
+
+// pass judges a digest; false says that it is denied, or gone.
+func (s *Signer) pass(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (policy.Pass, bool, error) {
+	verdict, err := s.Judge.JudgeStored(ctx, repository, digest)
+	if artifact.KindOf(err) == artifact.NotFound {
+		return policy.Pass{}, false, nil
+	}
+	if err != nil {
+		return policy.Pass{}, false, fmt.Errorf("judge %s@%s: %w", repository, digest, err)
+	}
+	pass, err := verdict.Pass()
+	if err != nil {
+		s.Logger.Warn("not signed: the policy in force does not allow it", "repository", repository, "digest", digest, "outcome", verdict.Outcome)
+		return policy.Pass{}, false, nil
+	}
+	return pass, true, nil
 }

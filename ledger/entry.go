@@ -26,6 +26,8 @@ const (
 	KindStorageApplied  = "repositories.applied"
 	KindWaiverCreated   = "waiver.created" // its subject is the waiver's id, its version the rule, its evidence the waiver's hash
 	KindWaiverRevoked   = "waiver.revoked"
+	KindKeyRotated      = "key.rotated" // its subject is the new key's id, its evidence the one before
+	KindKeyRevoked      = "key.revoked" // its version is the instant until which signatures of the key count, if that is given
 )
 
 // More kinds, of which nothing else is kept that an audit could compare, or only for a while.

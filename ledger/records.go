@@ -17,6 +17,7 @@ type Records struct {
 	Grants      []GrantedRoot
 	Documents   []AppliedDocument
 	Waivers     []RecordedWaiver
+	Keys        []artifact.SigningKey // by the order in which they came in force
 }
 
 // GrantedRoot is a digest whose closure an environment may pull.
@@ -55,11 +56,12 @@ type recordAudit struct {
 	recalled   map[artifact.Reference]bool
 	waivers    map[int64]RecordedWaiver // by the entry they name
 	revoked    map[string]bool          // waivers, by their id
+	keys       *keyAudit
 }
 
 func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]bool{},
-		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}}
+		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}, keys: newKeyAudit(r.Keys, problem)}
 	for _, p := range r.Promotions {
 		a.promotions[p.LedgerIndex] = append(a.promotions[p.LedgerIndex], p)
 	}
@@ -108,6 +110,10 @@ func (a *recordAudit) entry(index int64, e Entry) {
 			a.problem("entry %d: %s was applied with hash %s, but the stored one has %s", index, key, e.Digest, d.Hash)
 		}
 		delete(a.documents, key)
+	case KindKeyRotated:
+		a.keys.rotated(index, e)
+	case KindKeyRevoked:
+		a.keys.revoked(index, e)
 	}
 }
 
@@ -203,6 +209,7 @@ func (a *recordAudit) finish() {
 			a.problem("waiver %d is there, and no entry records that it was created", w.ID)
 		}
 	}
+	a.keys.end()
 	for _, ref := range a.Recalled {
 		if a.recalled[ref] {
 			a.problem("%s stands in the record of recalls, and no entry records that", ref)

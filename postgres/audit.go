@@ -128,6 +128,9 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	if r.Documents, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.AppliedDocument]); err != nil {
 		return r, err
 	}
-	r.Waivers, err = recordedWaivers(ctx, v.tx)
+	if r.Waivers, err = recordedWaivers(ctx, v.tx); err != nil {
+		return r, err
+	}
+	r.Keys, err = signingKeys(ctx, v.tx)
 	return r, err
 }

@@ -26,7 +26,8 @@ func (db *DB) Status(ctx context.Context) ([]artifact.Status, error) {
 		)
 		select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason,
 			case when v.outcome = 'allow' and v.until <= $1 then 'pending' else coalesce(v.outcome, 'pending') end, coalesce(s.state, 'pending'), coalesce(s.counts, '{}'),
-			exists (select from signatures g where g.repository = d.repository and g.digest = d.digest and g.predicate = '' and g.signed_at is not null),
+			exists (select from signatures s join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
+				where s.repository = d.repository and s.digest = d.digest and s.predicate = '' and s.signed_at is not null and (r.key is null or `+provenBefore+`)),
 			case when t.digest is not null then jsonb_build_object('repository', t.repository, 'digest', t.digest, 'response', t.response, 'reasons', t.reasons, 'policyHash', t.policy_hash,
 				'environments', t.environments, 'ledgerIndex', t.ledger_index, 'since', t.since) end
 		from deployments d join promotions p on p.id = d.promotion

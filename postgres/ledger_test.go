@@ -69,7 +69,7 @@ func (r *recorded) audit() ledger.Report {
 }
 
 // audited is every table that an audit reads.
-var audited = []string{"ledger_entries", "ledger_hashes", "ledger_checkpoints", "promotions", "deployments", "grants", "recalls", "documents"}
+var audited = []string{"ledger_entries", "ledger_hashes", "ledger_checkpoints", "promotions", "deployments", "grants", "recalls", "documents", "signing_keys", "signing_key_revocations"}
 
 // tamper runs statements as somebody who owns the tables could: no trigger and no foreign key holds.
 func (r *recorded) tamper(statements ...string) {

@@ -39,6 +39,9 @@ type DB struct {
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
 
+	// OnKeyRevoked is told likewise of a signing key that is revoked, to have what it signed signed again.
+	OnKeyRevoked func(ctx context.Context, tx pgx.Tx, keyID string) error
+
 	// Now is the clock that waivers end by; nil is time.Now. The wiring sets it once, if at all.
 	Now func() time.Time
 
@@ -139,7 +142,11 @@ const (
 	lockLedger = 0x7761795f6c656467 // one appender at a time: an entry's index is the tree's size
 	lockPolicy = 0x7761795f706f6c69 // no promotion under policies that are replaced meanwhile
 	lockRoles  = 0x7761795f726f6c65 // one replica gives the service's role its rights
+	lockKeys   = 0x7761795f6b657973 // one rotation or revocation of a signing key at a time
 	lockBlob   = 0x626c6f62         // with bits of a digest: no collector comes between a blob's bytes and its row
+
+	// No signature is recorded of a key that is revoked meanwhile: shared by those, alone by the revocation.
+	lockSignatures = 0x7761795f7369676e
 )
 
 // Transact runs f in a transaction and commits it. Serialization failures and deadlocks run f again, so f may run

@@ -58,8 +58,11 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 	if e.Approvals, e.Pushers, err = db.Approvals(ctx, repository, digest); err != nil {
 		return e, err
 	}
-	err = db.Pool.QueryRow(ctx, `select s.key_id, s.manifest from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
-		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature)
+	err = db.Pool.QueryRow(ctx, `select s.key_id, s.manifest, case when k.id is null then 'is none of this service''s'
+			when r.key is not null and not `+provenBefore+` then 'was revoked by ' || r.actor || ': ' || r.reason else '' end
+		from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
+		left join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
+		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature, &e.KeyRefused)
 	if err := ignoreNoRows(err); err != nil {
 		return e, err
 	}

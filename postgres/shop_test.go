@@ -2,7 +2,10 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"testing"
 	"time"
 
@@ -53,7 +56,8 @@ func newShop(t testing.TB) *shop {
 	db := pgtest.New(t)
 	s := &shop{t: t, ctx: context.Background(), db: db, repository: parsed(t, artifact.ParseRepository, "shop/returns"),
 		judge: judge{t, db, map[artifact.Digest]bool{}}, ada: artifact.Principal{Name: "user:ada", Role: artifact.Promoter}}
-	s.service = promotion.NewService(promotion.Config{Store: db, Judge: s.judge, KeyID: "key-1"})
+	s.service = promotion.NewService(promotion.Config{Store: db, Judge: s.judge})
+	s.rotate("key-1")
 	s.apply(string(promotion.Default()))
 	return s
 }
@@ -133,8 +137,33 @@ func index(children ...artifact.Digest) func(*artifact.Push) {
 	}
 }
 
+// keyID is the id of a key that has a name here instead of a public half.
+func keyID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:])
+}
+
+// rotate puts a key in force.
+func (s *shop) rotate(name string) artifact.SigningKey {
+	s.t.Helper()
+	known, err := s.db.SigningKeys(s.ctx)
+	require.NoError(s.t, err)
+	replaces := ""
+	if len(known) > 0 {
+		replaces = known[len(known)-1].ID
+	}
+	k, err := s.db.RotateKey(s.ctx, "user:ada", "yearly", replaces, func(context.Context, []artifact.SigningKey) (artifact.SigningKey, error) { return keyNamed(name), nil })
+	require.NoError(s.t, err)
+	return k
+}
+
+func keyNamed(name string) artifact.SigningKey {
+	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte(name)})
+	return artifact.SigningKey{ID: keyID(name), Algorithm: "ecdsa-p256", PublicKey: string(public), Reference: artifact.ManagedKey + name + ".key"}
+}
+
 // sign writes what the signer leaves behind.
-func (s *shop) sign(digest artifact.Digest, keyID string) artifact.Digest {
+func (s *shop) sign(digest artifact.Digest, key string) artifact.Digest {
 	s.t.Helper()
 	signature := s.put("signature of "+digest.String(), func(p *artifact.Push) {
 		p.IsImage = false
@@ -142,7 +171,7 @@ func (s *shop) sign(digest artifact.Digest, keyID string) artifact.Digest {
 		tagged(s.t, "sha256-"+digest.Hex()+".sig")(p)
 	})
 	_, err := s.db.Pool.Exec(s.ctx, `insert into signatures (repository, digest, predicate, key_id, policy_hash, signed_at, manifest) values ($1, $2, '', $3, $2, now(), $4)`,
-		s.repository, digest, keyID, signature)
+		s.repository, digest, keyID(key), signature)
 	require.NoError(s.t, err)
 	return signature
 }

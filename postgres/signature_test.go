@@ -13,7 +13,7 @@ func TestDeletedSignature(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	intend := func(d artifact.Digest, key string) bool {
-		done, err := s.db.IntendSignature(s.ctx, s.repository, d, "", key, artifact.DigestOf([]byte("policy")))
+		done, err := s.db.IntendSignature(s.ctx, s.repository, d, "", keyID(key), artifact.DigestOf([]byte("policy")))
 		require.NoError(t, err)
 		return done
 	}

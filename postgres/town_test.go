@@ -71,7 +71,7 @@ func newTown(t testing.TB) *town {
 	cold := postgres.Cold{DB: w.db}
 	w.judge = policy.NewJudge(policy.JudgeConfig{Facts: cold, Scans: unscanned{}, Contents: townContents{cold, w}, Policies: w.db, Waivers: w.db, Now: w.now})
 	w.many = w.judge.Many(cold, townContents{cold, w})
-	w.service = promotion.NewService(promotion.Config{Store: w.db, Judge: w.judge, KeyID: "key-1", Now: w.now})
+	w.service = promotion.NewService(promotion.Config{Store: w.db, Judge: w.judge, Now: w.now})
 	w.waiving = policy.NewWaiving(policy.WaivingConfig{Store: w.db, Policies: w.db, MaxLife: 90 * 24 * time.Hour, Max: 3, Now: w.now})
 	w.enforce(lax)
 	return w

@@ -11,14 +11,15 @@ import (
 
 // Evidence is what is known of a digest when its gates are evaluated.
 type Evidence struct {
-	Reached   []artifact.Environment             // where it was promoted to and not recalled from
-	Since     map[artifact.Environment]time.Time // of those: the last time
-	KeyID     string                             // of the key that signed it
-	Signature artifact.Digest                    // of the artifact that carries its signature; zero: it is not signed
-	Scans     []artifact.Scan                    // of the image, or of each image of an index
-	Recalled  []string                           // who withdrew it, or a part of it, and why
-	Approvals []artifact.Approval                // that were not revoked, for any environment
-	Pushers   []string                           // who pushed it, or a part of it, anywhere
+	Reached    []artifact.Environment             // where it was promoted to and not recalled from
+	Since      map[artifact.Environment]time.Time // of those: the last time
+	KeyID      string                             // of the key that signed it
+	KeyRefused string                             // why signatures of that key do not count: it was revoked, or is not the service's; "": they do
+	Signature  artifact.Digest                    // of the artifact that carries its signature; zero: it is not signed
+	Scans      []artifact.Scan                    // of the image, or of each image of an index
+	Recalled   []string                           // who withdrew it, or a part of it, and why
+	Approvals  []artifact.Approval                // that were not revoked, for any environment
+	Pushers    []string                           // who pushed it, or a part of it, anywhere
 
 	// Attested are, of each attestation that the stage asks for, the predicates of those that were verified.
 	Attested [][]map[string]any
@@ -26,7 +27,6 @@ type Evidence struct {
 
 // Asked is who asks for a promotion, and when.
 type Asked struct {
-	KeyID      string // of the signing key in force; "" takes a signature by any of the service's keys
 	Actor      string
 	Repository artifact.Repository
 	Digest     artifact.Digest
@@ -68,8 +68,8 @@ func (stage Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 	switch {
 	case e.Signature.IsZero():
 		add("signed", artifact.AwaitsWork, "it is not signed yet; signing follows a push by some seconds, so try again, or look at `waybill verdict` for why it is not")
-	case a.KeyID != "" && e.KeyID != a.KeyID:
-		add("signed", "", "it is signed by key %s, which is no longer in force; push it again to have it signed by %s", e.KeyID, a.KeyID)
+	case e.KeyRefused != "":
+		add("signed", artifact.AwaitsWork, "it is signed by key %.12s alone, which %s; it is signed again by the key in force if policy allows it still, so try again, or push it again", e.KeyID, e.KeyRefused)
 	}
 	if gate := stage.Requires.Scan; gate != nil {
 		unmet = append(unmet, gate.unmet(e.Scans, a.At)...)

@@ -117,7 +117,7 @@ func TestUnmet(t *testing.T) {
 		"all met":      {func(*Evidence) {}, nil},
 		"nothing met":  {func(e *Evidence) { *e = Evidence{} }, []string{"after", "to dev", "after", "to staging", "signed", "not signed yet", "scan", "no image"}},
 		"one after":    {func(e *Evidence) { e.Reached = e.Reached[1:] }, []string{"after", "promote it there first"}},
-		"another key":  {func(e *Evidence) { e.KeyID = "k0" }, []string{"signed", "k0"}},
+		"another key":  {func(e *Evidence) { e.KeyRefused = "was revoked by ada: lost" }, []string{"signed", "key k1 alone, which was revoked by ada: lost"}},
 		"recalled":     {func(e *Evidence) { e.Recalled = []string{"it was recalled by ada: bad"} }, []string{"recalled", "ada: bad"}},
 		"scan too old": {func(e *Evidence) { e.Scans[0].ScannedAt = now.Add(-24*time.Hour - time.Second) }, []string{"scan", "over the 24h0m0s allowed"}},
 		"scan pending": {func(e *Evidence) { e.Scans[0].State, e.Scans[0].Reason = artifact.ScanPending, "no advisory database" }, []string{"scan", "pending: no advisory database"}},
@@ -142,7 +142,7 @@ func TestUnmet(t *testing.T) {
 			e := good
 			e.Scans = []artifact.Scan{good.Scans[0]}
 			c.change(&e)
-			unmet := all.Unmet(e, Asked{KeyID: "k1", At: now})
+			unmet := all.Unmet(e, Asked{At: now})
 			require.Len(t, unmet, len(c.want)/2, "%v", unmet)
 			for i, r := range unmet {
 				require.Equal(t, c.want[2*i], r.Rule)

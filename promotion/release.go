@@ -88,7 +88,7 @@ func (s *Service) PromoteRelease(ctx context.Context, p artifact.Principal, name
 	for _, service := range release.Services {
 		request := r
 		request.Repository, request.Version = service.Repository, service.Version
-		move, err := s.allow(ctx, movement{action: "promote", principal: p, request: request, digest: service.Digest, version: service.Version, keyID: s.cfg.KeyID})
+		move, err := s.allow(ctx, movement{action: "promote", principal: p, request: request, digest: service.Digest, version: service.Version})
 		var no *artifact.Error
 		switch {
 		case err == nil:

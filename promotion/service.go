@@ -66,7 +66,6 @@ type Config struct {
 	Store        Store
 	Judge        Judge
 	Attestations Attestations // nil: there are none
-	KeyID        string       // of the signing key in force, whose signature the gates ask for; "": any key of the service
 	Now          func() time.Time
 }
 
@@ -108,7 +107,7 @@ func (s *Service) Promote(ctx context.Context, p artifact.Principal, r Request) 
 	if err != nil {
 		return Result{}, err
 	}
-	m := movement{action: "promote", principal: p, request: r, digest: digest, version: version, keyID: s.cfg.KeyID}
+	m := movement{action: "promote", principal: p, request: r, digest: digest, version: version}
 	return s.move(ctx, m)
 }
 
@@ -167,7 +166,6 @@ type movement struct {
 	digest    artifact.Digest
 	version   string
 	previous  artifact.Digest // what a rollback goes back from
-	keyID     string          // whose signature is asked for; "": any of the service's
 }
 
 func (s *Service) move(ctx context.Context, m movement) (Result, error) {
@@ -229,7 +227,7 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 		}
 		evidence.Attested = append(evidence.Attested, predicates)
 	}
-	unmet := stage.Unmet(evidence, Asked{KeyID: m.keyID, Actor: m.principal.Name, Repository: r.Repository, Digest: m.digest, Version: m.version, Reason: r.Reason, At: s.cfg.Now()})
+	unmet := stage.Unmet(evidence, Asked{Actor: m.principal.Name, Repository: r.Repository, Digest: m.digest, Version: m.version, Reason: r.Reason, At: s.cfg.Now()})
 	for i := range unmet {
 		unmet[i].Policy = pipeline.Name()
 	}

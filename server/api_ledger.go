@@ -144,6 +144,7 @@ type Bundle struct {
 	Manifest    []byte               `json:"manifest" doc:"The manifest's bytes, base64; their hash is the digest"`
 	Signatures  []BundleSignature    `json:"signatures"`
 	Promotion   *InclusionProof      `json:"promotion,omitempty"` // of the newest promotion to Environment
+	Signed      []InclusionProof     `json:"signed,omitempty" doc:"Of entries which prove that a key, revoked since, signed the digest when that counted"`
 	Checkpoint  string               `json:"checkpoint,omitempty"`
 	Keys        PublicKeys           `json:"keys" doc:"As this server says; compare them with those you were given"`
 }
@@ -186,7 +187,10 @@ func (a *API) verify(ctx context.Context, p artifact.Principal, in *verifyInput)
 		}
 		return nil, err
 	}
-	b := Bundle{Repository: s.Repository, Digest: s.Digest, Environment: e, MediaType: s.Manifest.MediaType, Manifest: s.Body, Keys: a.publicKeys()}
+	b := Bundle{Repository: s.Repository, Digest: s.Digest, Environment: e, MediaType: s.Manifest.MediaType, Manifest: s.Body}
+	if b.Keys, err = a.publicKeys(ctx); err != nil {
+		return nil, err
+	}
 	if b.Signatures, err = a.signatures(ctx, s.Repository, s.Digest); err != nil {
 		return nil, err
 	}
@@ -195,6 +199,22 @@ func (a *API) verify(ctx context.Context, p artifact.Principal, in *verifyInput)
 			return nil, err
 		}
 	}
+	if !slices.ContainsFunc(b.Keys.Keys, func(k PublicKey) bool { return k.Revoked != nil && !k.Revoked.Before.IsZero() }) {
+		return &verifyOutput{Body: b}, nil
+	}
+	c, err := a.cfg.Ledger.Checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if b.Signed, err = a.proveSigned(ctx, b.Repository, b.Digest, c.Size); err != nil {
+		return nil, err
+	}
+	if b.Promotion != nil { // all proofs are for one checkpoint
+		if *b.Promotion, err = a.inclusion(ctx, b.Promotion.Index, c.Size); err != nil {
+			return nil, err
+		}
+	}
+	b.Checkpoint = c.Note
 	return &verifyOutput{Body: b}, nil
 }
 

@@ -20,24 +20,6 @@ func (a *API) version(context.Context, artifact.Principal, *struct{}) (*versionO
 	return &versionOutput{Body: VersionInfo{Version: a.cfg.Version, API: "v1"}}, nil
 }
 
-// PublicKeys are what a verifier needs, and all it needs.
-type PublicKeys struct {
-	KeyID          string `json:"keyID"`
-	PublicKeyPEM   string `json:"publicKeyPEM" doc:"For cosign verify --key"`
-	LedgerVerifier string `json:"ledgerVerifier" doc:"Verifier key of the ledger's checkpoints (C2SP signed note)"`
-}
-
-type keysOutput struct{ Body PublicKeys }
-
-func (a *API) publicKeys() PublicKeys {
-	k := a.cfg.Keys
-	return PublicKeys{KeyID: k.SigningKeyID(), PublicKeyPEM: string(k.SigningKeyPEM()), LedgerVerifier: k.LedgerVerifier()}
-}
-
-func (a *API) keys(context.Context, artifact.Principal, *struct{}) (*keysOutput, error) {
-	return &keysOutput{Body: a.publicKeys()}, nil
-}
-
 // TokenRequest asks for a token.
 type TokenRequest struct {
 	Name         string        `json:"name,omitempty" maxLength:"100" doc:"For people and the ledger; without one, the role"`

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -59,6 +60,9 @@ func routes() []route {
 		{"POST", "/advisories", "application/octet-stream", "archive", "admin", ""},
 		{"POST", "/advisories/pulls", json, `{"source":"security/trivy-db:2"}`, "admin", ""},
 		{"GET", "/advisories", "", "", lookers, ""},
+		{"GET", "/signing-keys", "", "", lookers, ""},
+		{"POST", "/signing-keys", json, `{"replaces":"k1","reason":"yearly"}`, "admin", ""},
+		{"POST", "/signing-keys/" + strings.Repeat("a", 64) + "/revocation", json, `{"reason":"lost","before":"2026-10-01T12:00:00Z"}`, "admin", ""},
 		{"GET", "/repositories", "", "", everyone, ""},
 		{"GET", "/inspect" + ref, "", "", everyone, "reader"},
 		{"GET", "/verdict" + ref, "", "", everyone, "reader"},
@@ -104,6 +108,7 @@ func anybodys() []route {
 	return []route{
 		{"GET", "/version", "", "", "", ""},
 		{"GET", "/keys", "", "", "", ""},
+		{"GET", "/keys.pem", "", "", "", ""},
 		{"GET", "/openapi.json", "", "", "", ""},
 		{"GET", "/openapi.yaml", "", "", "", ""},
 		{"GET", "/identity", "", "", "", ""},
@@ -172,7 +177,7 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		if !below {
 			path = "/" + path
 		}
-		path = strings.NewReplacer(":waiver", "7", ":approval", "3", ":release", "shop-1", ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
+		path = strings.NewReplacer(":waiver", "7", ":approval", "3", ":release", "shop-1", ":key", strings.Repeat("a", 64), ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -250,7 +255,7 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") || !strings.HasPrefix(r.Path, "/api/v1/") {
 			continue // what is outside is described by C2SP tlog-tiles
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":release", "{release}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":release", "{release}", ":key", "{key}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)
@@ -273,6 +278,21 @@ func TestPublicRoutes(t *testing.T) {
 	call(t, s, "", "GET", "/keys", "", "").decode(t, &k)
 	require.Equal(t, "k1", k.KeyID)
 	require.Equal(t, "waybill/test+00000000+key", k.LedgerVerifier)
+	require.Len(t, k.Keys, 3)
+	require.Nil(t, k.Keys[1].Revoked)
+	require.Equal(t, noon.Add(-90*time.Minute), k.Keys[2].Revoked.Before)
+	got := call(t, s, "", "GET", "/keys.pem", "", "")
+	require.Equal(t, "application/x-pem-file", got.header.Get("Content-Type"))
+	first, rest := pem.Decode(got.body)
+	require.Equal(t, "k1", string(first.Bytes), "the one that signs is the one that cosign reads")
+	second, rest := pem.Decode(rest)
+	require.Equal(t, "k0", string(second.Bytes))
+	none, _ := pem.Decode(rest)
+	require.Nil(t, none, "a revoked key is left out")
+	for _, public := range []string{string(got.body), string(call(t, s, "", "GET", "/keys", "", "").body)} {
+		require.NotContains(t, public, "hashivault")
+		require.NotContains(t, public, "root")
+	}
 }
 
 func TestBadRequests(t *testing.T) {

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -618,9 +619,34 @@ func (w *world) Check(_ context.Context, quarantine bool, report registry.CheckR
 	return registry.Checked{Blobs: 2, Bytes: 10, Findings: 1}, nil
 }
 
-func (w *world) SigningKeyPEM() []byte  { return []byte("-----BEGIN PUBLIC KEY-----\n") }
-func (w *world) SigningKeyID() string   { return "k1" }
-func (w *world) LedgerVerifier() string { return "waybill/test+00000000+key" }
+// keysFake are a key that was revoked, one that was rotated, and the one that signs.
+type keysFake struct{ *world }
+
+func (keysFake) SigningKeys(context.Context) ([]artifact.SigningKey, error) {
+	key := func(id string, since time.Time) artifact.SigningKey {
+		return artifact.SigningKey{ID: id, Algorithm: "ecdsa-p256", PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte(id)})), Reference: "hashivault://" + id, AddedBy: "token:root", Reason: "yearly", Since: since}
+	}
+	lost, old, current := key("k-1", noon.Add(-2*time.Hour)), key("k0", noon.Add(-time.Hour)), key("k1", noon)
+	lost.Until, old.Until = old.Since, current.Since
+	lost.Revocation = &artifact.KeyRevocation{At: noon, By: "token:root", Reason: "lost", Before: noon.Add(-90 * time.Minute)}
+	return []artifact.SigningKey{lost, old, current}, nil
+}
+
+func (k keysFake) Rotate(_ context.Context, p artifact.Principal, reference, replaces, reason string) (artifact.SigningKey, error) {
+	k.record("rotate %s to %q by %s: %s", replaces, reference, p.Name, reason)
+	return artifact.SigningKey{ID: "k2"}, nil
+}
+
+func (k keysFake) Revoke(_ context.Context, p artifact.Principal, id, reason string, before time.Time) (artifact.SigningKey, error) {
+	k.record("revoke %.4s by %s: %s", id, p.Name, reason)
+	return artifact.SigningKey{ID: id, Revocation: &artifact.KeyRevocation{At: noon, Before: before}}, nil
+}
+
+func (keysFake) SignedEntries(context.Context, artifact.Repository, artifact.Digest, string, time.Time) ([]int64, error) {
+	return []int64{0, 1 << 40}, nil
+}
+
+func (keysFake) LedgerVerifier() string { return "waybill/test+00000000+key" }
 
 // start serves the API over w and returns the engine with it.
 func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
@@ -628,7 +654,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w, Webhooks: w,
-		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: w, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
+		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: keysFake{w}, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

@@ -188,7 +188,11 @@ func (e *export) write(ctx context.Context, w io.Writer) error {
 }
 
 func (e *export) content(ctx context.Context) error {
-	e.summary.Keys, e.summary.Entries, e.summary.Digests = e.api.publicKeys(), len(e.indexes), []ExportedReference{}
+	keys, err := e.api.publicKeys(ctx)
+	if err != nil {
+		return err
+	}
+	e.summary.Keys, e.summary.Entries, e.summary.Digests = keys, len(e.indexes), []ExportedReference{}
 	if err := e.file("checkpoint", []byte(e.checkpoint.Note)); err != nil {
 		return err
 	}
@@ -252,7 +256,14 @@ func (e *export) digest(ctx context.Context, ref artifact.Reference) error {
 	if err != nil {
 		return err
 	}
-	return e.json(exported.Folder+"/signatures.json", signatures)
+	if err := e.json(exported.Folder+"/signatures.json", signatures); err != nil {
+		return err
+	}
+	signed, err := e.api.proveSigned(ctx, ref.Repository, ref.Digest, e.checkpoint.Size)
+	if err != nil || len(signed) == 0 {
+		return err
+	}
+	return e.json(exported.Folder+"/signed.json", signed)
 }
 
 func (e *export) json(path string, v any) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/empty"
 	"github.com/sigstore/cosign/v2/pkg/oci/mutate"
 	cosignstatic "github.com/sigstore/cosign/v2/pkg/oci/static"
+	"github.com/sigstore/sigstore/pkg/signature/dsse"
 
 	"waybill/artifact"
 )
@@ -66,13 +67,14 @@ func (s *Signer) signed(image gcr.Image, payload []byte) (bool, error) {
 	})
 }
 
-// attested reports whether an image at an .att tag holds an attestation of a statement.
-func attested(image gcr.Image, statement []byte) (bool, error) {
+// attested reports whether an image at an .att tag holds an attestation by this key of a statement.
+func (s *Signer) attested(image gcr.Image, statement []byte) (bool, error) {
 	return anyLayer(image, func(content []byte, _ map[string]string) bool {
 		var envelope struct {
 			Payload []byte `json:"payload"`
 		}
-		return json.Unmarshal(content, &envelope) == nil && bytes.Equal(envelope.Payload, statement)
+		return json.Unmarshal(content, &envelope) == nil && bytes.Equal(envelope.Payload, statement) &&
+			dsse.WrapVerifier(s.key).VerifySignature(bytes.NewReader(content), nil) == nil
 	})
 }
 

@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"waybill/artifact"
 )
@@ -29,11 +29,17 @@ type Attached interface {
 // Attestations finds signed statements about digests.
 type Attestations struct {
 	attached Attached
-	own      []byte
+	own      OwnKeys
 }
 
-// NewAttestations returns those that are attached; own is the service's public key in PEM.
-func NewAttestations(attached Attached, own []byte) *Attestations {
+// OwnKeys are the service's own keys; *Keys are some, and a *Signer is one.
+type OwnKeys interface {
+	Counting(ctx context.Context) ([]Counting, error)
+	SignedBefore(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicate, keyID string, before time.Time) ([]artifact.Digest, error)
+}
+
+// NewAttestations returns those that are attached.
+func NewAttestations(attached Attached, own OwnKeys) *Attestations {
 	return &Attestations{attached, own}
 }
 
@@ -41,15 +47,9 @@ func NewAttestations(attached Attached, own []byte) *Attestations {
 // ones in PEM; without any, by the service's own. It looks at referrers and at cosign's .att tag. What does not verify,
 // is malformed or too large is passed over: it proves nothing.
 func (v *Attestations) Attested(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, keys []string) ([]map[string]any, error) {
-	if len(keys) == 0 {
-		keys = []string{string(v.own)}
-	}
-	verifiers := make([]*Verifier, len(keys))
-	for i, key := range keys {
-		var err error
-		if verifiers[i], err = NewVerifier([]byte(key)); err != nil {
-			return nil, fmt.Errorf("key %d: %w", i+1, err)
-		}
+	verifiers, err := v.verifiers(ctx, repository, digest, predicateType, keys)
+	if err != nil {
+		return nil, err
 	}
 	manifests, err := v.manifests(ctx, repository, digest)
 	if err != nil {
@@ -79,7 +79,7 @@ func (v *Attestations) Attested(ctx context.Context, repository artifact.Reposit
 			} else if err != nil {
 				return nil, err
 			}
-			if predicate, err := predicateOf(envelope, digest, predicateType, verifiers); err == nil {
+			if predicate, err := predicateOf(envelope, digest, predicateType, verifiers.of(layer.Digest)); err == nil {
 				predicates = append(predicates, predicate)
 			}
 		}

@@ -115,7 +115,7 @@ func TestAttested(t *testing.T) {
 				} else {
 					a.referrers = []artifact.Descriptor{{Digest: d, ArtifactType: intoto}, {Digest: other, ArtifactType: intoto}}
 				}
-				got, err := signer.NewAttestations(a, ours.PublicKeyPEM()).Attested(t.Context(), repository, image, testResult, c.keys)
+				got, err := signer.NewAttestations(a, ours).Attested(t.Context(), repository, image, testResult, c.keys)
 				require.NoError(t, err)
 				require.Len(t, got, c.want)
 				for _, p := range got {
@@ -131,6 +131,6 @@ func TestAttested(t *testing.T) {
 		junk = append(junk, []byte{byte(i)})
 	}
 	many.legacy = many.attach(dsse, junk...)
-	_, err = signer.NewAttestations(many, ours.PublicKeyPEM()).Attested(t.Context(), repository, image, testResult, nil)
+	_, err = signer.NewAttestations(many, ours).Attested(t.Context(), repository, image, testResult, nil)
 	require.Equal(t, artifact.TooLarge, artifact.KindOf(err), "what cannot be looked at whole is no proof")
 }

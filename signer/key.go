@@ -3,6 +3,7 @@ package signer
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -35,23 +36,25 @@ type Signer struct {
 // Open reads the key in folder, and makes it when there is none: an ECDSA P-256 key, encrypted as cosign does, and
 // beside it the password it is encrypted with, each of mode 0600.
 func Open(folder string) (*Signer, error) {
-	private, password := filepath.Join(folder, "cosign.key"), filepath.Join(folder, "cosign.password")
-	if err := generate(folder, private, password); err != nil {
+	private := filepath.Join(folder, firstKey)
+	if err := generate(folder, private); err != nil {
 		return nil, fmt.Errorf("make signing key: %w", err)
 	}
-	sealed, err := os.ReadFile(private)
-	if err != nil {
-		return nil, fmt.Errorf("signing key: %w", err)
+	return (&Keys{cfg: KeysConfig{Folder: folder}}).openManaged(firstKey)
+}
+
+// The files of the key that is made first, and of the password that all keys in the folder are encrypted with.
+const (
+	firstKey     = "cosign.key"
+	passwordFile = "cosign.password"
+)
+
+// newSigner returns a signer that signs with a key, and checks what came of it with the public half.
+func newSigner(key signature.Signer, public crypto.PublicKey) (*Signer, error) {
+	if _, err := algorithm(public); err != nil {
+		return nil, err
 	}
-	secret, err := os.ReadFile(password)
-	if err != nil {
-		return nil, fmt.Errorf("signing key: %w", err)
-	}
-	key, err := cosign.LoadPrivateKey(sealed, secret, nil)
-	if err != nil {
-		return nil, errors.New("signing key: its password does not open it, or it is damaged")
-	}
-	public, err := key.PublicKey()
+	verifier, err := signature.LoadVerifier(public, crypto.SHA256)
 	if err != nil {
 		return nil, err
 	}
@@ -64,30 +67,41 @@ func Open(folder string) (*Signer, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(der)
-	return &Signer{key: key, pem: encoded, keyID: hex.EncodeToString(sum[:])}, nil
+	return &Signer{key: checked{key, verifier}, pem: encoded, keyID: hex.EncodeToString(sum[:])}, nil
 }
 
 // generate writes the password first: a crash before the key leaves a password that the next call goes on with.
-func generate(folder, private, password string) error {
+func generate(folder, private string) error {
 	if _, err := os.Stat(private); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	var random [32]byte
-	if _, err := rand.Read(random[:]); err != nil {
+	secret, err := password(folder)
+	if err != nil {
 		return err
 	}
-	secret := []byte(base64.RawURLEncoding.EncodeToString(random[:]))
 	pair, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return secret, nil })
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(password, secret); err != nil {
-		return err
-	}
 	return writeWhole(private, pair.PrivateBytes)
+}
+
+// password reads what the keys in a folder are encrypted with, and makes it when there is none.
+func password(folder string) ([]byte, error) {
+	path := filepath.Join(folder, passwordFile)
+	secret, err := os.ReadFile(path)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return secret, err
+	}
+	var random [32]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return nil, err
+	}
+	secret = []byte(base64.RawURLEncoding.EncodeToString(random[:]))
+	return secret, writeWhole(path, secret)
 }
 
 // writeWhole writes a file of mode 0600, whole or not at all.
@@ -101,7 +115,15 @@ func writeWhole(path string, content []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	// What says that a key is in force must not outlive the key.
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // PublicKeyPEM is the key for `cosign verify --key`.

@@ -30,22 +30,27 @@ type Store interface {
 	Put(ctx context.Context, repository artifact.Repository, tag artifact.Tag, image gcr.Image) (artifact.Digest, error)
 	// Subject describes the manifest that is signed; NotFound when it is gone.
 	Subject(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.Descriptor, error)
-	// Intend commits that this will be signed; done reports that it was already, by this key.
+	// Intend commits that this will be signed; done reports that it was already, by a key that was not revoked.
 	Intend(ctx context.Context, r Record) (done bool, err error)
-	// Signed commits the outcome: the manifest that carries it.
+	// Signed commits the outcome: the manifest that carries it. It is an error when the key was revoked meanwhile.
 	Signed(ctx context.Context, r Record, manifest artifact.Digest) error
 }
 
 // Service signs and stores: intent, act, outcome. Whatever is killed in between, the next call finds nothing or the
 // signature, and never makes a second one.
 type Service struct {
-	signer *Signer
-	store  Store
-	locks  sync.Map // by repository@digest: the tags are read, changed and written
+	keys  InForce
+	store Store
+	locks sync.Map // by repository@digest: the tags are read, changed and written
+}
+
+// InForce says which key signs; *Keys does, and *Signer, where there is but one.
+type InForce interface {
+	InForce(ctx context.Context) (*Signer, error)
 }
 
 // NewService returns a service; it is safe for concurrent use.
-func NewService(s *Signer, store Store) *Service { return &Service{signer: s, store: store} }
+func NewService(keys InForce, store Store) *Service { return &Service{keys: keys, store: store} }
 
 func (s *Service) lock(pass policy.Pass) (unlock func()) {
 	mu, _ := s.locks.LoadOrStore(pass.Repository().String()+"@"+pass.Digest().String(), &sync.Mutex{})
@@ -64,7 +69,11 @@ func (s *Service) SignImage(ctx context.Context, pass policy.Pass) error {
 		return errNoPass
 	}
 	defer s.lock(pass)()
-	r := s.record(pass, "")
+	signer, err := s.keys.InForce(ctx)
+	if err != nil {
+		return err
+	}
+	r := signer.record(pass, "")
 	if done, err := s.store.Intend(ctx, r); err != nil || done {
 		return err
 	}
@@ -80,13 +89,13 @@ func (s *Service) SignImage(ctx context.Context, pass policy.Pass) error {
 	if err != nil {
 		return err
 	}
-	already, err := s.signer.signed(there, content)
+	already, err := signer.signed(there, content)
 	if err != nil {
 		return fmt.Errorf("read signatures: %w", err)
 	}
 	image := there
 	if !already {
-		signature, err := s.signer.Sign(pass)
+		signature, err := signer.Sign(pass)
 		if err != nil {
 			return fmt.Errorf("sign: %w", err)
 		}
@@ -107,7 +116,11 @@ func (s *Service) AttestImage(ctx context.Context, pass policy.Pass, predicateTy
 		return errNoPass
 	}
 	defer s.lock(pass)()
-	r := s.record(pass, predicateType)
+	signer, err := s.keys.InForce(ctx)
+	if err != nil {
+		return err
+	}
+	r := signer.record(pass, predicateType)
 	if done, err := s.store.Intend(ctx, r); err != nil || done {
 		return err
 	}
@@ -115,7 +128,7 @@ func (s *Service) AttestImage(ctx context.Context, pass policy.Pass, predicateTy
 	if err != nil {
 		return err
 	}
-	attestation, err := s.signer.Attest(pass, predicateType, predicate)
+	attestation, err := signer.Attest(pass, predicateType, predicate)
 	if err != nil {
 		return fmt.Errorf("attest: %w", err)
 	}
@@ -127,7 +140,7 @@ func (s *Service) AttestImage(ctx context.Context, pass policy.Pass, predicateTy
 	if err != nil {
 		return fmt.Errorf("read attestations: %w", err)
 	}
-	already, err := attested(there, attestation.Statement)
+	already, err := signer.attested(there, attestation.Statement)
 	if err != nil {
 		return fmt.Errorf("read attestations: %w", err)
 	}
@@ -151,8 +164,8 @@ func (s *Service) AttestImage(ctx context.Context, pass policy.Pass, predicateTy
 	return s.outcome(ctx, r, image)
 }
 
-func (s *Service) record(pass policy.Pass, predicate string) Record {
-	return Record{Repository: pass.Repository(), Digest: pass.Digest(), Predicate: predicate, KeyID: s.signer.KeyID(), PolicyHash: pass.PolicyHash()}
+func (s *Signer) record(pass policy.Pass, predicate string) Record {
+	return Record{Repository: pass.Repository(), Digest: pass.Digest(), Predicate: predicate, KeyID: s.KeyID(), PolicyHash: pass.PolicyHash()}
 }
 
 func (s *Service) outcome(ctx context.Context, r Record, image gcr.Image) error {

@@ -57,6 +57,8 @@ type Config struct {
 	Identity IdentityConfig `yaml:"identity"`
 	// Public says what anybody may pull without signing in.
 	Public PublicConfig `yaml:"public"`
+	// Signer says what signs.
+	Signer SignerConfig `yaml:"signer"`
 	// Webhooks are told what was decided. In the file only.
 	Webhooks []WebhookConfig `yaml:"webhooks"`
 	// Log says what is logged.
@@ -263,6 +265,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	if at, wrong := cfg.wrongWebhook(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
+	if at, wrong := cfg.wrongSigner(); wrong != nil {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	return cfg, cfg.check()

@@ -128,11 +128,11 @@ func verifyExport(file, keyFile, ledgerKeyFile string) (v verification, err erro
 	}
 	public := strings.TrimSpace(keys.LedgerVerifier)
 	add("listing", fmt.Sprintf("signed; all %d files are as it says, and there are no others", len(x.files)), x.checkListing(public))
-	root, err := ledger.OpenCheckpoint(string(x.content["checkpoint"]), public)
-	add("checkpoint", fmt.Sprintf("of %d entries, signed by %s", root.Size, root.Origin), err)
+	root, rootless := ledger.OpenCheckpoint(string(x.content["checkpoint"]), public)
+	add("checkpoint", fmt.Sprintf("of %d entries, signed by %s", root.Size, root.Origin), rootless)
 	n, err := x.checkEntries(root, summary)
 	add("ledger", fmt.Sprintf("%d entries are in the tree of the checkpoint", n), err)
-	images, signed, err := x.checkDigests(summary, keys.PublicKeyPEM)
+	images, signed, err := x.checkDigests(summary, keys, root, rootless)
 	add("manifests", fmt.Sprintf("%d hash to their digests; %d have a signature of the key", images, signed), err)
 	return v, nil
 }
@@ -170,7 +170,7 @@ func (x *exported) read(name string, r io.Reader) error {
 	into := io.Writer(sum)
 	var kept bytes.Buffer
 	base := name[strings.LastIndexByte(name, '/')+1:]
-	if name == base && name != "pulls.json" || base == "manifest" || base == "signatures.json" {
+	if name == base && name != "pulls.json" || base == "manifest" || base == "signatures.json" || base == "signed.json" {
 		into = io.MultiWriter(sum, &kept)
 	}
 	n, err := io.Copy(into, r)
@@ -231,7 +231,7 @@ func (x *exported) checkEntries(root ledger.Checkpoint, summary server.ExportSum
 }
 
 // checkDigests asks for each manifest to be that of its digest, and for signatures, where there are some, to hold.
-func (x *exported) checkDigests(summary server.ExportSummary, keyPEM string) (images, signed int, err error) {
+func (x *exported) checkDigests(summary server.ExportSummary, keys server.PublicKeys, root ledger.Checkpoint, rootless error) (images, signed int, err error) {
 	for _, d := range summary.Digests {
 		if d.Removed {
 			continue
@@ -247,7 +247,13 @@ func (x *exported) checkDigests(summary server.ExportSummary, keyPEM string) (im
 		if len(all) == 0 {
 			continue
 		}
-		if _, err := checkSignatures(all, d.Repository, d.Digest, keyPEM); err != nil {
+		var proofs []server.InclusionProof
+		if content, ok := x.content[d.Folder+"/signed.json"]; ok {
+			if err := json.Unmarshal(content, &proofs); err != nil {
+				return images, signed, fmt.Errorf("%s: signed.json: %w", d.Folder, err)
+			}
+		}
+		if _, err := checkSignatures(all, d.Repository, d.Digest, keys, signedBefore(proofs, root, rootless)); err != nil {
 			return images, signed, fmt.Errorf("%s@%s: %w", d.Repository, d.Digest, err)
 		}
 		signed++

@@ -188,7 +188,7 @@ func trustedKeys(served server.PublicKeys, keyFile, ledgerKeyFile string) (serve
 		into  *string
 		name  string
 		check func(string) error
-	}{{keyFile, &served.PublicKeyPEM, "signature key", checkKey}, {ledgerKeyFile, &served.LedgerVerifier, "ledger key", ledger.CheckVerifier}} {
+	}{{keyFile, &served.PublicKeyPEM, "signature key", checkKeys}, {ledgerKeyFile, &served.LedgerVerifier, "ledger key", ledger.CheckVerifier}} {
 		if k.file == "" {
 			own = append(own, k.name)
 			continue
@@ -201,6 +201,9 @@ func trustedKeys(served server.PublicKeys, keyFile, ledgerKeyFile string) (serve
 		if err := k.check(*k.into); err != nil {
 			return served, "", usageError{fmt.Errorf("%s: %w", k.file, err)}
 		}
+	}
+	if keyFile != "" {
+		pin(&served)
 	}
 	if len(own) == 0 {
 		return served, "the files given", nil
@@ -223,12 +226,12 @@ func verifyBundle(b server.Bundle, ref artifact.Reference, e artifact.Environmen
 		v.Checks = append(v.Checks, check{Name: name, OK: err == nil, Detail: detail})
 	}
 	add("manifest", fmt.Sprintf("%d bytes hash to %s", len(b.Manifest), want), checkManifest(b.Manifest, want))
-	detail, err := checkSignatures(b.Signatures, ref.Repository, want, keys.PublicKeyPEM)
-	add("signature", detail, err)
+	root, err := ledger.OpenCheckpoint(b.Checkpoint, strings.TrimSpace(keys.LedgerVerifier))
+	detail, wrong := checkSignatures(b.Signatures, ref.Repository, want, keys, signedBefore(b.Signed, root, err))
+	add("signature", detail, wrong)
 	if e.IsZero() {
 		return v
 	}
-	root, err := ledger.OpenCheckpoint(b.Checkpoint, strings.TrimSpace(keys.LedgerVerifier))
 	add("checkpoint", fmt.Sprintf("of %d entries, signed by %s", root.Size, root.Origin), err)
 	if b.Promotion == nil {
 		add("promotion", "", fmt.Errorf("the evidence names no promotion to %s", e))
@@ -250,28 +253,6 @@ func checkManifest(body []byte, want artifact.Digest) error {
 		return fmt.Errorf("the manifest's bytes hash to %s, not to %s", got, want)
 	}
 	return nil
-}
-
-// checkSignatures asks for one signature of the key over a payload that names the digest.
-func checkSignatures(all []server.BundleSignature, r artifact.Repository, want artifact.Digest, keyPEM string) (string, error) {
-	key, err := parsePublicKey(keyPEM)
-	if err != nil {
-		return "", err
-	}
-	if len(all) == 0 {
-		return "", errors.New("the digest has no signature (yet)")
-	}
-	for _, s := range all {
-		if err = checkSignature(s, r, want, key); err == nil {
-			return "of this key over a payload that names the repository and the digest", nil
-		}
-	}
-	return "", fmt.Errorf("none of %d signatures holds; the last: %w", len(all), err)
-}
-
-func checkKey(text string) error {
-	_, err := parsePublicKey(text)
-	return err
 }
 
 func parsePublicKey(text string) (crypto.PublicKey, error) {

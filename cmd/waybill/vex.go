@@ -33,14 +33,15 @@ const maxVEXDocuments = 100
 type vexDocuments struct {
 	images *registry.Registry
 	db     *postgres.DB
-	keys   []*signer.Verifier
+	own    *signer.Keys
+	keys   []*signer.Verifier // of others
 	trust  policy.VEXTrust
 	logger *slog.Logger
 }
 
-func newVEXDocuments(cfg VEXConfig, own *signer.Signer, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (*vexDocuments, error) {
-	v := &vexDocuments{images: images, db: db, trust: policy.VEXTrust{Pushers: cfg.Pushers}, logger: logger}
-	keys := [][]byte{own.PublicKeyPEM()}
+func newVEXDocuments(cfg VEXConfig, own *signer.Keys, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (*vexDocuments, error) {
+	v := &vexDocuments{images: images, db: db, own: own, trust: policy.VEXTrust{Pushers: cfg.Pushers}, logger: logger}
+	var keys [][]byte
 	for _, path := range cfg.Keys {
 		pem, err := os.ReadFile(path)
 		if err != nil {
@@ -51,7 +52,7 @@ func newVEXDocuments(cfg VEXConfig, own *signer.Signer, images *registry.Registr
 	for i, pem := range keys {
 		key, err := signer.NewVerifier(pem)
 		if err != nil {
-			return nil, fmt.Errorf("vex.keys[%d]: %w", i-1, err)
+			return nil, fmt.Errorf("vex.keys[%d]: %w", i, err)
 		}
 		v.keys = append(v.keys, key)
 	}
@@ -123,6 +124,11 @@ func (v *vexDocuments) read(ctx context.Context, repository artifact.Repository,
 	if err != nil {
 		return nil, err
 	}
+	trusted, err := v.own.Verifiers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	trusted = append(trusted, v.keys...)
 	var all []policy.AttachedVEX
 	for _, l := range candidates {
 		content, err := layerOf(image, l)
@@ -131,7 +137,7 @@ func (v *vexDocuments) read(ctx context.Context, repository artifact.Repository,
 		}
 		one := policy.AttachedVEX{Manifest: manifest, AttachedBy: m.PushedBy}
 		if l.MediaType == dsseType {
-			content, one.SignedBy = v.statement(content, subject)
+			content, one.SignedBy = statementBy(trusted, content, subject)
 		}
 		if content == nil {
 			continue
@@ -162,10 +168,10 @@ func layerOf(image gcr.Image, d artifact.Descriptor) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, d.Size))
 }
 
-// statement returns the predicate of a signed statement about the subject, and which trusted key signed it. What no
+// statementBy returns the predicate of a signed statement about the subject, and which trusted key signed it. What no
 // trusted key signed, or is about something else, is nothing.
-func (v *vexDocuments) statement(envelope []byte, subject artifact.Digest) (predicate []byte, keyID string) {
-	for _, key := range v.keys {
+func statementBy(trusted []*signer.Verifier, envelope []byte, subject artifact.Digest) (predicate []byte, keyID string) {
+	for _, key := range trusted {
 		payload, err := key.Open(envelope)
 		if err != nil {
 			continue

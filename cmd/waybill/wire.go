@@ -81,7 +81,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
 	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
-	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer.PublicKeyPEM()), Now: time.Now, KeyID: k.signer.KeyID()})
+	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer), Now: time.Now})
 	pushes := &mirrorPushes{}
 	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
 		return nil, err
@@ -110,6 +110,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if a.deliverer, err = cfg.deliverer(db, logger); err != nil {
 		return nil, err
 	}
+	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Deliverer: a.deliverer,
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
@@ -117,7 +118,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Advisories: attached.puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
-		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger},
+		Signer:     signs,
+		Resigner:   &jobs.Resigner{Signer: signs, Attest: signing.AttestImage, Carrier: carrier(images, db), Store: db, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
@@ -129,11 +131,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
-	advisories.rescan = a.jobs.RescanAll
+	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
-		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
+		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
@@ -149,7 +151,8 @@ func (a *app) found(ctx context.Context, cfg Config) (k *keys, files *blob.File,
 	if err := a.open(ctx, cfg); err != nil {
 		return nil, nil, err
 	}
-	if k, err = openKeys(filepath.Join(cfg.Data, "keys")); err != nil {
+	folder := filepath.Join(cfg.Data, "keys")
+	if k, err = openKeys(folder); err != nil {
 		return nil, nil, err
 	}
 	if files, err = blob.NewFile(filepath.Join(cfg.Data, "blobs")); err != nil {
@@ -158,7 +161,12 @@ func (a *app) found(ctx context.Context, cfg Config) (k *keys, files *blob.File,
 	if a.scanner, err = openScanner(cfg, a.logger); err != nil {
 		return nil, nil, err
 	}
-	return k, files, firstStart(ctx, a.database, k)
+	if err := firstStart(ctx, a.database, k); err != nil {
+		return nil, nil, err
+	}
+	// After the ledger, which has who put a key in force.
+	k.signer, err = openSigner(ctx, cfg.Signer, folder, a.database, a.logger)
+	return k, files, err
 }
 
 // scanning makes what inspects layers and scans images.
@@ -299,7 +307,7 @@ func (cfg *Config) targets() []mirror.Target {
 
 // keys are all that the service holds of secrets; each is made once.
 type keys struct {
-	signer  *signer.Signer
+	signer  *signer.Keys // nil until the database is there
 	ledger  *ledger.Signer
 	issuer  *auth.Issuer
 	session []byte
@@ -313,9 +321,6 @@ func openKeys(folder string) (*keys, error) {
 		k   keys
 		err error
 	)
-	if k.signer, err = signer.Open(folder); err != nil {
-		return nil, err
-	}
 	if k.ledger, err = ledger.OpenSigner(filepath.Join(folder, "ledger.key")); err != nil {
 		return nil, err
 	}
@@ -339,11 +344,6 @@ func sessionKey(path string) ([]byte, error) {
 	}
 	return key, auth.WriteSecret(path, key)
 }
-
-// SigningKeyPEM, SigningKeyID and LedgerVerifier are the public halves.
-func (k *keys) SigningKeyPEM() []byte  { return k.signer.PublicKeyPEM() }
-func (k *keys) SigningKeyID() string   { return k.signer.KeyID() }
-func (k *keys) LedgerVerifier() string { return k.ledger.PublicKey() }
 
 func openScanner(cfg Config, logger *slog.Logger) (*scanner.Client, error) {
 	program, err := scanner.Find(cfg.Scanner.Program)
@@ -393,7 +393,7 @@ type attached struct {
 	vex    *vexDocuments
 }
 
-func openAttached(cfg Config, own *signer.Signer, advisories *advisories, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (a attached, err error) {
+func openAttached(cfg Config, own *signer.Keys, advisories *advisories, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (a attached, err error) {
 	if a.pulls, err = newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger); err != nil {
 		return a, err
 	}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	gcr "github.com/google/go-containerregistry/pkg/v1"
+
+	"waybill/artifact"
+	"waybill/ledger"
+	"waybill/postgres"
+	"waybill/registry"
+	"waybill/signer"
+)
+
+// openSigner opens the keys of signatures: which one signs is in the database, once that is there.
+func openSigner(ctx context.Context, cfg SignerConfig, folder string, db *postgres.DB, logger *slog.Logger) (*signer.Keys, error) {
+	return signer.OpenKeys(ctx, signer.KeysConfig{Folder: folder, Reference: cfg.Key, Password: cfg.password, Store: db, Logger: logger})
+}
+
+// keysAPI fits the keys to the API's.
+type keysAPI struct {
+	signing *signer.Keys
+	ledger  *ledger.Signer
+	db      *postgres.DB
+}
+
+func (k keysAPI) SigningKeys(ctx context.Context) ([]artifact.SigningKey, error) {
+	return k.signing.SigningKeys(ctx)
+}
+
+func (k keysAPI) Rotate(ctx context.Context, p artifact.Principal, reference, replaces, reason string) (artifact.SigningKey, error) {
+	if reference != "" { // a client names no file of the server's
+		if err := signer.CheckKMS(reference); err != nil {
+			return artifact.SigningKey{}, err
+		}
+	}
+	return k.signing.Rotate(ctx, signer.Rotation{Actor: p.Name, Reason: reason, Replaces: replaces, Reference: reference})
+}
+
+func (k keysAPI) Revoke(ctx context.Context, p artifact.Principal, id, reason string, before time.Time) (artifact.SigningKey, error) {
+	return k.signing.Revoke(ctx, p.Name, id, reason, before)
+}
+
+func (k keysAPI) SignedEntries(ctx context.Context, r artifact.Repository, d artifact.Digest, keyID string, before time.Time) ([]int64, error) {
+	return k.db.SignedEntries(ctx, r, d, keyID, before)
+}
+
+func (k keysAPI) LedgerVerifier() string { return k.ledger.PublicKey() }
+
+// carrier returns what carries signatures or statements.
+func carrier(images *registry.Registry, db *postgres.DB) func(context.Context, artifact.Repository, artifact.Digest) (gcr.Image, error) {
+	return func(ctx context.Context, r artifact.Repository, d artifact.Digest) (gcr.Image, error) {
+		if _, err := db.Manifest(ctx, r, d); err != nil {
+			return nil, err
+		}
+		return images.Image(ctx, r, d)
+	}
+}
