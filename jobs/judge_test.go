@@ -45,6 +45,10 @@ func (c *circle) SaveJudged(_ context.Context, all []policy.Verdict) ([]artifact
 	return nil, nil
 }
 
+func (c *circle) Related(context.Context, artifact.Reference, int) ([]artifact.StoredManifest, error) {
+	return nil, nil
+}
+
 func (c *circle) ImagesWith(context.Context, artifact.Digest) ([]artifact.StoredManifest, error) {
 	return c.all, nil
 }

@@ -54,7 +54,9 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		s.Logger.Warn("not signed: the policy in force does not allow it", "repository", job.Args.Repository, "digest", job.Args.Digest, "outcome", verdict.Outcome)
 		return nil
 	}
-	if err := s.Service.SignImage(ctx, pass); err != nil {
+	if !pass.Signs() {
+		s.Logger.Info("not signed yet: it waits for somebody else's signature", "repository", job.Args.Repository, "digest", job.Args.Digest)
+	} else if err := s.Service.SignImage(ctx, pass); err != nil {
 		return err
 	}
 	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)

@@ -24,9 +24,17 @@ func (q SignatureQuestion) ID() string {
 	return artifact.DigestOf(b).String()
 }
 
+// ExactType is the pattern that only one predicate type fits.
+func ExactType(predicateType string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(predicate(predicateType))
+}
+
+// maxType bounds a predicate type, in bytes: patterns are matched with what anybody wrote.
+const maxType = 500
+
 // Wants reports whether a predicate type is one that is asked for.
 func (q SignatureQuestion) Wants(predicateType string) bool {
-	return anyGlob(q.Types, predicate(predicateType))
+	return len(predicateType) <= maxType && anyGlob(q.Types, predicate(predicateType))
 }
 
 // Statement is a signature, or a signed statement, that was verified.

@@ -38,6 +38,8 @@ type DB struct {
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
+	// OnAttached is told likewise of each digest that waits for somebody else's signature, when something is attached to it.
+	OnAttached func(ctx context.Context, tx pgx.Tx, ref artifact.Reference) error
 
 	// Now is the clock that waivers end by; nil is time.Now. The wiring sets it once, if at all.
 	Now func() time.Time

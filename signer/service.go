@@ -63,6 +63,9 @@ func (s *Service) SignImage(ctx context.Context, pass policy.Pass) error {
 	if !pass.Valid() {
 		return errNoPass
 	}
+	if !pass.Signs() {
+		return errWithheld
+	}
 	defer s.lock(pass)()
 	r := s.record(pass, "")
 	if done, err := s.store.Intend(ctx, r); err != nil || done {
