@@ -44,7 +44,7 @@ type OthersStore interface {
 type Others struct {
 	store OthersStore
 	trust Trust
-	own   func() []string
+	own   func(context.Context) ([]string, error)
 
 	mu    sync.Mutex // guards what follows
 	asked map[string]*question
@@ -53,7 +53,7 @@ type Others struct {
 
 // NewOthers returns those whose signatures are verified with trust, the trust roots of the configuration; own returns the
 // service's public keys in PEM, those retired too.
-func NewOthers(store OthersStore, trust Trust, own func() []string) *Others {
+func NewOthers(store OthersStore, trust Trust, own func(context.Context) ([]string, error)) *Others {
 	return &Others{store: store, trust: trust, own: own, asked: map[string]*question{}, known: map[[sha256.Size]byte]string{}}
 }
 
@@ -71,16 +71,20 @@ type trustedIdentity struct {
 	root *TrustRoot
 }
 
-func (o *Others) question(q policy.SignatureQuestion) *question {
+func (o *Others) question(ctx context.Context, q policy.SignatureQuestion) (*question, error) {
 	keys := q.Keys
 	if q.Own && o.own != nil {
-		keys = append(slices.Clone(keys), o.own()...)
+		own, err := o.own(ctx)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(slices.Clone(keys), own...)
 	}
 	id := q.ID() + strings.Join(keys, "\n")
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if known := o.asked[id]; known != nil {
-		return known
+		return known, nil
 	}
 	asked := &question{SignatureQuestion: q, id: id}
 	for _, text := range keys {
@@ -103,12 +107,15 @@ func (o *Others) question(q policy.SignatureQuestion) *question {
 		clear(o.asked)
 	}
 	o.asked[id] = asked
-	return asked
+	return asked, nil
 }
 
 // Signed implements policy.Signatures. Of signatures the first that counts is enough; of attestations it returns all.
 func (o *Others) Signed(ctx context.Context, repository artifact.Repository, digest artifact.Digest, asks policy.SignatureQuestion) (found policy.Signed, err error) {
-	q := o.question(asks)
+	q, err := o.question(ctx, asks)
+	if err != nil {
+		return found, err
+	}
 	for _, why := range q.wrong {
 		found.Fail(why)
 	}

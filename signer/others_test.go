@@ -363,7 +363,7 @@ func TestOwnKeys(t *testing.T) {
 	t.Parallel()
 	s, key, own := newShelf(), newKey(t), []string(nil)
 	s.bundle(theImage, jsonOf(t, keyBundle(t, key, statementOf(t, theImage, provenanceV1, nil))), provenanceV1)
-	others := signer.NewOthers(s, nil, func() []string { return own })
+	others := signer.NewOthers(s, nil, func(context.Context) ([]string, error) { return own, nil })
 	for i, keys := range [][]string{nil, {pemOf(t, key.Public())}} {
 		own = keys
 		found, err := others.Signed(t.Context(), artifact.Repository{}, theImage, asked(t, policy.Authorities{Keys: []string{"waybill"}}, "slsa.dev/provenance/*"))

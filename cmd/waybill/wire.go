@@ -82,7 +82,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
-	others := signer.NewOthers(contents, trust, func() []string { return []string{string(k.signer.PublicKeyPEM())} })
+	others := signer.NewOthers(contents, trust, func(context.Context) ([]string, error) { return []string{string(k.signer.PublicKeyPEM())}, nil })
 	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Signatures: others, Holders: db, Waivers: db, Now: time.Now})
 	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
