@@ -27,6 +27,7 @@ type Config struct {
 	Rescanner   *Rescanner
 	Signer      *Signer
 	Rejudger    *Rejudger
+	Attender    *Attender
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
 	Advisories  *AdvisoryPuller // nil: nothing is pulled
@@ -66,6 +67,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Rescanner)
 	river.AddWorker(workers, cfg.Signer)
 	river.AddWorker(workers, cfg.Rejudger)
+	river.AddWorker(workers, cfg.Attender)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
 	river.AddWorker(workers, cfg.Replicator)
 	river.AddWorker(workers, cfg.Housekeeper)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/riverqueue/river"
 
@@ -29,8 +30,10 @@ type Signer struct {
 	Service interface {
 		SignImage(ctx context.Context, pass policy.Pass) error
 	}
-	// Describe attaches an SBOM to an image, unless it has one of ours.
-	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
+	// Describe attaches an SBOM to an image, unless it has one of ours, and says whether it did.
+	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (attached bool, err error)
+	// Described judges an image again whose SBOM was attached.
+	Described func(ctx context.Context, image artifact.Digest) error
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
 	Logger *slog.Logger
@@ -57,5 +60,14 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 	if err := s.Service.SignImage(ctx, pass); err != nil {
 		return err
 	}
-	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+	attached, err := s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+	if err != nil || !attached && job.Attempt == 1 || !lacksSBOM(verdict) {
+		return err
+	}
+	return s.Described(ctx, job.Args.Digest)
+}
+
+// lacksSBOM says whether a verdict has something to say of an SBOM that was not there yet. Only then another is worth it.
+func lacksSBOM(v policy.Verdict) bool {
+	return slices.ContainsFunc(v.Reasons, func(r artifact.Reason) bool { return r.Rule == "require-sbom" })
 }

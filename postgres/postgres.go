@@ -35,6 +35,11 @@ type DB struct {
 	OnPolicy func(ctx context.Context, tx pgx.Tx) error
 	// OnWaiver is told likewise of each new waiver, so that somebody wakes when it expires.
 	OnWaiver func(ctx context.Context, tx pgx.Tx, w artifact.Waiver) error
+	// OnAttached is told likewise of a digest when a manifest that refers to it, or its attestations, come or go by somebody
+	// else's hand than Waybill's.
+	OnAttached func(ctx context.Context, tx pgx.Tx, subject artifact.Digest) error
+	// OnScanned is told likewise of scans that say something new; nil tells nobody, and nothing is compared.
+	OnScanned func(ctx context.Context, tx pgx.Tx, e artifact.ScanEvent) error
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error

@@ -77,7 +77,7 @@ func TestRematch(t *testing.T) {
 	done, err := s.db.Outdated(s.ctx, second.Digest, artifact.Digest{}, 10)
 	require.NoError(t, err)
 	require.Empty(t, done, "what is recorded is not done again")
-	rest, err := s.db.Unscanned(s.ctx, second.Digest, artifact.Digest{}, 10)
+	rest, err := s.db.Unscanned(s.ctx, second.Digest, artifact.Digest{}, artifact.Digest{}, 10)
 	require.NoError(t, err)
 	require.Equal(t, []artifact.Reference{{Repository: s.repository, Digest: unscanned}}, rest)
 

@@ -110,6 +110,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if a.deliverer, err = cfg.deliverer(db, logger); err != nil {
 		return nil, err
 	}
+	single := &jobs.Rejudger{Store: db, Judge: judge, Logger: logger}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Deliverer: a.deliverer,
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
@@ -117,7 +118,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Advisories: attached.puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
-		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger},
+		Attender:   &jobs.Attender{Rejudger: single},
+		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Described: single.Rescanned, Busy: images.Busy, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
@@ -129,6 +131,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
+	if db.OnAttached = a.jobs.Attached; a.deliverer.WantsScans() {
+		db.OnScanned = a.jobs.Scanned(a.deliverer)
+	}
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
@@ -397,7 +402,7 @@ func openAttached(cfg Config, own *signer.Signer, advisories *advisories, images
 	if a.pulls, err = newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger); err != nil {
 		return a, err
 	}
-	if cfg.Advisories.Source != "" {
+	if cfg.Advisories.Source != "" || cfg.Advisories.Java != "" {
 		a.puller = &jobs.AdvisoryPuller{Pull: a.pulls.Scheduled, Interval: cfg.Advisories.Interval}
 	}
 	a.vex, err = newVEXDocuments(cfg.VEX, own, images, db, logger)

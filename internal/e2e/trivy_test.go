@@ -186,6 +186,9 @@ func moreAdvisories(t *testing.T) (archive, cache string) {
 			{"pip::GitHub Security Advisory pip", "jinja2", "CVE-2024-22195", "<3.1.3", "3.1.3", "MEDIUM"},
 			{"pip::GitHub Security Advisory pip", "requests", "CVE-2018-18074", "<2.20.0", "2.20.0", "HIGH"},
 			{"maven::GitHub Security Advisory Maven", "org.apache.logging.log4j:log4j-core", "CVE-2021-44228", ">=2.13.0, <2.15.0", "2.15.0", "CRITICAL"},
+			{"maven::GitHub Security Advisory Maven", "commons-collections:commons-collections", "CVE-2015-7501", "<3.2.3", "", "HIGH"},
+			{"maven::GitHub Security Advisory Maven", "org.example:claims", "CVE-2000-0001", "<2", "2", "LOW"},
+			{"maven::GitHub Security Advisory Maven", "org.example:byname", "CVE-2000-0002", "<2", "2", "LOW"},
 		} {
 			ecosystem, name, _ := strings.Cut(a.source, "::")
 			err := errors.Join(
