@@ -126,6 +126,13 @@ type Rematched struct {
 	Counts          map[Severity]int
 }
 
+// ScanBacklog counts images without an answer of the advisory database in force.
+type ScanBacklog struct {
+	Pending  int64 // never scanned
+	Failed   int64
+	Outdated int64 // scanned by another database
+}
+
 // ScanEvent tells of an image whose first scan ended, or of which another scan found other vulnerabilities.
 type ScanEvent struct {
 	Digest            Digest           `json:"digest"`

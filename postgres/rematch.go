@@ -25,6 +25,20 @@ func (db *DB) Outdated(ctx context.Context, database, after artifact.Digest, n i
 	return all, translate(err)
 }
 
+// ScanBacklog counts images that some repository holds without an answer of the database in force.
+func (db *DB) ScanBacklog(ctx context.Context) (b artifact.ScanBacklog, err error) {
+	d, _, err := db.AdvisoryDatabase(ctx)
+	if err != nil {
+		return b, err
+	}
+	err = db.Pool.QueryRow(ctx, `select
+			(select count(*) from scans s where state = 'pending' and exists (select from manifests m where m.digest = s.digest)),
+			(select count(*) from scans s where state = 'failed' and exists (select from manifests m where m.digest = s.digest)),
+			(select count(*) from scans s where state = 'scanned' and database_digest <> $1 and exists (select from manifests m where m.digest = s.digest))`,
+		d.Digest.String()).Scan(&b.Pending, &b.Failed, &b.Outdated)
+	return b, translate(err)
+}
+
 // SaveRematch records what a database says of images: of those in same, what the one before said; of the others, what
 // changed.
 func (db *DB) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Rematched) error {

@@ -35,8 +35,15 @@ func wrap(what string, err error) error {
 // hardMemory times the soft limit is where the kernel says no: a parser that takes so much was led astray.
 const hardMemory = 5
 
+// maxFile bounds each file that it writes, in bytes: an archive within a jar unpacks to whatever it claims. The kernel
+// ends a process that goes beyond.
+const maxFile = 4 << 30
+
 func limitResources() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxFile, Max: maxFile}); err != nil {
 		return err
 	}
 	soft := debug.SetMemoryLimit(-1)

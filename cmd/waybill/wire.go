@@ -181,6 +181,7 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 func (a *app) metrics() *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		&scanMetrics{db: a.database, logger: a.logger, now: time.Now},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_database_connections_in_use", Help: "Connections to the database that a request or a job holds."},
 			func() float64 { return float64(a.database.Held()) }))
 	return metrics
