@@ -45,15 +45,17 @@ func TestEqualToTrivy(t *testing.T) {
 	old, current := goProgram(t, "go1.22.3"), goProgram(t, "local")
 	installed := map[string]string{
 		"usr/local/bin/old": old, "usr/local/bin/current": current,
-		"app/node_modules/lodash/package.json":                            `{"name":"lodash","version":"4.17.20","license":"MIT"}`,
-		"usr/lib/python3/site-packages/jinja2-3.1.2.dist-info/METADATA":   "Metadata-Version: 2.1\nName: Jinja2\nVersion: 3.1.2\nLicense: BSD-3-Clause\n",
-		"app/lib/log4j-core-2.14.1.jar":                                   jar(t, "org.apache.logging.log4j", "log4j-core", "2.14.1"),
-		"app/lib/broken.jar":                                              "no archive at all",
-		"app/config.env":                                                  "AWS_ACCESS_KEY_ID=AKIA" + "IOSFODNN7EXAMPLQ\nexport GITHUB_PAT=ghp_" + strings.Repeat("a1B2", 9) + "\n",
-		"usr/local/bin/rusty":                                             rustProgram(t, `{"packages":[{"name":"rusty","version":"1.0.0","source":"local","root":true,"dependencies":[1]},{"name":"time","version":"0.1.42","source":"crates.io"}]}`),
+		"app/node_modules/lodash/package.json":                          `{"name":"lodash","version":"4.17.20","license":"MIT"}`,
+		"usr/lib/python3/site-packages/jinja2-3.1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: Jinja2\nVersion: 3.1.2\nLicense: BSD-3-Clause\n",
+		"app/lib/log4j-core-2.14.1.jar":                                 jar(t, "org.apache.logging.log4j", "log4j-core", "2.14.1"),
+		"app/lib/broken.jar":                                            "no archive at all",
+		"app/config.env":                                                "AWS_ACCESS_KEY_ID=AKIA" + "IOSFODNN7EXAMPLQ\nexport GITHUB_PAT=ghp_" + strings.Repeat("a1B2", 9) + "\n",
+		"usr/local/bin/rusty":                                           rustProgram(t, `{"packages":[{"name":"rusty","version":"1.0.0","source":"local","root":true,"dependencies":[1]},{"name":"time","version":"0.1.42","source":"crates.io"}]}`),
+		// The one lock file that the command reads in images too.
+		"rust/Cargo.lock": "version = 3\n\n[[package]]\nname = \"time\"\nversion = \"0.1.42\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n",
 		"usr/lib/python3/site-packages/requests-2.19.0.egg-info/PKG-INFO": "Metadata-Version: 1.1\nName: requests\nVersion: 2.19.0\nLicense: Apache-2.0\n",
-		"lib/apk/db/installed":                                            "C:Q1x=\nP:musl\nV:1.2.3-r4\nA:x86_64\nL:MIT\no:musl\n\n",
-		"etc/alpine-release":                                              "3.17.3\n",
+		"lib/apk/db/installed": "C:Q1x=\nP:musl\nV:1.2.3-r4\nA:x86_64\nL:MIT\no:musl\n\n",
+		"etc/alpine-release":   "3.17.3\n",
 	}
 	lockFiles := map[string]string{
 		"srv/package-lock.json": `{"name":"srv","version":"1.0.0","lockfileVersion":3,"packages":{"":{"name":"srv","version":"1.0.0","dependencies":{"lodash":"4.17.20"}},` +
@@ -64,7 +66,6 @@ func TestEqualToTrivy(t *testing.T) {
 		"pnpm/pnpm-lock.yaml":  "lockfileVersion: '9.0'\nimporters:\n  .:\n    dependencies:\n      lodash: {specifier: 4.17.20, version: 4.17.20}\npackages:\n  lodash@4.17.20:\n    resolution: {integrity: sha512-x}\nsnapshots:\n  lodash@4.17.20: {}\n",
 		"py/Pipfile.lock":      `{"_meta":{"pipfile-spec":6},"default":{"jinja2":{"version":"==3.1.2"}},"develop":{}}`,
 		"py/uv.lock":           "version = 1\n\n[[package]]\nname = \"srv\"\nversion = \"0.1.0\"\nsource = { virtual = \".\" }\ndependencies = [{ name = \"jinja2\" }]\n\n[[package]]\nname = \"jinja2\"\nversion = \"3.1.2\"\nsource = { registry = \"https://pypi.org/simple\" }\n",
-		"rust/Cargo.lock":      "version = 3\n\n[[package]]\nname = \"time\"\nversion = \"0.1.42\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n",
 		"srv/go.mod":           "module example.com/srv\n\ngo 1.22\n\nrequire golang.org/x/net v0.17.0\n",
 	}
 	both := files(t, lockFiles)
