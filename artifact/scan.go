@@ -101,6 +101,11 @@ type Scan struct {
 	Findings          []Finding        `json:"findings,omitempty"`
 	Counts            map[Severity]int `json:"counts,omitempty"` // of vulnerabilities
 
+	// UnnamedJars says that there are jars that do not say what they are: the Java database tells, as far as it knows them,
+	// and without one they are not matched.
+	UnnamedJars        bool   `json:"unnamedJars,omitempty"`
+	JavaDatabaseDigest Digest `json:"javaDatabaseDigest,omitzero"` // of the one that was asked
+
 	Contents        []byte `json:"-"` // what the scanner needs to match again, opaque; kept, and not read by Scan
 	Vulnerabilities []byte `json:"-"` // hashes of those in Findings, as the scanner packs them
 }
@@ -119,6 +124,26 @@ type Rematched struct {
 	Added           []Finding
 	Vulnerabilities []byte // hashes of all
 	Counts          map[Severity]int
+}
+
+// ScanBacklog counts images without an answer of the advisory database in force.
+type ScanBacklog struct {
+	Pending  int64 // never scanned
+	Failed   int64
+	Outdated int64 // scanned by another database
+}
+
+// ScanEvent tells of an image whose first scan ended, or of which another scan found other vulnerabilities.
+type ScanEvent struct {
+	Digest            Digest           `json:"digest"`
+	Repositories      []Repository     `json:"repositories"` // that hold it
+	ScannedAt         time.Time        `json:"scannedAt"`
+	DatabaseDigest    Digest           `json:"databaseDigest"`
+	DatabaseUpdatedAt time.Time        `json:"databaseUpdatedAt"`
+	Counts            map[Severity]int `json:"counts"` // of vulnerabilities
+	First             bool             `json:"first"`
+	Added             int              `json:"added"` // vulnerabilities that the scan before did not find
+	Gone              int              `json:"gone"`  // and that only it found
 }
 
 // Hash identifies what a finding says: all but when it was found.

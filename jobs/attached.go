@@ -9,7 +9,7 @@ import (
 	"waybill/artifact"
 )
 
-// attachedArgs asks for a digest that waits for somebody else's signature to be judged again: something was attached.
+// attachedArgs asks for a digest to be judged again: something that speaks for it arrived, or was deleted.
 type attachedArgs struct {
 	Repository artifact.Repository `json:"repository"`
 	Digest     artifact.Digest     `json:"digest"`
@@ -20,7 +20,8 @@ func (attachedArgs) Kind() string { return "attached" }
 // maxRelated bounds what is judged again for one signature.
 const maxRelated = 500
 
-// attacher judges again what waits for a signature, and has it signed when the wait is over.
+// attacher judges again what VEX documents, SBOMs, provenance and signatures are about when one comes or goes, so that what it says
+// holds at once, and has it signed when it was a signature that was waited for.
 type attacher struct {
 	river.WorkerDefaults[attachedArgs]
 	rejudger *Rejudger
@@ -37,7 +38,7 @@ func (a *attacher) Work(ctx context.Context, job *river.Job[attachedArgs]) error
 	return err
 }
 
-// Attached inserts, in the transaction that attaches something to a digest that waits for a signature, what looks at it.
+// Attached inserts, in the transaction that stores or removes what speaks for a digest, the job that judges it again.
 func (c *Client) Attached(ctx context.Context, tx pgx.Tx, ref artifact.Reference) error {
 	_, err := c.river.InsertTx(ctx, tx, attachedArgs{ref.Repository, ref.Digest}, nil)
 	return err

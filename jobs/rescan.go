@@ -24,8 +24,9 @@ type RescanStore interface {
 	Outdated(ctx context.Context, database, after artifact.Digest, n int) ([]artifact.Rematch, error)
 	// SaveRematch records what a database says of images: the same as before, or what changed.
 	SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Rematched) error
-	// Unscanned returns images after one that have no scan by the database, at most n, in order of their digests.
-	Unscanned(ctx context.Context, database, after artifact.Digest, n int) ([]artifact.Reference, error)
+	// Unscanned returns images after one that have no scan by the database, or have jars that another Java database told,
+	// at most n, in order of their digests.
+	Unscanned(ctx context.Context, database, java, after artifact.Digest, n int) ([]artifact.Reference, error)
 	// JudgeAgain has all verdicts made anew: what they rest on changed.
 	JudgeAgain(ctx context.Context) error
 }
@@ -112,8 +113,12 @@ const rematchYield = 100 * time.Millisecond
 // rest scans what has no answer of this database yet: images that were pending, or that an older version scanned.
 func (r *Rescanner) rest(ctx context.Context, database artifact.AdvisoryDatabase) (failed error) {
 	const page = 200
+	java, _, err := r.Store.JavaDatabase(ctx)
+	if err != nil {
+		return err
+	}
 	for after := (artifact.Digest{}); ; {
-		images, err := r.Store.Unscanned(ctx, database.Digest, after, page)
+		images, err := r.Store.Unscanned(ctx, database.Digest, java.Digest, after, page)
 		if err != nil {
 			return errors.Join(failed, err)
 		}

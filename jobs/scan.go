@@ -30,6 +30,7 @@ func (scanArgs) InsertOpts() river.InsertOpts {
 type ScanStore interface {
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
+	JavaDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
 	Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, error)
 	SaveScan(ctx context.Context, s artifact.Scan) error
 }
@@ -44,7 +45,7 @@ type Scanner struct {
 	Client    *scanner.Client
 	// Config returns an image config's bytes.
 	Config func(ctx context.Context, repository artifact.Repository, config artifact.Digest) ([]byte, error)
-	// Folder returns where an imported advisory database lies.
+	// Folder returns where an imported advisory or Java database lies.
 	Folder func(database artifact.Digest) string
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
@@ -67,15 +68,17 @@ func (s *Scanner) Scan(ctx context.Context, image artifact.Subject, arriving boo
 		return known, false, err
 	case !have:
 		return artifact.Scan{Digest: image.Digest, State: artifact.ScanPending, Reason: noDatabase}, known.Reason != noDatabase, nil
-	case known.State == artifact.Scanned && known.DatabaseDigest == database.Digest:
-		return known, false, nil
 	}
-	scan, err = s.match(ctx, image, database)
+	java, _, err := s.Store.JavaDatabase(ctx)
+	if err != nil || known.State == artifact.Scanned && known.DatabaseDigest == database.Digest && (!known.UnnamedJars || known.JavaDatabaseDigest == java.Digest) {
+		return known, false, err
+	}
+	scan, err = s.match(ctx, image, database, java)
 	return scan, true, err
 }
 
 // match asks a scanner. One that cannot match the image is an answer too, and never "clean".
-func (s *Scanner) match(ctx context.Context, image artifact.Subject, database artifact.AdvisoryDatabase) (artifact.Scan, error) {
+func (s *Scanner) match(ctx context.Context, image artifact.Subject, database, java artifact.AdvisoryDatabase) (artifact.Scan, error) {
 	request, err := s.request(ctx, image)
 	if artifact.KindOf(err) == artifact.NotFound {
 		return artifact.Scan{Digest: image.Digest, State: artifact.ScanFailed, Reason: "a layer lies elsewhere, and what is not here cannot be scanned"}, nil
@@ -83,6 +86,9 @@ func (s *Scanner) match(ctx context.Context, image artifact.Subject, database ar
 		return artifact.Scan{}, err
 	}
 	request.Database = s.Folder(database.Digest)
+	if !java.Digest.IsZero() {
+		request.Java = s.Folder(java.Digest)
+	}
 	result, err := s.Client.Match(ctx, request)
 	switch {
 	case ctx.Err() != nil:
@@ -91,7 +97,10 @@ func (s *Scanner) match(ctx context.Context, image artifact.Subject, database ar
 		s.Logger.ErrorContext(ctx, "scan failed", "repository", image.Repository, "digest", image.Digest, "error", err)
 		return artifact.Scan{Digest: image.Digest, State: artifact.ScanFailed, Reason: err.Error()}, nil
 	}
-	return artifact.Scan{Digest: image.Digest, State: artifact.Scanned, ScannedAt: time.Now().UTC(), DatabaseDigest: database.Digest,
+	if !result.Jars {
+		java.Digest = artifact.Digest{} // it was not asked
+	}
+	return artifact.Scan{Digest: image.Digest, State: artifact.Scanned, UnnamedJars: result.Jars, JavaDatabaseDigest: java.Digest, ScannedAt: time.Now().UTC(), DatabaseDigest: database.Digest,
 		DatabaseUpdatedAt: database.UpdatedAt, Packages: result.Packages, Findings: result.Findings,
 		Counts: artifact.CountFindings(result.Findings), Contents: result.Contents, Vulnerabilities: result.Vulnerabilities}, nil
 }
@@ -133,7 +142,8 @@ func (s *Scanner) image(ctx context.Context, repository artifact.Repository, dig
 	return artifact.Subject{Repository: repository, Digest: digest, Manifest: m.Manifest, IsImage: true, Config: config}, err
 }
 
-// SBOMs returns an image's CycloneDX and SPDX documents. What they say depends on the image alone.
+// SBOMs returns an image's CycloneDX and SPDX documents. What they say depends on the image alone, and on the Java
+// database in force where it has jars that do not name themselves.
 func (s *Scanner) SBOMs(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (cycloneDX, spdx []byte, err error) {
 	image, err := s.image(ctx, repository, digest)
 	if err != nil {
@@ -142,6 +152,11 @@ func (s *Scanner) SBOMs(ctx context.Context, repository artifact.Repository, dig
 	request, err := s.request(ctx, image)
 	if err != nil {
 		return nil, nil, err
+	}
+	if java, have, err := s.Store.JavaDatabase(ctx); err != nil {
+		return nil, nil, err
+	} else if have {
+		request.Java = s.Folder(java.Digest)
 	}
 	request.SBOM = true
 	result, err := s.Client.Match(ctx, request)

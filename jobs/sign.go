@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/riverqueue/river"
 
@@ -29,8 +30,10 @@ type Signer struct {
 	Service interface {
 		SignImage(ctx context.Context, pass policy.Pass) error
 	}
-	// Describe attaches an SBOM to an image, unless it has one of ours.
-	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
+	// Describe attaches an SBOM to an image, unless it has one of ours, and says whether it did.
+	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (attached bool, err error)
+	// Described judges an image again whose SBOM was attached.
+	Described func(ctx context.Context, image artifact.Digest) error
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
 	Logger *slog.Logger
@@ -42,7 +45,7 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		return err
 	}
 	ctx = artifact.DoneAgain(ctx)
-	pass, ok, err := s.pass(ctx, job.Args.Repository, job.Args.Digest)
+	verdict, pass, ok, err := s.pass(ctx, job.Args.Repository, job.Args.Digest)
 	if err != nil || !ok {
 		return err
 	}
@@ -52,22 +55,31 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
 		return err
 	}
-	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+	attached, err := s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+	if err != nil || !attached && job.Attempt == 1 || !lacksSBOM(verdict) {
+		return err
+	}
+	return s.Described(ctx, job.Args.Digest)
+}
+
+// lacksSBOM says whether a verdict has something to say of an SBOM that was not there yet. Only then another is worth it.
+func lacksSBOM(v policy.Verdict) bool {
+	return slices.ContainsFunc(v.Reasons, func(r artifact.Reason) bool { return r.Rule == "require-sbom" })
 }
 
 // pass judges a digest; false says that it is denied, or gone.
-func (s *Signer) pass(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (policy.Pass, bool, error) {
+func (s *Signer) pass(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (policy.Verdict, policy.Pass, bool, error) {
 	verdict, err := s.Judge.JudgeStored(ctx, repository, digest)
 	if artifact.KindOf(err) == artifact.NotFound {
-		return policy.Pass{}, false, nil
+		return verdict, policy.Pass{}, false, nil
 	}
 	if err != nil {
-		return policy.Pass{}, false, fmt.Errorf("judge %s@%s: %w", repository, digest, err)
+		return verdict, policy.Pass{}, false, fmt.Errorf("judge %s@%s: %w", repository, digest, err)
 	}
 	pass, err := verdict.Pass()
 	if err != nil {
 		s.Logger.Warn("not signed: the policy in force does not allow it", "repository", repository, "digest", digest, "outcome", verdict.Outcome)
-		return policy.Pass{}, false, nil
+		return verdict, policy.Pass{}, false, nil
 	}
-	return pass, true, nil
+	return verdict, pass, true, nil
 }

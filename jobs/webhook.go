@@ -24,10 +24,11 @@ import (
 	"waybill/ledger"
 )
 
-// WebhookEvents are what a webhook may ask for, with the kind of ledger entry that tells of it.
+// WebhookEvents are what a webhook may ask for, with the kind of ledger entry that tells of it; of scans none does.
 var WebhookEvents = map[string]string{
 	"push": "push.accepted", "deny": "push.denied", "sign": "signed", "promote": ledger.KindPromotion, "rollback": ledger.KindRollback, "recall": ledger.KindRecall,
 	"approve": ledger.KindApproval, "override": ledger.KindOverride, "release": ledger.KindRelease, "retire": ledger.KindRetire, "turned-bad": ledger.KindTurnedBad,
+	eventScan: "",
 }
 
 // Webhook is where messages go: only what the configuration names is ever called.
@@ -41,6 +42,8 @@ type Webhook struct {
 // DeliveryStore keeps messages; *postgres.DB is one.
 type DeliveryStore interface {
 	QueueDeliveries(ctx context.Context, message func(index int64, e ledger.Entry) ([]artifact.Delivery, error), insert func(ctx context.Context, tx pgx.Tx, ids []string) error) (int, error)
+	// InsertDeliveries records messages that are to be sent.
+	InsertDeliveries(ctx context.Context, tx pgx.Tx, all []artifact.Delivery) error
 	Delivery(ctx context.Context, id string) (artifact.Delivery, error)
 	SaveDelivery(ctx context.Context, d artifact.Delivery) error
 }
@@ -85,7 +88,7 @@ type cloudEvent struct {
 	Subject         string    `json:"subject,omitempty"`
 	Time            time.Time `json:"time"`
 	DataContentType string    `json:"datacontenttype"`
-	Data            decision  `json:"data"`
+	Data            any       `json:"data"` // a decision, or an artifact.ScanEvent
 }
 
 // decision is a ledger entry, and where it stands.

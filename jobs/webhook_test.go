@@ -28,7 +28,8 @@ type deliveries struct{ held artifact.Delivery }
 func (d *deliveries) QueueDeliveries(context.Context, func(int64, ledger.Entry) ([]artifact.Delivery, error), func(context.Context, pgx.Tx, []string) error) (int, error) {
 	return 0, nil
 }
-func (d *deliveries) Delivery(context.Context, string) (artifact.Delivery, error) { return d.held, nil }
+func (d *deliveries) InsertDeliveries(context.Context, pgx.Tx, []artifact.Delivery) error { return nil }
+func (d *deliveries) Delivery(context.Context, string) (artifact.Delivery, error)         { return d.held, nil }
 func (d *deliveries) SaveDelivery(_ context.Context, m artifact.Delivery) error {
 	d.held = m
 	return nil
@@ -108,6 +109,32 @@ func TestDeliver(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a scan", func(t *testing.T) {
+		t.Parallel()
+		repository, err := artifact.ParseRepository("shop/returns")
+		require.NoError(t, err)
+		digest := artifact.DigestOf([]byte("v456"))
+		e := artifact.ScanEvent{Digest: digest, Repositories: []artifact.Repository{repository}, ScannedAt: now, DatabaseDigest: digest, Counts: map[artifact.Severity]int{artifact.High: 2}, Added: 1}
+		d := &Deliverer{Webhooks: []Webhook{{Name: "chat", Events: []string{"promote"}}}}
+		require.False(t, d.WantsScans())
+		none, err := d.scanMessages(e)
+		require.NoError(t, err)
+		require.Empty(t, none)
+		d.Webhooks = append(d.Webhooks, Webhook{Name: "security", Events: []string{"scan"}})
+		require.True(t, d.WantsScans())
+		made, err := d.scanMessages(e)
+		require.NoError(t, err)
+		require.Len(t, made, 1)
+		require.Equal(t, "security", made[0].Webhook)
+		var event struct {
+			ID, Type, Subject string
+			Data              artifact.ScanEvent
+		}
+		require.NoError(t, json.Unmarshal([]byte(made[0].Body), &event))
+		require.Equal(t, "dev.waybill.scan", event.Type)
+		require.Equal(t, "shop/returns@"+digest.String(), event.Subject)
+		require.Equal(t, e, event.Data)
+	})
 	for _, bad := range []string{"", "secret", "whsec_", "whsec_c2hvcnQ=", "whsec_!!!!"} {
 		_, err := ParseWebhookSecret([]byte(bad))
 		require.Error(t, err, bad)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"testing"
@@ -267,6 +268,17 @@ func TestRefused(t *testing.T) {
 		"sparse":         {sparse(t, 2<<20), "files are larger"},
 		"GNU long name":  {gnu(t, strings.Repeat("x/", 100)+"y"), "longer"},
 		"pax long name":  {pack(t, entry{name: strings.Repeat("é", 150)}), "longer"},
+		"old GNU sparse": {oldSparse(t, 2<<20), "files are larger"},
+		"holes together": {append(sparse(t, 700<<10)[:2048], sparse(t, 700<<10)...), "files are larger"},
+		"long target":    {pack(t, entry{name: "a", kind: tar.TypeSymlink, link: strings.Repeat("x", 60)}), "the target of"},
+		"GNU long link":  {gnuLink(t, strings.Repeat("x/", 100)+"y"), "the target of"},
+		"zstd bomb":      {zst(t, pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
+		"many members":   {bytes.Repeat(gz(make([]byte, 300_000)), 4), "bombs"},
+		"large members":  {inMembers(pack(t, entry{name: "a", content: noise(900_000)}, entry{name: "b", content: noise(200_000)})), "files are larger"},
+		"same again":     {pack(t, entry{name: "a"}, entry{name: "a"}, entry{name: "a"}, entry{name: "a"}), "more than 3 entries"},
+		"tar after tar":  {append(pack(t, entry{name: "a"}), pack(t, entry{name: "b"})...), "follow"},
+		"device climbs":  {pack(t, entry{name: "../dev/sda", kind: tar.TypeBlock}), "climbs"},
+		"odd type":       {pack(t, entry{name: "a", kind: 'Z'}), "no layer has"},
 		"bare whiteout":  {pack(t, entry{name: "a/.wh."}), "names nothing"},
 	} {
 		_, err := layer.Read(bytes.NewReader(c.blob), layer.Options{Limits: small})
@@ -285,6 +297,53 @@ func sparse(t *testing.T, size int) []byte {
 		records += strconv.Itoa(n) + record
 	}
 	return extended(pack(t, entry{name: "pax", content: records}, entry{name: "holes", content: "x"}))
+}
+
+// oldSparse is the same in GNU tar's old format: the map and the real size lie in the header itself.
+func oldSparse(t *testing.T, size int) []byte {
+	b := pack(t, entry{name: "holes", content: "x"})
+	b[156] = 'S'
+	copy(b[257:], "ustar  \x00")
+	clear(b[265:500])
+	copy(b[386:], fmt.Sprintf("%011o\x00%011o\x00", 0, 1))
+	copy(b[483:], fmt.Sprintf("%011o\x00", size))
+	return summed(b)
+}
+
+// summed computes the checksum of an archive's first header anew.
+func summed(b []byte) []byte {
+	copy(b[148:156], "        ")
+	sum := 0
+	for _, c := range b[:512] {
+		sum += int(c)
+	}
+	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return b
+}
+
+// noise is text that packs badly.
+func noise(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(b)
+	return string(b)
+}
+
+// inMembers packs an archive in several gzip members, none of which is large.
+func inMembers(b []byte) (all []byte) {
+	for len(b) > 0 {
+		n := min(len(b), 200_000)
+		all, b = append(all, gz(b[:n])...), b[n:]
+	}
+	return all
+}
+
+// gnuLink is an archive of a link with a target in GNU tar's own way.
+func gnuLink(t *testing.T, target string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "a", Linkname: target, Typeflag: tar.TypeSymlink, Format: tar.FormatGNU}))
+	require.NoError(t, w.Close())
+	return b.Bytes()
 }
 
 // gnu is an archive with a name in GNU tar's own way.

@@ -218,7 +218,7 @@ func newCELFindings(s artifact.Scan) []celFinding {
 	out := make([]celFinding, len(s.Findings))
 	for i, f := range s.Findings {
 		out[i] = celFinding{Class: f.Class, ID: f.ID, Severity: string(f.Severity), Rank: int64(f.Severity.Rank()), Package: f.Package, Installed: f.Installed,
-			Fixed: f.Fixed, Path: f.Path, Published: f.PublishedAt}
+			Fixed: f.Fixed, Path: f.Path, Published: f.PublishedAt, Resolved: f.VEX.Resolved()}
 	}
 	return out
 }
@@ -287,6 +287,7 @@ type celFinding struct {
 	Fixed     string    `cel:"fixed"`
 	Path      string    `cel:"path"`
 	Published time.Time `cel:"published"`
+	Resolved  bool      `cel:"resolved"` // by a VEX document that counts
 }
 
 type celScan struct {

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -72,24 +74,72 @@ func (db *DB) Unsigned(ctx context.Context, all []artifact.Reference) ([]artifac
 	return found, translate(err)
 }
 
-// tellAttached tells of what a push refers to, where that waits for somebody's signature.
-func (db *DB) tellAttached(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
-	subjects := subjectsOf(p)
-	if len(subjects) == 0 || db.OnAttached == nil {
+// attached tells of what a push speaks for: a subject, or what cosign attests at its tag. Of what Waybill attaches itself, which
+// it takes into account where it does so, and of signatures it tells where somebody's signature is waited for.
+func (db *DB) attached(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
+	about := subjectsOf(p)
+	if len(about) == 0 || db.OnAttached == nil {
 		return nil
 	}
-	rows, err := tx.Query(ctx, `select digest from verdicts where repository = $1 and digest = any($2) and reasons @> '[{"signature": true}]'`, p.Repository, subjects)
+	rows, err := tx.Query(ctx, `select digest from verdicts where repository = $1 and digest = any($2) and reasons @> '[{"signature": true}]'`, p.Repository, about)
 	if err != nil {
 		return err
 	}
-	waiting, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
+	subjects, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return err
 	}
-	for _, digest := range waiting {
-		if err := db.OnAttached(ctx, tx, artifact.Reference{Repository: p.Repository, Digest: digest}); err != nil {
+	if p.PushedBy != artifact.System.Name {
+		for _, tag := range p.Tags {
+			if subject, ok := attestedAt(tag); ok {
+				subjects = append(subjects, subject)
+			}
+		}
+		if p.Manifest.Subject != nil {
+			subjects = append(subjects, p.Manifest.Subject.Digest.String())
+		}
+	}
+	return db.tellAttached(ctx, tx, p.Repository, subjects)
+}
+
+// detached tells, before a manifest is deleted, of what it speaks for.
+func (db *DB) detached(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) error {
+	if db.OnAttached == nil {
+		return nil
+	}
+	rows, err := tx.Query(ctx, `select subject from manifests where repository = $1 and digest = $2 and subject is not null
+		union all select name from tags where repository = $1 and digest = $2 and name like 'sha%.att'`, repository, digest)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for i, name := range found {
+		if tag, err := artifact.ParseTag(name); err == nil {
+			found[i], _ = attestedAt(tag)
+		}
+	}
+	return db.tellAttached(ctx, tx, repository, found)
+}
+
+func (db *DB) tellAttached(ctx context.Context, tx pgx.Tx, repository artifact.Repository, subjects []string) error {
+	slices.Sort(subjects)
+	for _, subject := range slices.Compact(subjects) {
+		digest, err := artifact.ParseDigest(subject)
+		if err != nil {
+			continue
+		}
+		if err := db.OnAttached(ctx, tx, artifact.Reference{Repository: repository, Digest: digest}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// attestedAt returns the digest whose attestations cosign keeps at a tag.
+func attestedAt(tag artifact.Tag) (digest string, ok bool) {
+	name, ok := strings.CutSuffix(tag.String(), ".att")
+	return strings.Replace(name, "-", ":", 1), ok && tag.IsCosign()
 }

@@ -77,8 +77,15 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 				return err
 			}
 		}
+		scanned, err := db.scannedBefore(ctx, tx, p.Scan)
+		if err != nil {
+			return err
+		}
 		created, err := insertManifest(ctx, tx, p)
 		if err != nil {
+			return err
+		}
+		if err := db.tellScanned(ctx, tx, scanned); err != nil {
 			return err
 		}
 		moved := false
@@ -95,10 +102,10 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 		if err := db.extendGrants(ctx, tx, p); err != nil {
 			return err
 		}
-		if err := db.tellAttached(ctx, tx, p); err != nil {
+		if err := db.announce(ctx, tx, p, created); err != nil {
 			return err
 		}
-		if err := db.announce(ctx, tx, p, created); err != nil {
+		if err := db.attached(ctx, tx, p); err != nil {
 			return err
 		}
 		return db.useWaivers(ctx, tx, p.Verdict.Waivers, p.PushedBy, ledger.Entry{Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest, PolicyHash: p.Verdict.PolicyHash, Reason: "push"})
@@ -211,6 +218,9 @@ func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
 func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if err := db.detached(ctx, tx, repository, digest); err != nil {
+			return err
+		}
 		entry, err := deleteManifest(ctx, tx, repository, digest, actor)
 		if err != nil {
 			return err

@@ -35,11 +35,14 @@ type DB struct {
 	OnPolicy func(ctx context.Context, tx pgx.Tx) error
 	// OnWaiver is told likewise of each new waiver, so that somebody wakes when it expires.
 	OnWaiver func(ctx context.Context, tx pgx.Tx, w artifact.Waiver) error
+	// OnAttached is told likewise of a digest when a manifest that refers to it, or its attestations, come or go by somebody
+	// else's hand than Waybill's, and of one that waits for a signature when anything is attached to it.
+	OnAttached func(ctx context.Context, tx pgx.Tx, ref artifact.Reference) error
+	// OnScanned is told likewise of scans that say something new; nil tells nobody, and nothing is compared.
+	OnScanned func(ctx context.Context, tx pgx.Tx, e artifact.ScanEvent) error
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
-	// OnAttached is told likewise of each digest that waits for somebody else's signature, when something is attached to it.
-	OnAttached func(ctx context.Context, tx pgx.Tx, ref artifact.Reference) error
 
 	// OnKeyRevoked is told likewise of a signing key that is revoked, to have what it signed signed again.
 	OnKeyRevoked func(ctx context.Context, tx pgx.Tx, keyID string) error

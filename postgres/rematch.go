@@ -25,6 +25,20 @@ func (db *DB) Outdated(ctx context.Context, database, after artifact.Digest, n i
 	return all, translate(err)
 }
 
+// ScanBacklog counts images that some repository holds without an answer of the database in force.
+func (db *DB) ScanBacklog(ctx context.Context) (b artifact.ScanBacklog, err error) {
+	d, _, err := db.AdvisoryDatabase(ctx)
+	if err != nil {
+		return b, err
+	}
+	err = db.Pool.QueryRow(ctx, `select
+			(select count(*) from scans s where state = 'pending' and exists (select from manifests m where m.digest = s.digest)),
+			(select count(*) from scans s where state = 'failed' and exists (select from manifests m where m.digest = s.digest)),
+			(select count(*) from scans s where state = 'scanned' and database_digest <> $1 and exists (select from manifests m where m.digest = s.digest))`,
+		d.Digest.String()).Scan(&b.Pending, &b.Failed, &b.Outdated)
+	return b, translate(err)
+}
+
 // SaveRematch records what a database says of images: of those in same, what the one before said; of the others, what
 // changed.
 func (db *DB) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabase, at time.Time, same []artifact.Digest, changed []artifact.Rematched) error {
@@ -51,15 +65,18 @@ func (db *DB) SaveRematch(ctx context.Context, database artifact.AdvisoryDatabas
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return err
 		}
-		return changeFindings(ctx, tx, changes)
+		if err := changeFindings(ctx, tx, changes); err != nil || db.OnScanned == nil {
+			return err
+		}
+		return db.tellScanned(ctx, tx, rematched(database, at, changed)...)
 	})
 }
 
-// Unscanned returns images that no scan by this database is recorded of, one repository each: those after one in order
-// of their digests, at most n.
-func (db *DB) Unscanned(ctx context.Context, database, after artifact.Digest, n int) ([]artifact.Reference, error) {
+// Unscanned returns images that no scan by this database is recorded of, or one of which another Java database than this
+// (none, when it is zero) told the jars, one repository each: those after one in order of their digests, at most n.
+func (db *DB) Unscanned(ctx context.Context, database, java, after artifact.Digest, n int) ([]artifact.Reference, error) {
 	rows, err := db.Pool.Query(ctx, `select distinct on (digest) repository, digest from manifests m where digest > $2 and is_image
-		and not exists (select from scans s where s.digest = m.digest and s.database_digest = $1) order by digest, repository limit $3`, database, after.String(), n)
+		and not exists (select from scans s where s.digest = m.digest and s.database_digest = $1 and coalesce(s.java_digest, $4) = $4) order by digest, repository limit $3`, database, after.String(), n, java.String())
 	if err != nil {
 		return nil, translate(err)
 	}

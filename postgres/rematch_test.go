@@ -50,6 +50,11 @@ func TestRematch(t *testing.T) {
 		since[f.ID] = f.FoundAt
 	}
 
+	require.NoError(t, s.db.SaveScan(s.ctx, artifact.Scan{Digest: unscanned, State: artifact.ScanPending, Reason: "no advisory database"}))
+	require.NoError(t, s.db.SaveAdvisoryDatabase(s.ctx, second))
+	backlog, err := s.db.ScanBacklog(s.ctx)
+	require.NoError(t, err)
+	require.Equal(t, artifact.ScanBacklog{Pending: 1, Outdated: 1}, backlog)
 	outdated, err := s.db.Outdated(s.ctx, second.Digest, artifact.Digest{}, 10)
 	require.NoError(t, err)
 	require.Len(t, outdated, 1, "what no repository holds is not matched")
@@ -77,7 +82,7 @@ func TestRematch(t *testing.T) {
 	done, err := s.db.Outdated(s.ctx, second.Digest, artifact.Digest{}, 10)
 	require.NoError(t, err)
 	require.Empty(t, done, "what is recorded is not done again")
-	rest, err := s.db.Unscanned(s.ctx, second.Digest, artifact.Digest{}, 10)
+	rest, err := s.db.Unscanned(s.ctx, second.Digest, artifact.Digest{}, artifact.Digest{}, 10)
 	require.NoError(t, err)
 	require.Equal(t, []artifact.Reference{{Repository: s.repository, Digest: unscanned}}, rest)
 

@@ -13,6 +13,10 @@ import (
 // SaveScan makes s the newest scan of its image. Findings that were known before keep since when.
 func (db *DB) SaveScan(ctx context.Context, s artifact.Scan) error {
 	return db.Transact(artifact.DoneAgain(ctx), func(tx pgx.Tx) error {
+		scanned, err := db.scannedBefore(ctx, tx, &s)
+		if err != nil {
+			return err
+		}
 		batch := &pgx.Batch{}
 		findings, err := queueScan(batch, s)
 		if err != nil {
@@ -21,7 +25,10 @@ func (db *DB) SaveScan(ctx context.Context, s artifact.Scan) error {
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return err
 		}
-		return saveFindings(ctx, tx, s.Digest, findings)
+		if err := saveFindings(ctx, tx, s.Digest, findings); err != nil {
+			return err
+		}
+		return db.tellScanned(ctx, tx, scanned)
 	})
 }
 
@@ -41,13 +48,13 @@ func queueScan(batch *pgx.Batch, s artifact.Scan) (findings []artifact.Finding, 
 	if s.Counts == nil {
 		s.Counts = map[artifact.Severity]int{}
 	}
-	batch.Queue(`insert into scans (digest, state, reason, scanned_at, database_digest, database_updated_at, packages, counts, contents, vulnerabilities, licenses)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+	batch.Queue(`insert into scans (digest, state, reason, scanned_at, database_digest, database_updated_at, packages, counts, contents, vulnerabilities, licenses, java_digest)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 		on conflict (digest) do update set state = excluded.state, reason = excluded.reason, scanned_at = excluded.scanned_at,
 		database_digest = excluded.database_digest, database_updated_at = excluded.database_updated_at,
 		packages = coalesce(excluded.packages, scans.packages), counts = excluded.counts, contents = excluded.contents,
-		vulnerabilities = excluded.vulnerabilities, licenses = excluded.licenses`,
-		s.Digest, s.State, s.Reason, orNull(s.ScannedAt), s.DatabaseDigest, orNull(s.DatabaseUpdatedAt), packages, s.Counts, s.Contents, s.Vulnerabilities, packedLicenses)
+		vulnerabilities = excluded.vulnerabilities, licenses = excluded.licenses, java_digest = excluded.java_digest`,
+		s.Digest, s.State, s.Reason, orNull(s.ScannedAt), s.DatabaseDigest, orNull(s.DatabaseUpdatedAt), packages, s.Counts, s.Contents, s.Vulnerabilities, packedLicenses, javaDigest(s))
 	if len(rows) == 0 {
 		batch.Queue(`delete from findings where digest = $1`, s.Digest)
 	}
@@ -72,9 +79,10 @@ func (db *DB) Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, 
 	var (
 		packages, licenses []byte
 		scanned, databased *time.Time
+		java               *string
 	)
-	err := db.Pool.QueryRow(ctx, `select state, reason, scanned_at, database_digest, database_updated_at, packages, counts, licenses from scans where digest = $1`, digest).
-		Scan(&s.State, &s.Reason, &scanned, &s.DatabaseDigest, &databased, &packages, &s.Counts, &licenses)
+	err := db.Pool.QueryRow(ctx, `select state, reason, scanned_at, database_digest, database_updated_at, packages, counts, licenses, java_digest from scans where digest = $1`, digest).
+		Scan(&s.State, &s.Reason, &scanned, &s.DatabaseDigest, &databased, &packages, &s.Counts, &licenses, &java)
 	if err != nil {
 		if errors.Is(err, pgx.ErrNoRows) {
 			return artifact.Scan{Digest: digest, State: artifact.ScanPending, Reason: "not scanned yet"}, nil
@@ -86,6 +94,11 @@ func (db *DB) Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, 
 	}
 	if databased != nil {
 		s.DatabaseUpdatedAt = *databased
+	}
+	if s.UnnamedJars = java != nil; s.UnnamedJars && *java != "" {
+		if s.JavaDatabaseDigest, err = artifact.ParseDigest(*java); err != nil {
+			return s, err
+		}
 	}
 	if err := unpack(packages, &s.Packages); err != nil {
 		return s, err
@@ -104,6 +117,18 @@ func (db *DB) Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, 
 	s.Findings = append(s.Findings, licensed...)
 	artifact.SortFindings(s.Findings)
 	return s, nil
+}
+
+// javaDigest is what the column of that name holds.
+func javaDigest(s artifact.Scan) *string {
+	if !s.UnnamedJars {
+		return nil
+	}
+	digest := ""
+	if !s.JavaDatabaseDigest.IsZero() {
+		digest = s.JavaDatabaseDigest.String()
+	}
+	return &digest
 }
 
 func orNull(t time.Time) *time.Time {

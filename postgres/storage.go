@@ -118,6 +118,9 @@ func (db *DB) Retire(ctx context.Context, repository artifact.Repository, u stor
 		}
 		var entries []ledger.Entry
 		for _, m := range u.Manifests {
+			if err := db.detached(ctx, tx, repository, m.Digest); err != nil {
+				return err
+			}
 			entry, err := deleteManifest(ctx, tx, repository, m.Digest, actor)
 			if err != nil {
 				return err

@@ -133,6 +133,11 @@ func (db *DB) DeleteTag(ctx context.Context, repository artifact.Repository, tag
 		if err != nil {
 			return err
 		}
+		if subject, ok := attestedAt(tag); ok {
+			if err := db.tellAttached(ctx, tx, repository, []string{subject}); err != nil {
+				return err
+			}
+		}
 		_, err = appendLedger(ctx, tx, entry)
 		return err
 	})

@@ -48,10 +48,10 @@ func (db *DB) QueueDeliveries(ctx context.Context, message func(index int64, e l
 		}); err != nil || n == 0 {
 			return err
 		}
+		if err := db.InsertDeliveries(ctx, tx, all); err != nil {
+			return err
+		}
 		for _, d := range all {
-			if _, err := tx.Exec(ctx, `insert into webhook_deliveries (id, webhook, type, subject, body) values ($1, $2, $3, $4, $5) on conflict do nothing`, d.ID, d.Webhook, d.Type, d.Subject, d.Body); err != nil {
-				return err
-			}
 			ids = append(ids, d.ID)
 		}
 		if _, err := tx.Exec(ctx, `update webhook_cursor set next = $1`, next); err != nil {
@@ -66,6 +66,16 @@ func (db *DB) QueueDeliveries(ctx context.Context, message func(index int64, e l
 		return insert(ctx, tx, ids)
 	})
 	return n, err
+}
+
+// InsertDeliveries records messages that are to be sent, in the transaction of what they tell of.
+func (db *DB) InsertDeliveries(ctx context.Context, tx pgx.Tx, all []artifact.Delivery) error {
+	for _, d := range all {
+		if _, err := tx.Exec(ctx, `insert into webhook_deliveries (id, webhook, type, subject, body) values ($1, $2, $3, $4, $5) on conflict do nothing`, d.ID, d.Webhook, d.Type, d.Subject, d.Body); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const deliveryColumns = `id, webhook, type, subject, state, attempts, status, problem, created_at, since, body`

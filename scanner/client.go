@@ -35,7 +35,7 @@ type Client struct {
 
 	mu        sync.Mutex
 	idle      []*process    // waiting for work, the last used last
-	preferred string        // the database of a process that needs none, so that it can match next
+	preferred Databases     // of a process that needs none, so that it can match next
 	warming   chan struct{} // closed when the process that starts for work to come is idle, or failed; nil: none does
 	closed    bool
 	warned    bool // that the kernel does not confine them
@@ -61,7 +61,7 @@ func New(cfg Config) *Client {
 // Analyse reads a layer from file. A layer that cannot be inspected, whatever the reason, is a Denied error; a scanner
 // that cannot be run is an Unavailable one.
 func (c *Client) Analyse(ctx context.Context, file *os.File, d artifact.Descriptor) (Analysis, error) {
-	r, err := c.ask(ctx, "", Request{Analyse: &AnalyseRequest{Digest: d.Digest, Limits: c.cfg.Layers}}, file)
+	r, err := c.ask(ctx, Databases{}, Request{Analyse: &AnalyseRequest{Digest: d.Digest, Limits: c.cfg.Layers}}, file)
 	if err != nil {
 		return Analysis{}, err
 	}
@@ -74,15 +74,14 @@ func (c *Client) Analyse(ctx context.Context, file *os.File, d artifact.Descript
 
 // Match finds an image's packages and findings; no layer is read.
 func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error) {
-	if m.Database != "" {
-		if _, err := os.Stat(m.Database); err != nil {
-			return MatchResult{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the advisory database is gone; import it again", Err: err}
-		}
+	databases := Databases{Advisories: m.Database, Java: m.Java}
+	if err := databases.there(); err != nil {
+		return MatchResult{}, err
 	}
 	if m.Database != "" {
-		c.Prefer(m.Database)
+		c.Prefer(databases)
 	}
-	r, err := c.ask(ctx, m.Database, Request{Match: &m}, nil)
+	r, err := c.ask(ctx, databases, Request{Match: &m}, nil)
 	if err != nil {
 		return MatchResult{}, err
 	}
@@ -95,10 +94,11 @@ func (c *Client) Match(ctx context.Context, m MatchRequest) (MatchResult, error)
 // Rematch finds the vulnerabilities of many images by a database, from what Match kept of them: one exchange, and the
 // database is opened once.
 func (c *Client) Rematch(ctx context.Context, m RematchRequest) ([]Rematched, error) {
-	if _, err := os.Stat(m.Database); err != nil {
-		return nil, &artifact.Error{Kind: artifact.Unavailable, Message: "the advisory database is gone; import it again", Err: err}
+	databases := Databases{Advisories: m.Database}
+	if err := databases.there(); err != nil {
+		return nil, err
 	}
-	r, err := c.ask(ctx, m.Database, Request{Rematch: &m}, nil)
+	r, err := c.ask(ctx, databases, Request{Rematch: &m}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +108,31 @@ func (c *Client) Rematch(ctx context.Context, m RematchRequest) ([]Rematched, er
 	return r.Rematch.Images, nil
 }
 
+// there says which database is not where it was.
+func (d Databases) there() error {
+	for what, folder := range map[string]string{"advisory": d.Advisories, "Java": d.Java} {
+		if folder == "" {
+			continue
+		}
+		if _, err := os.Stat(folder); err != nil {
+			return &artifact.Error{Kind: artifact.Unavailable, Message: "the " + what + " database is gone; import it again", Err: err}
+		}
+	}
+	return nil
+}
+
 // CheckDatabase opens an advisory database; one that cannot be read is a Denied error.
 func (c *Client) CheckDatabase(ctx context.Context, folder string) (DatabaseInfo, error) {
-	r, err := c.ask(ctx, folder, Request{Database: &DatabaseRequest{}}, nil)
+	return c.check(ctx, Databases{Advisories: folder}, DatabaseRequest{})
+}
+
+// CheckJavaDatabase opens a Java database; one that cannot be read is a Denied error.
+func (c *Client) CheckJavaDatabase(ctx context.Context, folder string) (DatabaseInfo, error) {
+	return c.check(ctx, Databases{Java: folder}, DatabaseRequest{Java: true})
+}
+
+func (c *Client) check(ctx context.Context, databases Databases, request DatabaseRequest) (DatabaseInfo, error) {
+	r, err := c.ask(ctx, databases, Request{Database: &request}, nil)
 	if err != nil {
 		return DatabaseInfo{}, err
 	}
@@ -131,16 +153,16 @@ func shorten(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxReason)], "")
 }
 
-// ask has one process answer, one that sees database if that is not empty. Whatever a process does to a request (crash, exceed its memory or its time) is an answer
+// ask has one process answer, one that sees the databases that are named. Whatever a process does to a request (crash, exceed its memory or its time) is an answer
 // about what it was asked: it is refused, and the server goes on.
-func (c *Client) ask(ctx context.Context, database string, request Request, file *os.File) (Response, error) {
+func (c *Client) ask(ctx context.Context, databases Databases, request Request, file *os.File) (Response, error) {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
 	case <-ctx.Done():
 		return Response{}, ctx.Err()
 	}
-	p, err := c.take(ctx, database)
+	p, err := c.take(ctx, databases)
 	if err != nil {
 		return Response{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the scanner does not start, and what is not inspected is not accepted; the operator's log says why", Err: err}
 	}
@@ -168,11 +190,29 @@ func (c *Client) ask(ctx context.Context, database string, request Request, file
 	return response, nil
 }
 
-// Prefer has processes start with the folder of an advisory database, also for work that needs none.
-func (c *Client) Prefer(database string) {
+// Prefer has processes start with the folders of databases, also for work that needs none.
+func (c *Client) Prefer(databases Databases) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.preferred = database
+	c.preferred = databases
+}
+
+// see says whether a process that sees d can do what wants others.
+func (d Databases) see(wants Databases) bool {
+	return (wants.Advisories == "" || wants.Advisories == d.Advisories) && (wants.Java == "" || wants.Java == d.Java)
+}
+
+// or fills in what is not named, if it is there.
+func (d Databases) or(other Databases) Databases {
+	for _, both := range [][2]*string{{&d.Advisories, &other.Advisories}, {&d.Java, &other.Java}} {
+		if *both[0] != "" {
+			continue
+		}
+		if _, err := os.Stat(*both[1]); err == nil {
+			*both[0] = *both[1]
+		}
+	}
+	return d
 }
 
 // Warm starts a process for work that is about to come, unless there is one. It does not wait.
@@ -185,7 +225,7 @@ func (c *Client) Warm(ctx context.Context) {
 	done := make(chan struct{})
 	c.warming = done
 	go func() {
-		p, err := c.start(context.WithoutCancel(ctx), "")
+		p, err := c.start(context.WithoutCancel(ctx), Databases{})
 		if err == nil {
 			c.give(p)
 		}
@@ -196,27 +236,22 @@ func (c *Client) Warm(ctx context.Context) {
 	}()
 }
 
-// start runs a process. One that needs no database gets the preferred one, if it is there.
-func (c *Client) start(ctx context.Context, database string) (*process, error) {
-	if database == "" {
-		c.mu.Lock()
-		database = c.preferred
-		c.mu.Unlock()
-		if _, err := os.Stat(database); err != nil {
-			database = ""
-		}
-	}
-	p, err := start(ctx, c.cfg, database)
+// start runs a process. Where it needs no database it gets the preferred one, if that is there.
+func (c *Client) start(ctx context.Context, databases Databases) (*process, error) {
+	c.mu.Lock()
+	preferred := c.preferred
+	c.mu.Unlock()
+	p, err := start(ctx, c.cfg, databases.or(preferred))
 	if err == nil && p.unconfined != "" {
 		c.warn(ctx, p.unconfined)
 	}
 	return p, err
 }
 
-// take returns an idle process that sees the database, or starts one. With none asked for, any will do.
-func (c *Client) take(ctx context.Context, database string) (*process, error) {
+// take returns an idle process that sees the databases, or starts one. With none asked for, any will do.
+func (c *Client) take(ctx context.Context, databases Databases) (*process, error) {
 	for {
-		p, surplus, warming, err := c.pick(database)
+		p, surplus, warming, err := c.pick(databases)
 		if err != nil {
 			return nil, err
 		}
@@ -239,24 +274,24 @@ func (c *Client) take(ctx context.Context, database string) (*process, error) {
 		}
 		p.kill() // it was just about to end, or died while it waited
 	}
-	return c.start(ctx, database)
+	return c.start(ctx, databases)
 }
 
 // pick takes a process out of the idle ones. If there is none that fits, it may be warming; and if another would be one
 // too many, surplus is the one that has waited longest.
-func (c *Client) pick(database string) (fits, surplus *process, warming chan struct{}, err error) {
+func (c *Client) pick(databases Databases) (fits, surplus *process, warming chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, nil, nil, errors.New("the server is stopping")
 	}
 	for i, p := range slices.Backward(c.idle) {
-		if database == "" || p.database == database {
+		if p.databases.see(databases) {
 			c.idle = slices.Delete(c.idle, i, i+1)
 			return p, nil, nil, nil
 		}
 	}
-	if c.warming != nil && (database == "" || database == c.preferred) {
+	if c.warming != nil && c.preferred.see(databases) {
 		return nil, nil, c.warming, nil
 	}
 	// Each that works, this one to be among them, holds a slot.

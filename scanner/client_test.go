@@ -98,6 +98,8 @@ func act(what string, digest artifact.Digest) scanner.Response {
 		_, _ = os.Stdout.WriteString("\xff\xff\xff\xff")
 	case "hog":
 		return said(fmt.Sprint(len(bytes.Repeat([]byte{1}, 3<<30))))
+	case "flood":
+		return said(fmt.Sprint(os.WriteFile(filepath.Join(os.TempDir(), "inner"), nil, 0o600), os.Truncate(filepath.Join(os.TempDir(), "inner"), 5<<30)))
 	case "refuse":
 		return scanner.Response{Refused: strings.Repeat("é", 1<<20)}
 	case "lie":
@@ -206,6 +208,7 @@ func TestAnswers(t *testing.T) {
 		"garbage": "died of it",
 		"endless": "died of it",
 		"hog":     "died of it",
+		"flood":   "died of it",
 		"refuse":  "éééé",
 		"lie":     "other bytes",
 	} {

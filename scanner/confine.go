@@ -13,14 +13,14 @@ import (
 )
 
 // Confine is for the child: before it reads a byte of others' it gives up, for good and for all its threads, what it does
-// not need. What is left to it is its folder, the database's folder for reading, and the descriptors that it was given:
+// not need. What is left to it is its folder, the databases' folders for reading, and the descriptors that it was given:
 // no other file (Landlock), no new socket and no other program (seccomp), no rights that a program file could bring, no
 // core dump of what it read, and a bounded memory. Each holds by itself; the error names those that the kernel lacks.
-func Confine(temp, database string) error {
+func Confine(temp string, databases ...string) error {
 	return errors.Join(
 		wrap("resource limits", limitResources()),
 		wrap("no_new_privs", onAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)),
-		wrap("Landlock", restrictFiles(temp, database)),
+		wrap("Landlock", restrictFiles(temp, databases)),
 		wrap("seccomp", restrictCalls()),
 	)
 }
@@ -35,8 +35,15 @@ func wrap(what string, err error) error {
 // hardMemory times the soft limit is where the kernel says no: a parser that takes so much was led astray.
 const hardMemory = 5
 
+// maxFile bounds each file that it writes, in bytes: an archive within a jar unpacks to whatever it claims. The kernel
+// ends a process that goes beyond.
+const maxFile = 4 << 30
+
 func limitResources() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxFile, Max: maxFile}); err != nil {
 		return err
 	}
 	soft := debug.SetMemoryLimit(-1)
@@ -64,8 +71,8 @@ const (
 		unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_SOCK
 )
 
-// restrictFiles lets the process reach two folders, with what this kernel's version of Landlock can forbid.
-func restrictFiles(temp, database string) error {
+// restrictFiles lets the process reach its own folder and those of databases, with what this kernel's version of Landlock can forbid.
+func restrictFiles(temp string, databases []string) error {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
 		return errno
@@ -79,8 +86,11 @@ func restrictFiles(temp, database string) error {
 	if err := allow(int(set), temp, rules.Access_fs&^landlockNever); err != nil {
 		return err
 	}
-	if database != "" {
-		if err := allow(int(set), database, landlockRead); err != nil {
+	for _, folder := range databases {
+		if folder == "" {
+			continue
+		}
+		if err := allow(int(set), folder, landlockRead); err != nil {
 			return err
 		}
 	}

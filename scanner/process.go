@@ -28,7 +28,7 @@ type process struct {
 	closeOut   func() error
 	files      *net.UnixConn // layer files go down here
 	folder     string
-	database   string // the folder of the one database that it sees; empty: none
+	databases  Databases
 	unconfined string // what its Hello said
 	stderr     *tail
 	ended      chan struct{}
@@ -43,9 +43,9 @@ const nice = 5
 const nobody = 65534
 
 // start runs the program: an environment of its own, a folder of its own, nobody's rights when this is root, and an end
-// with this process. It hands over the folder of database, unless that is empty: the child may not be able to reach it
-// by its path.
-func start(ctx context.Context, cfg Config, database string) (_ *process, err error) {
+// with this process. It hands over the folders of databases: the child may not be able to reach them by their
+// paths.
+func start(ctx context.Context, cfg Config, databases Databases) (_ *process, err error) {
 	program, err := os.Open(cfg.Program)
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func start(ctx context.Context, cfg Config, database string) (_ *process, err er
 		return nil, err
 	}
 	defer theirs.Close()
-	p := &process{files: ours, database: database, stderr: &tail{}, ended: make(chan struct{})}
+	p := &process{files: ours, databases: databases, stderr: &tail{}, ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.files.Close()
@@ -67,14 +67,17 @@ func start(ctx context.Context, cfg Config, database string) (_ *process, err er
 		return nil, err
 	}
 	p.cmd = command(cfg, p.folder, p.stderr, theirs, program)
-	if database != "" {
-		folder, err := os.Open(database)
+	for _, d := range []struct{ variable, path string }{{Database, databases.Advisories}, {Java, databases.Java}} {
+		if d.path == "" {
+			continue
+		}
+		folder, err := os.Open(d.path)
 		if err != nil {
 			return nil, err
 		}
 		defer folder.Close()
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, folder)
-		p.cmd.Env = append(p.cmd.Env, Database+"=/proc/self/fd/5")
+		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=/proc/self/fd/%d", d.variable, 2+len(p.cmd.ExtraFiles)))
 	}
 	if os.Getuid() == 0 {
 		if err := os.Chown(p.folder, nobody, nobody); err != nil {

@@ -15,10 +15,21 @@ import (
 
 // Messages are length-prefixed (four bytes, big-endian) JSON. The child says Hello, then answers each Request with one
 // Response. A layer's file comes beside its request, by SCM_RIGHTS on descriptor 3. A process sees one advisory database
-// in its life, or none: its folder is open as descriptor 5 from the start, and Database says so.
+// in its life, or none, and one Java database, or none: their folders are open from the start, as descriptors from 5 on,
+// and Database and Java say as which.
 
-// Database is the variable that names the folder of the process's advisory database; it is not set where there is none.
-const Database = "WAYBILL_DATABASE"
+// Database is the variable that names the folder of the process's advisory database, and Java that of its Java database;
+// neither is set where there is none.
+const (
+	Database = "WAYBILL_DATABASE"
+	Java     = "WAYBILL_JAVA_DATABASE"
+)
+
+// Databases are the folders of the databases that a process sees; an empty one is none.
+type Databases struct {
+	Advisories string // of trivy.db and metadata.json
+	Java       string // of trivy-java.db and metadata.json
+}
 
 // Hello is the child's first message.
 type Hello struct {
@@ -29,7 +40,7 @@ type Hello struct {
 }
 
 // Protocol is the version of these messages.
-const Protocol = 4
+const Protocol = 5
 
 // Request asks for one thing.
 type Request struct {
@@ -55,6 +66,7 @@ type Analysis struct {
 // MatchRequest asks for an image's packages and findings, from what Analyse learned of its layers.
 type MatchRequest struct {
 	Database string          `json:"database"` // the folder of trivy.db and metadata.json; empty: packages and SBOM only
+	Java     string          `json:"java"`     // the folder of trivy-java.db and metadata.json; empty: jars that do not name themselves are left out
 	Config   []byte          `json:"config"`   // the image config
 	Layers   [][]byte        `json:"layers"`   // Analysis.Blob of each, lowest first
 	Name     string          `json:"name"`     // of the repository, for the SBOM
@@ -74,6 +86,8 @@ type MatchResult struct {
 	Contents []byte `json:"contents"`
 	// Vulnerabilities has the hashes of the findings that are vulnerabilities, sorted, eight bytes each.
 	Vulnerabilities []byte `json:"vulnerabilities"`
+	// Jars says that there are jars that do not name themselves: another Java database may know more of them.
+	Jars bool `json:"jars,omitempty"`
 }
 
 // RematchRequest asks for the vulnerabilities of many images by another database, from what Match kept of them.
@@ -104,8 +118,10 @@ type Rematched struct {
 	Failed          string                    `json:"failed,omitempty"`
 }
 
-// DatabaseRequest asks whether the process's folder holds an advisory database that can be read.
-type DatabaseRequest struct{}
+// DatabaseRequest asks whether the process's folder holds an advisory database that can be read, or a Java database.
+type DatabaseRequest struct {
+	Java bool `json:"java,omitempty"`
+}
 
 // DatabaseInfo is what a database's metadata says.
 type DatabaseInfo struct {

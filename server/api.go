@@ -165,8 +165,8 @@ type Documents interface {
 
 // Advisories holds the advisory database that scans match with.
 type Advisories interface {
-	// Import reads a Trivy database archive to its end, checks it and puts it in use.
-	Import(ctx context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error)
+	// Import reads an archive of one of Trivy's databases to its end, checks it and puts it in use.
+	Import(ctx context.Context, actor artifact.Principal, archive io.Reader) error
 	// Pull brings the database that a source names (empty: the configured one) into use, and records how that went.
 	Pull(ctx context.Context, actor artifact.Principal, source string) (artifact.AdvisoryDatabase, error)
 	// LastPull returns the newest attempt; false when there was none.
@@ -176,6 +176,11 @@ type Advisories interface {
 	MaxAge() time.Duration
 	// AdvisoryDatabase returns the one in use; false when there is none.
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
+
+	// JavaDatabase, JavaSource and LastJavaPull are the same of the Java database.
+	JavaDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
+	JavaSource() string
+	LastJavaPull(ctx context.Context) (artifact.AdvisoryPull, bool, error)
 }
 
 // Builder is the build use case of package builder.

@@ -205,18 +205,21 @@ func (a *API) unlessRecalled(ctx context.Context, v artifact.VerdictRecord) (art
 // ScanReport is the newest scan of an image, or of each image of an index. State, Counts and Findings are of all of
 // them together; State is scanned only when every one is.
 type ScanReport struct {
-	Repository        artifact.Repository       `json:"repository"`
-	Digest            artifact.Digest           `json:"digest"`
-	State             artifact.ScanState        `json:"state"`
-	Reason            string                    `json:"reason,omitempty"`
-	ScannedAt         time.Time                 `json:"scannedAt,omitzero"`
-	DatabaseDigest    artifact.Digest           `json:"databaseDigest,omitzero"`
-	DatabaseUpdatedAt time.Time                 `json:"databaseUpdatedAt,omitzero"`
-	DatabaseAge       int64                     `json:"databaseAgeSeconds,omitempty"`
-	Counts            map[artifact.Severity]int `json:"counts"`
-	Findings          []artifact.Finding        `json:"findings"`
-	Packages          []artifact.Package        `json:"packages,omitempty"`
-	Images            []ImageScan               `json:"images,omitempty"` // of an index
+	Repository        artifact.Repository `json:"repository"`
+	Digest            artifact.Digest     `json:"digest"`
+	State             artifact.ScanState  `json:"state"`
+	Reason            string              `json:"reason,omitempty"`
+	ScannedAt         time.Time           `json:"scannedAt,omitzero"`
+	DatabaseDigest    artifact.Digest     `json:"databaseDigest,omitzero"`
+	DatabaseUpdatedAt time.Time           `json:"databaseUpdatedAt,omitzero"`
+	DatabaseAge       int64               `json:"databaseAgeSeconds,omitempty"`
+	// UnnamedJars and JavaDatabaseDigest are as in artifact.Scan.
+	UnnamedJars        bool                      `json:"unnamedJars,omitempty"`
+	JavaDatabaseDigest artifact.Digest           `json:"javaDatabaseDigest,omitzero"`
+	Counts             map[artifact.Severity]int `json:"counts"`
+	Findings           []artifact.Finding        `json:"findings"`
+	Packages           []artifact.Package        `json:"packages,omitempty"`
+	Images             []ImageScan               `json:"images,omitempty"` // of an index
 }
 
 // ImageScan is the scan of one image of an index.
@@ -286,6 +289,9 @@ func (r *ScanReport) add(s artifact.Scan) {
 	}
 	if s.State == artifact.Scanned && (r.DatabaseUpdatedAt.IsZero() || s.DatabaseUpdatedAt.Before(r.DatabaseUpdatedAt)) {
 		r.DatabaseUpdatedAt, r.DatabaseDigest, r.ScannedAt = s.DatabaseUpdatedAt, s.DatabaseDigest, s.ScannedAt
+	}
+	if s.UnnamedJars && (!r.UnnamedJars || s.JavaDatabaseDigest.IsZero()) {
+		r.UnnamedJars, r.JavaDatabaseDigest = true, s.JavaDatabaseDigest
 	}
 	for severity, n := range s.Counts {
 		r.Counts[severity] += n

@@ -580,6 +580,8 @@ func TestImportIsStreamed(t *testing.T) {
 	got.decode(t, &status)
 	require.True(t, status.Present)
 	require.Equal(t, int64(3600), status.AgeSeconds)
+	require.Equal(t, int64(60), status.Java.AgeSeconds)
+	require.Equal(t, "ghcr.io/aquasecurity/trivy-java-db:1", status.Java.Source)
 }
 
 func TestExport(t *testing.T) {

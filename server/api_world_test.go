@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ var noon = time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
 // world stands behind the API: what other packages hold in PostgreSQL and on disk, in memory. Each of its methods
 // answers as the interface it serves says, so that a handler that asks the wrong question gets a wrong answer.
 type world struct {
+	imported    atomic.Pointer[artifact.AdvisoryDatabase]
 	shop, other artifact.Repository
 	production  artifact.Environment
 	manifests   map[string]artifact.StoredManifest
@@ -479,6 +481,15 @@ func (w *world) LastPull(context.Context) (artifact.AdvisoryPull, bool, error) {
 	return artifact.AdvisoryPull{Source: w.Source(), At: noon, Problem: "it is away", Actor: "system"}, true, nil
 }
 
+func (w *world) LastJavaPull(context.Context) (artifact.AdvisoryPull, bool, error) {
+	return artifact.AdvisoryPull{}, false, nil
+}
+
+func (w *world) JavaDatabase(context.Context) (artifact.AdvisoryDatabase, bool, error) {
+	return artifact.AdvisoryDatabase{Digest: artifact.DigestOf([]byte("java")), Schema: 1, UpdatedAt: noon.Add(-time.Minute), ImportedAt: noon, ImportedBy: "system"}, true, nil
+}
+
+func (w *world) JavaSource() string    { return "ghcr.io/aquasecurity/trivy-java-db:1" }
 func (w *world) Source() string        { return "ghcr.io/aquasecurity/trivy-db:2" }
 func (w *world) MaxAge() time.Duration { return 72 * time.Hour }
 
@@ -505,16 +516,20 @@ func (w *world) Run(_ context.Context, actor string, dryRun bool) (storage.Repor
 
 func (w *world) Current(context.Context) ([]server.Document, error) { return w.documents, nil }
 
-func (w *world) Import(_ context.Context, actor artifact.Principal, archive io.Reader) (artifact.AdvisoryDatabase, error) {
+func (w *world) Import(_ context.Context, actor artifact.Principal, archive io.Reader) error {
 	b, err := io.ReadAll(archive)
 	if err != nil {
-		return artifact.AdvisoryDatabase{}, err
+		return err
 	}
 	w.record("import %d bytes by %s", len(b), actor.Name)
-	return artifact.AdvisoryDatabase{Digest: artifact.DigestOf(b), Schema: 2, UpdatedAt: noon.Add(-time.Hour), ImportedAt: noon, ImportedBy: actor.Name}, nil
+	w.imported.Store(&artifact.AdvisoryDatabase{Digest: artifact.DigestOf(b), Schema: 2, UpdatedAt: noon.Add(-time.Hour), ImportedAt: noon, ImportedBy: actor.Name})
+	return nil
 }
 
 func (w *world) AdvisoryDatabase(context.Context) (artifact.AdvisoryDatabase, bool, error) {
+	if d := w.imported.Load(); d != nil {
+		return *d, true, nil
+	}
 	return artifact.AdvisoryDatabase{}, false, nil
 }
 

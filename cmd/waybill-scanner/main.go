@@ -43,7 +43,7 @@ func run(in io.Reader, out io.Writer) error {
 		return err
 	}
 	hello := scanner.Hello{Protocol: scanner.Protocol, Version: version}
-	if err := scanner.Confine(os.TempDir(), os.Getenv(scanner.Database)); err != nil {
+	if err := scanner.Confine(os.TempDir(), os.Getenv(scanner.Database), os.Getenv(scanner.Java)); err != nil {
 		hello.Unconfined = err.Error() // and what the kernel does take, it took
 	}
 	if err := scanner.Write(out, hello); err != nil {
@@ -57,7 +57,7 @@ func run(in io.Reader, out io.Writer) error {
 	if !ok {
 		return errors.New("descriptor 3 is no Unix socket")
 	}
-	s, err := trivy.New(version, os.Getenv(scanner.Database))
+	s, err := trivy.New(version, os.Getenv(scanner.Database), os.Getenv(scanner.Java))
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,11 @@ func answer(s *trivy.Scanner, files *net.UnixConn, request scanner.Request) (res
 		}
 		return scanner.Response{Rematch: &result}
 	case request.Database != nil:
-		info, err := s.Check()
+		check := s.Check
+		if request.Database.Java {
+			check = s.CheckJava
+		}
+		info, err := check()
 		if err != nil {
 			return scanner.Response{Refused: err.Error()}
 		}

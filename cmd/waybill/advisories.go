@@ -19,8 +19,11 @@ import (
 	"waybill/signer"
 )
 
-// advisoryLayer is the media type of the one layer that trivy-db is published as.
-const advisoryLayer = "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip"
+// advisoryLayer is the media type of the one layer that trivy-db is published as, and javaLayer that of trivy-java-db.
+const (
+	advisoryLayer = "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip"
+	javaLayer     = "application/vnd.aquasec.trivy.javadb.layer.v1.tar+gzip"
+)
 
 // advisoryPulls bring the advisory database from a registry: another, or this one, where there is no way out.
 type advisoryPulls struct {
@@ -54,27 +57,43 @@ type imageSource interface {
 // pullTime bounds one pull.
 const pullTime = 10 * time.Minute
 
-// Pull brings the database that source names (empty: the configured one) into use, unless it is in use already, and
+// Pull brings the database that source names (empty: the configured ones) into use, unless it is in use already, and
 // records how that went.
-func (p *advisoryPulls) Pull(ctx context.Context, actor artifact.Principal, source string) (artifact.AdvisoryDatabase, error) {
-	if source == "" {
-		source = p.cfg.Source
+func (p *advisoryPulls) Pull(ctx context.Context, actor artifact.Principal, source string) (d artifact.AdvisoryDatabase, err error) {
+	switch {
+	case source != "":
+		return p.pullOne(ctx, actor, source)
+	case p.cfg.Source == "" && p.cfg.Java == "":
+		return d, artifact.Errorf(artifact.Invalid, "no source is given, and none is configured (advisories.source, advisories.java)")
 	}
-	if source == "" {
-		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Invalid, "no source is given, and none is configured (advisories.source)")
+	var errs [2]error
+	if p.cfg.Java != "" {
+		_, errs[0] = p.pullOne(ctx, actor, p.cfg.Java)
 	}
+	if p.cfg.Source != "" {
+		d, errs[1] = p.pullOne(ctx, actor, p.cfg.Source)
+	}
+	return d, errors.Join(errs[:]...)
+}
+
+func (p *advisoryPulls) pullOne(ctx context.Context, actor artifact.Principal, source string) (artifact.AdvisoryDatabase, error) {
 	timed, cancel := context.WithTimeout(ctx, pullTime)
 	defer cancel()
-	d, err := p.pull(timed, actor, source)
+	java := source == p.cfg.Java
+	d, err := p.pull(timed, actor, source, &java)
 	attempt := artifact.AdvisoryPull{Source: source, At: time.Now().UTC(), Actor: actor.Name}
 	if err != nil {
 		attempt.Problem = err.Error()
 		p.logger.WarnContext(ctx, "the advisory database is not pulled", "source", source, "error", err)
 	}
-	return d, errors.Join(err, p.db.SaveAdvisoryPull(context.WithoutCancel(ctx), attempt))
+	save := p.db.SaveAdvisoryPull
+	if java {
+		save = p.db.SaveJavaPull
+	}
+	return d, errors.Join(err, save(context.WithoutCancel(ctx), attempt))
 }
 
-// Scheduled is a pull as the job does it; it warns of a database that has grown old.
+// Scheduled is a pull of each as the job does it; it warns of an advisory database that has grown old.
 func (p *advisoryPulls) Scheduled(ctx context.Context) error {
 	_, err := p.Pull(ctx, artifact.System, "")
 	if d, have, dbErr := p.db.AdvisoryDatabase(ctx); dbErr == nil && have {
@@ -90,11 +109,18 @@ func (p *advisoryPulls) LastPull(ctx context.Context) (artifact.AdvisoryPull, bo
 	return p.db.AdvisoryPull(ctx)
 }
 
-// Source and MaxAge are what is configured.
+// LastJavaPull is LastPull of a Java database.
+func (p *advisoryPulls) LastJavaPull(ctx context.Context) (artifact.AdvisoryPull, bool, error) {
+	return p.db.JavaPull(ctx)
+}
+
+// Source, JavaSource and MaxAge are what is configured.
 func (p *advisoryPulls) Source() string        { return p.cfg.Source }
+func (p *advisoryPulls) JavaSource() string    { return p.cfg.Java }
 func (p *advisoryPulls) MaxAge() time.Duration { return p.cfg.MaxAge }
 
-func (p *advisoryPulls) pull(ctx context.Context, actor artifact.Principal, source string) (artifact.AdvisoryDatabase, error) {
+// pull brings one database; java says which kind it is once that is known.
+func (p *advisoryPulls) pull(ctx context.Context, actor artifact.Principal, source string, java *bool) (artifact.AdvisoryDatabase, error) {
 	from, repository, reference, err := p.from(source)
 	if err != nil {
 		return artifact.AdvisoryDatabase{}, err
@@ -110,14 +136,19 @@ func (p *advisoryPulls) pull(ctx context.Context, actor artifact.Principal, sour
 	if err != nil {
 		return artifact.AdvisoryDatabase{}, err
 	}
-	if len(manifest.Layers) != 1 || manifest.Layers[0].MediaType != advisoryLayer {
-		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Invalid, "%s is no advisory database; want an artifact of one layer of type %s, as trivy-db is published", source, advisoryLayer)
+	if len(manifest.Layers) != 1 || manifest.Layers[0].MediaType != advisoryLayer && manifest.Layers[0].MediaType != javaLayer {
+		return artifact.AdvisoryDatabase{}, artifact.Errorf(artifact.Invalid, "%s is no advisory database; want an artifact of one layer of type %s, as trivy-db is published, or %s, as trivy-java-db is",
+			source, advisoryLayer, javaLayer)
 	}
 	layerDigest, err := artifact.ParseDigest(manifest.Layers[0].Digest.String())
 	if err != nil {
 		return artifact.AdvisoryDatabase{}, err
 	}
-	current, have, err := p.db.AdvisoryDatabase(ctx)
+	inForce := p.db.AdvisoryDatabase
+	if *java = manifest.Layers[0].MediaType == javaLayer; *java {
+		inForce = p.db.JavaDatabase
+	}
+	current, have, err := inForce(ctx)
 	if err != nil || have && current.Digest == layerDigest {
 		return current, err
 	}
@@ -131,7 +162,7 @@ func (p *advisoryPulls) pull(ctx context.Context, actor artifact.Principal, sour
 	}
 	defer r.Close()
 	// Who could put an older database in force could hide what is known since.
-	return p.put(ctx, actor, io.LimitReader(r, manifest.Layers[0].Size+1), current.UpdatedAt)
+	return p.put(ctx, actor, io.LimitReader(r, manifest.Layers[0].Size+1), true)
 }
 
 // verify asks for a signature where a key is configured, whoever pulls whatever from wherever.
@@ -154,7 +185,7 @@ func (p *advisoryPulls) verify(ctx context.Context, from imageSource, repository
 }
 
 // from tells apart HOST/REPOSITORY:TAG and REPOSITORY:TAG of this registry, as Docker does: a host has a dot or a port,
-// or is localhost. Credentials go to the configured source's host, and to no other.
+// or is localhost. Credentials go to the configured sources' hosts, and to no other.
 func (p *advisoryPulls) from(source string) (from imageSource, repository, reference string, err error) {
 	host, rest, _ := strings.Cut(source, "/")
 	elsewhere := rest != "" && (strings.ContainsAny(host, ".:") || host == "localhost")
@@ -173,8 +204,10 @@ func (p *advisoryPulls) from(source string) (from imageSource, repository, refer
 		return ownImages{p.images, p.db}, ref.Repository.String(), reference, nil
 	}
 	remote := mirror.Remote{Name: host, URL: "https://" + host}
-	if configured, _, _ := strings.Cut(p.cfg.Source, "/"); configured == host {
-		remote = p.cfg.remote(host)
+	for _, configured := range []string{p.cfg.Source, p.cfg.Java} {
+		if name, _, _ := strings.Cut(configured, "/"); name == host {
+			remote = p.cfg.remote(host)
+		}
 	}
 	images, err := mirror.NewImages(remote)
 	return images, ref.Repository.String(), reference, err

@@ -158,7 +158,10 @@ type AdvisoriesConfig struct {
 	// Source is HOST/REPOSITORY:TAG, such as ghcr.io/aquasecurity/trivy-db:2, or REPOSITORY:TAG of this registry, where
 	// there is no way out. Empty: nothing is pulled by itself.
 	Source string `yaml:"source"`
-	// Interval is how often it is pulled. Default 6h.
+	// Java is likewise where the Java database comes from, such as ghcr.io/aquasecurity/trivy-java-db:1: what jars are called
+	// that do not say it themselves. Empty: none is pulled by itself.
+	Java string `yaml:"java"`
+	// Interval is how often they are pulled. Default 6h.
 	Interval time.Duration `yaml:"interval"`
 	// Username to sign in with at the source; it needs one of the two that follow. Empty: nobody signs in.
 	Username string `yaml:"username"`

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"waybill/artifact"
 	"waybill/server"
 )
 
@@ -22,8 +23,10 @@ func newDatabase() *cobra.Command {
 func newDatabaseImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE",
-		Short: "Import a Trivy database archive (tar.gz of trivy.db and metadata.json)",
-		Args:  exactly(1, "FILE"),
+		Short: "Import an archive of Trivy's advisory database, or of its Java database",
+		Long: `Import an archive as Trivy publishes it: tar.gz of trivy.db and metadata.json, the advisories that packages are matched
+with, or of trivy-java.db and metadata.json, what jars are called that do not say it themselves.`,
+		Args: exactly(1, "FILE"),
 	}
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
@@ -54,8 +57,9 @@ func newDatabaseImport() *cobra.Command {
 func newDatabasePull() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [HOST/REPO:TAG|REPO:TAG]",
-		Short: "Pull the advisory database from a registry, this one or another, as the server reaches it",
+		Short: "Pull the advisory or the Java database from a registry, this one or another, as the server reaches it",
 		Example: `  waybill db pull ghcr.io/aquasecurity/trivy-db:2
+  waybill db pull ghcr.io/aquasecurity/trivy-java-db:1
   waybill db pull security/trivy-db:2   # of this registry: oras push it there where there is no way out`,
 		Args: upTo(1),
 	}
@@ -75,7 +79,7 @@ func newDatabasePull() *cobra.Command {
 }
 
 func newDatabaseStatus() *cobra.Command {
-	cmd := &cobra.Command{Use: "status", Short: "Show the advisory database in use, and its age", Args: exactly(0)}
+	cmd := &cobra.Command{Use: "status", Short: "Show the advisory and the Java database in use, and their ages", Args: exactly(0)}
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		var out server.AdvisoryStatus
@@ -91,20 +95,36 @@ func printDatabase(w io.Writer, s server.AdvisoryStatus) {
 	if d := s.Database; !s.Present || d == nil {
 		fmt.Fprintln(w, "no advisory database: scans are pending; import one with `waybill db import FILE`, or pull one")
 	} else {
-		fmt.Fprintf(w, "digest    %s\nschema    %d\nbuilt     %s (%s ago)\nimported  %s by %s\n", d.Digest, d.Schema, stamp(d.UpdatedAt),
-			ageOf(time.Duration(s.AgeSeconds)*time.Second), stamp(d.ImportedAt), printable(d.ImportedBy))
+		printOneDatabase(w, *d, s.AgeSeconds)
 	}
-	if s.Source != "" {
-		fmt.Fprintf(w, "source    %s\n", printable(s.Source))
+	printSource(w, s.Source, s.LastPull)
+	if s.Stale {
+		fmt.Fprintln(w, "warning   it is older than it should be: vulnerabilities that were published since are not found")
 	}
-	if p := s.LastPull; p != nil {
+	fmt.Fprintln(w)
+	if d := s.Java.Database; d == nil {
+		fmt.Fprintln(w, "no Java database: jars that do not say themselves what they are are not matched")
+	} else {
+		fmt.Fprintln(w, "Java database")
+		printOneDatabase(w, *d, s.Java.AgeSeconds)
+	}
+	printSource(w, s.Java.Source, s.Java.LastPull)
+}
+
+func printOneDatabase(w io.Writer, d artifact.AdvisoryDatabase, age int64) {
+	fmt.Fprintf(w, "digest    %s\nschema    %d\nbuilt     %s (%s ago)\nimported  %s by %s\n", d.Digest, d.Schema, stamp(d.UpdatedAt),
+		ageOf(time.Duration(age)*time.Second), stamp(d.ImportedAt), printable(d.ImportedBy))
+}
+
+func printSource(w io.Writer, source string, p *artifact.AdvisoryPull) {
+	if source != "" {
+		fmt.Fprintf(w, "source    %s\n", printable(source))
+	}
+	if p != nil {
 		how := "went well"
 		if p.Problem != "" {
 			how = "failed: " + p.Problem
 		}
 		fmt.Fprintf(w, "pulled    %s from %s by %s: %s\n", stamp(p.At), printable(p.Source), printable(p.Actor), printable(how))
-	}
-	if s.Stale {
-		fmt.Fprintln(w, "warning   it is older than it should be: vulnerabilities that were published since are not found")
 	}
 }

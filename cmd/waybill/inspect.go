@@ -293,6 +293,9 @@ func printScanSummary(w io.Writer, s server.ScanReport) {
 	}
 	fields(w, "findings", countsOf(s.Counts), "scanned", stamp(s.ScannedAt),
 		"advisories", fmt.Sprintf("built %s (%s ago)", stamp(s.DatabaseUpdatedAt), ageOf(time.Duration(s.DatabaseAge)*time.Second)))
+	if s.UnnamedJars && s.JavaDatabaseDigest.IsZero() {
+		fields(w, "jars", "some do not say what they are, and only a Java database tells: import one with `waybill db import FILE`")
+	}
 }
 
 func newShow() *cobra.Command {

@@ -22,15 +22,26 @@ import (
 )
 
 func newPolicyTest() *cobra.Command {
-	var with bool
+	var (
+		with                 bool
+		repository, database string
+	)
 	cmd := &cobra.Command{
 		Use:   "test FILE IMAGE...",
-		Short: "Judge stored images by the policies of a file, and change nothing",
-		Long: `Judge stored images by the policies of a file instead of those in force, and change nothing; waivers count. With --with the
-policies in force of other names apply too, as they would if the file were applied. The exit status is 1 when an image is
-not allowed. IMAGE is REPO:TAG or REPO@DIGEST; what is not in the registry can be pushed to a repository where nothing
-denies it.`,
-		Example: "  waybill policy test stricter.yaml shop/returns:v456 shop/returns:production --with",
+		Short: "Judge images by the policies of a file, and change nothing",
+		Long: `Judge images by the policies of a file instead of those in force, and change nothing. The exit status is 1 when an image is
+not allowed. IMAGE is
+
+  REPO:TAG or REPO@DIGEST          stored on the server; waivers count, and with --with the policies in force of other names
+                                   apply too, as they would if the file were applied
+  oci:DIR[:TAG]                    in an OCI image layout
+  docker-archive:FILE[:NAME:TAG]   in an archive of docker save
+  docker://HOST/REPO:TAG           in any registry, as docker login knows it
+
+The last three need no server: waybill-scanner, beside this program, reads the image here. Policies match it as --repository says.
+Findings are known with --database, an archive as waybill db import takes it; without one, rules on findings deny.`,
+		Example: `  waybill policy test stricter.yaml shop/returns:v456 shop/returns:production --with
+  waybill policy test baseline.yaml oci:build/image --repository shop/returns --database db.tar.gz`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return usagef("%s: %s is missing\nUsage: %s", cmd.CommandPath(), []string{"FILE", "IMAGE"}[len(args)], cmd.UseLine())
@@ -40,7 +51,26 @@ denies it.`,
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().BoolVar(&with, "with", false, "with the policies in force of other names")
-	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+	cmd.Flags().StringVar(&repository, "repository", "", "the repository that an image which is not stored would be pushed to")
+	cmd.Flags().StringVar(&database, "database", "", "an archive of the advisory database, for images that are not stored")
+	show := func(cmd *cobra.Command, out server.PolicyTest) error {
+		denied := 0
+		for _, v := range out.Verdicts {
+			if v.Outcome != artifact.Allow {
+				denied++
+			}
+		}
+		if err := output.show(cmd, out, func(w io.Writer) {
+			for _, v := range out.Verdicts {
+				printOutcome(w, v)
+				printReasons(w, v.Reasons)
+			}
+		}); err != nil || denied == 0 {
+			return err
+		}
+		return fmt.Errorf("%d of %s would not be allowed", denied, countOf(int64(len(out.Verdicts)), "image"))
+	}
+	stored := withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		src, err := readFile(args[0], cmd.InOrStdin())
 		if err != nil {
 			return err
@@ -58,23 +88,54 @@ denies it.`,
 		if err := c.do(ctx, http.MethodPost, "/policies/test", query, "application/yaml", bytes.NewReader(src), &out); err != nil {
 			return err
 		}
-		denied := 0
-		for _, v := range out.Verdicts {
-			if v.Outcome != artifact.Allow {
-				denied++
+		return show(cmd, out)
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		local := 0
+		for _, ref := range args[1:] {
+			if elsewhere(ref) {
+				local++
 			}
 		}
-		if err := output.show(cmd, out, func(w io.Writer) {
-			for _, v := range out.Verdicts {
-				printOutcome(w, v)
-				printReasons(w, v.Reasons)
-			}
-		}); err != nil || denied == 0 {
+		switch {
+		case local == 0 && repository+database != "":
+			return usagef("--repository and --database are for images that are not stored: oci:DIR, docker-archive:FILE, docker://HOST/REPO:TAG")
+		case local == 0:
+			return stored(cmd, args)
+		case local < len(args)-1 || with:
+			return usagef("images that are stored, and --with, are the server's to judge; test those that are not by a command of their own")
+		}
+		out, err := testAnywhere(cmd, args, repository, database)
+		if err != nil {
 			return err
 		}
-		return fmt.Errorf("%d of %s would not be allowed", denied, countOf(int64(len(out.Verdicts)), "image"))
-	})
+		return show(cmd, out)
+	}
 	return cmd
+}
+
+func testAnywhere(cmd *cobra.Command, args []string, repository, database string) (out server.PolicyTest, err error) {
+	src, err := readFile(args[0], cmd.InOrStdin())
+	if err != nil {
+		return out, err
+	}
+	policies, err := policiesOf(args[0], src)
+	if err != nil {
+		return out, err
+	}
+	a, err := newAnywhere(cmd.Context(), policies, repository, database)
+	if err != nil {
+		return out, err
+	}
+	defer a.close()
+	for _, ref := range args[1:] {
+		verdict, err := a.judge(cmd.Context(), ref)
+		if err != nil {
+			return out, err
+		}
+		out.Verdicts = append(out.Verdicts, verdict)
+	}
+	return out, nil
 }
 
 // impactReport is what --output json prints of an impact.

@@ -23,6 +23,7 @@ const (
 	vexType      = "application/vnd.openvex+json"
 	inTotoType   = "application/vnd.in-toto+json"
 	dsseType     = "application/vnd.dsse.envelope.v1+json"
+	bundleType   = "application/vnd.dev.sigstore.bundle." // and a version: an envelope with what verifies it
 	vexPredicate = "https://openvex.dev/ns"
 )
 
@@ -76,7 +77,7 @@ func (v *vexDocuments) VEX(ctx context.Context, repository artifact.Repository, 
 	}
 	var manifests []artifact.Digest
 	for _, d := range referrers {
-		if d.ArtifactType == vexType || d.ArtifactType == inTotoType {
+		if d.ArtifactType == vexType || d.ArtifactType == inTotoType || strings.HasPrefix(d.ArtifactType, bundleType) {
 			manifests = append(manifests, d.Digest)
 		}
 	}
@@ -113,7 +114,8 @@ func (v *vexDocuments) read(ctx context.Context, repository artifact.Repository,
 	for _, l := range m.Manifest.Layers {
 		predicate := l.Annotations["predicateType"]
 		unlike := predicate != "" && !strings.HasPrefix(predicate, vexPredicate)
-		if (l.MediaType == vexType || l.MediaType == dsseType && !unlike) && l.Size <= 2*policy.MaxVEX {
+		signed := l.MediaType == dsseType || strings.HasPrefix(l.MediaType, bundleType)
+		if (l.MediaType == vexType || signed && !unlike) && l.Size <= 2*policy.MaxVEX {
 			candidates = append(candidates, l)
 		}
 	}
@@ -136,8 +138,8 @@ func (v *vexDocuments) read(ctx context.Context, repository artifact.Repository,
 			return nil, err
 		}
 		one := policy.AttachedVEX{Manifest: manifest, AttachedBy: m.PushedBy}
-		if l.MediaType == dsseType {
-			content, one.SignedBy = statementBy(trusted, content, subject)
+		if l.MediaType != vexType {
+			content, one.SignedBy = statementBy(trusted, enveloped(l.MediaType, content), subject)
 		}
 		if content == nil {
 			continue
@@ -149,6 +151,21 @@ func (v *vexDocuments) read(ctx context.Context, repository artifact.Repository,
 		all = append(all, one)
 	}
 	return all, nil
+}
+
+// enveloped returns the envelope in a Sigstore bundle (sigstore/protobuf-specs, Bundle.dsse_envelope), and anything else as
+// it is. What else a bundle has proves nothing here: the keys that count are configured.
+func enveloped(mediaType string, content []byte) []byte {
+	if !strings.HasPrefix(mediaType, bundleType) {
+		return content
+	}
+	var bundle struct {
+		Envelope json.RawMessage `json:"dsseEnvelope"`
+	}
+	if json.Unmarshal(content, &bundle) != nil {
+		return nil
+	}
+	return bundle.Envelope
 }
 
 func layerOf(image gcr.Image, d artifact.Descriptor) ([]byte, error) {

@@ -26,7 +26,7 @@ type WebhookConfig struct {
 	Name string `yaml:"name"`
 	// URL is what messages are posted to, https:// or http://. No redirect is followed.
 	URL string `yaml:"url"`
-	// Events are those to tell of: push, deny, sign, promote, rollback, recall, approve, override, release, retire, turned-bad.
+	// Events are those to tell of: push, deny, sign, promote, rollback, recall, approve, override, release, retire, turned-bad, scan.
 	Events []string `yaml:"events"`
 	// SecretFile holds whsec_ and 24 to 64 random bytes in base64; it is read at each delivery.
 	SecretFile string `yaml:"secretFile"`

@@ -115,7 +115,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if a.deliverer, err = cfg.deliverer(db, logger); err != nil {
 		return nil, err
 	}
-	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger}
+	single := &jobs.Rejudger{Store: db, Judge: judge, Logger: logger}
+	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Described: single.Rescanned, Busy: images.Busy, Logger: logger}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Deliverer: a.deliverer,
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
@@ -139,6 +140,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	db.OnAttached = a.jobs.Attached
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
 	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
+	if a.deliverer.WantsScans() {
+		db.OnScanned = a.jobs.Scanned(a.deliverer)
+	}
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
@@ -191,6 +195,7 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 func (a *app) metrics() *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		&scanMetrics{db: a.database, logger: a.logger, now: time.Now},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "waybill_database_connections_in_use", Help: "Connections to the database that a request or a job holds."},
 			func() float64 { return float64(a.database.Held()) }))
 	return metrics
@@ -404,7 +409,7 @@ func openAttached(cfg Config, own *signer.Keys, advisories *advisories, images *
 	if a.pulls, err = newAdvisoryPulls(advisories, cfg.Advisories, images, db, logger); err != nil {
 		return a, err
 	}
-	if cfg.Advisories.Source != "" {
+	if cfg.Advisories.Source != "" || cfg.Advisories.Java != "" {
 		a.puller = &jobs.AdvisoryPuller{Pull: a.pulls.Scheduled, Interval: cfg.Advisories.Interval}
 	}
 	a.vex, err = newVEXDocuments(cfg.VEX, own, images, db, logger)

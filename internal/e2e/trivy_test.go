@@ -3,7 +3,9 @@ package e2e
 import (
 	"archive/zip"
 	"bytes"
+	"compress/zlib"
 	"database/sql"
+	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -48,14 +50,22 @@ func TestEqualToTrivy(t *testing.T) {
 		"app/lib/log4j-core-2.14.1.jar":                                 jar(t, "org.apache.logging.log4j", "log4j-core", "2.14.1"),
 		"app/lib/broken.jar":                                            "no archive at all",
 		"app/config.env":                                                "AWS_ACCESS_KEY_ID=AKIA" + "IOSFODNN7EXAMPLQ\nexport GITHUB_PAT=ghp_" + strings.Repeat("a1B2", 9) + "\n",
-		"lib/apk/db/installed":                                          "C:Q1x=\nP:musl\nV:1.2.3-r4\nA:x86_64\nL:MIT\no:musl\n\n",
-		"etc/alpine-release":                                            "3.17.3\n",
+		"usr/local/bin/rusty":                                           rustProgram(t, `{"packages":[{"name":"rusty","version":"1.0.0","source":"local","root":true,"dependencies":[1]},{"name":"time","version":"0.1.42","source":"crates.io"}]}`),
+		// The one lock file that the command reads in images too.
+		"rust/Cargo.lock": "version = 3\n\n[[package]]\nname = \"time\"\nversion = \"0.1.42\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n",
+		"usr/lib/python3/site-packages/requests-2.19.0.egg-info/PKG-INFO": "Metadata-Version: 1.1\nName: requests\nVersion: 2.19.0\nLicense: Apache-2.0\n",
+		"lib/apk/db/installed": "C:Q1x=\nP:musl\nV:1.2.3-r4\nA:x86_64\nL:MIT\no:musl\n\n",
+		"etc/alpine-release":   "3.17.3\n",
 	}
 	lockFiles := map[string]string{
 		"srv/package-lock.json": `{"name":"srv","version":"1.0.0","lockfileVersion":3,"packages":{"":{"name":"srv","version":"1.0.0","dependencies":{"lodash":"4.17.20"}},` +
 			`"node_modules/lodash":{"version":"4.17.20"}}}`,
 		"srv/requirements.txt": "jinja2==3.1.2\nrequests==2.32.4\n",
 		"srv/poetry.lock":      "[[package]]\nname = \"jinja2\"\nversion = \"3.1.2\"\ndescription = \"\"\noptional = false\npython-versions = \">=3.7\"\n\n[metadata]\nlock-version = \"2.0\"\n",
+		"web/yarn.lock":        "# yarn lockfile v1\n\n\nlodash@^4.17.0:\n  version \"4.17.20\"\n  resolved \"https://registry.yarnpkg.com/lodash/-/lodash-4.17.20.tgz\"\n",
+		"pnpm/pnpm-lock.yaml":  "lockfileVersion: '9.0'\nimporters:\n  .:\n    dependencies:\n      lodash: {specifier: 4.17.20, version: 4.17.20}\npackages:\n  lodash@4.17.20:\n    resolution: {integrity: sha512-x}\nsnapshots:\n  lodash@4.17.20: {}\n",
+		"py/Pipfile.lock":      `{"_meta":{"pipfile-spec":6},"default":{"jinja2":{"version":"==3.1.2"}},"develop":{}}`,
+		"py/uv.lock":           "version = 1\n\n[[package]]\nname = \"srv\"\nversion = \"0.1.0\"\nsource = { virtual = \".\" }\ndependencies = [{ name = \"jinja2\" }]\n\n[[package]]\nname = \"jinja2\"\nversion = \"3.1.2\"\nsource = { registry = \"https://pypi.org/simple\" }\n",
 		"srv/go.mod":           "module example.com/srv\n\ngo 1.22\n\nrequire golang.org/x/net v0.17.0\n",
 	}
 	both := files(t, lockFiles)
@@ -98,7 +108,8 @@ func TestEqualToTrivy(t *testing.T) {
 			requireSame(t, trivyFindings(t, cache, "fs", "--scanners", "vuln,license", folder(t, lockFiles)), inLockFiles)
 			all := strings.Join(slices.Concat(ours, inLockFiles), "\n")
 			for _, expected := range []string{"CVE-2024-24790", "CVE-2021-44228", "CVE-2021-23337", "CVE-2024-22195", "aws-access-key-id", "github-pat", "misconfiguration | DS-",
-				"srv/poetry.lock", "srv/requirements.txt", "srv/package-lock.json", "srv/go.mod", "license | MIT"} {
+				"srv/poetry.lock", "srv/requirements.txt", "srv/package-lock.json", "srv/go.mod", "license | MIT", "web/yarn.lock", "pnpm/pnpm-lock.yaml", "py/Pipfile.lock", "py/uv.lock", "rust/Cargo.lock",
+				"CVE-2020-26235 | medium | time | 0.1.42 | 0.2.23 | usr/local/bin/rusty", "CVE-2018-18074"} {
 				require.Contains(t, all, expected)
 			}
 		})
@@ -186,6 +197,10 @@ func moreAdvisories(t *testing.T) (archive, cache string) {
 			{"pip::GitHub Security Advisory pip", "jinja2", "CVE-2024-22195", "<3.1.3", "3.1.3", "MEDIUM"},
 			{"pip::GitHub Security Advisory pip", "requests", "CVE-2018-18074", "<2.20.0", "2.20.0", "HIGH"},
 			{"maven::GitHub Security Advisory Maven", "org.apache.logging.log4j:log4j-core", "CVE-2021-44228", ">=2.13.0, <2.15.0", "2.15.0", "CRITICAL"},
+			{"maven::GitHub Security Advisory Maven", "commons-collections:commons-collections", "CVE-2015-7501", "<3.2.3", "", "HIGH"},
+			{"cargo::GitHub Security Advisory Rust", "time", "CVE-2020-26235", "<0.2.23", "0.2.23", "MEDIUM"},
+			{"maven::GitHub Security Advisory Maven", "org.example:claims", "CVE-2000-0001", "<2", "2", "LOW"},
+			{"maven::GitHub Security Advisory Maven", "org.example:byname", "CVE-2000-0002", "<2", "2", "LOW"},
 		} {
 			ecosystem, name, _ := strings.Cut(a.source, "::")
 			err := errors.Join(
@@ -235,6 +250,27 @@ func goProgram(t testing.TB, toolchain string) string {
 	b, err := os.ReadFile(filepath.Join(dir, "program"))
 	require.NoError(t, err)
 	return string(b)
+}
+
+// rustProgram is a program as cargo-auditable builds it: what it was built of lies compressed in a section of its own
+// (rust-secure-code/cargo-auditable, PARSING.md). This ELF file has that section and nothing to run.
+func rustProgram(t testing.TB, dependencies string) string {
+	t.Helper()
+	var packed bytes.Buffer
+	z := zlib.NewWriter(&packed)
+	_, err := z.Write([]byte(dependencies))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	const names = "\x00.dep-v0\x00.shstrtab\x00"
+	header := elf.Header64{Ident: [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)}, Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64),
+		Version: uint32(elf.EV_CURRENT), Ehsize: 64, Shentsize: 64, Shnum: 3, Shstrndx: 2, Shoff: 64}
+	content := uint64(64 + 3*64)
+	sections := []elf.Section64{{}, {Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: content, Size: uint64(packed.Len()), Addralign: 1},
+		{Name: 9, Type: uint32(elf.SHT_STRTAB), Off: content + uint64(packed.Len()), Size: uint64(len(names)), Addralign: 1}}
+	var b bytes.Buffer
+	require.NoError(t, binary.Write(&b, binary.LittleEndian, header))
+	require.NoError(t, binary.Write(&b, binary.LittleEndian, sections))
+	return b.String() + packed.String() + names
 }
 
 // jar is a Java archive as Maven builds it.

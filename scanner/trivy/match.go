@@ -38,6 +38,11 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.Ma
 	if err != nil {
 		return scanner.MatchResult{}, err
 	}
+	if m.Java != "" {
+		if stored.java, err = s.openedJava(); err != nil {
+			return scanner.MatchResult{}, err
+		}
+	}
 	options := scanOptions()
 	if m.Database != "" {
 		if err := s.open(); err != nil {
@@ -54,6 +59,7 @@ func (s *Scanner) Match(ctx context.Context, m scanner.MatchRequest) (scanner.Ma
 		return scanner.MatchResult{}, err
 	}
 	matched := scanner.MatchResult{OS: strings.TrimSpace(string(os.Family) + " " + os.Name), Packages: packages(results), Findings: findings(results)}
+	matched.Jars = stored.jars
 	matched.Vulnerabilities = packHashes(hashesOf(vulnerabilities(matched.Findings)))
 	if matched.Contents, err = pack(target); err != nil {
 		return scanner.MatchResult{}, err
@@ -175,6 +181,8 @@ type stored struct {
 	diffIDs []string
 	blobs   map[string][]byte
 	info    ftypes.ArtifactInfo
+	java    *javaDatabase // nil: none
+	jars    bool          // whether there are some that only the Java database tells
 }
 
 func (s *Scanner) newStored(ctx context.Context, m scanner.MatchRequest) (*stored, error) {
@@ -238,12 +246,18 @@ func (s *stored) GetArtifact(context.Context, string) (ftypes.ArtifactInfo, erro
 }
 
 // GetBlob returns a fresh copy each time: Trivy sorts and filters in place.
-func (s *stored) GetBlob(_ context.Context, key string) (info ftypes.BlobInfo, err error) {
+func (s *stored) GetBlob(ctx context.Context, key string) (info ftypes.BlobInfo, err error) {
 	b, ok := s.blobs[key]
 	if !ok {
 		return info, errors.New("no such layer")
 	}
-	return info, json.Unmarshal(b, &info)
+	if err := json.Unmarshal(b, &info); err != nil {
+		return info, err
+	}
+	var jars bool
+	info.Applications, jars, err = s.java.named(ctx, info.Applications)
+	s.jars = s.jars || jars
+	return info, err
 }
 
 // Close has nothing to close.

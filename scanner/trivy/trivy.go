@@ -36,7 +36,6 @@ import (
 
 	_ "github.com/aquasecurity/trivy/pkg/fanal/analyzer/all" // analysers register themselves
 	_ "github.com/aquasecurity/trivy/pkg/fanal/handler/all"  // so do handlers
-	_ "modernc.org/sqlite"                                   // RPM databases since RHEL 9, and that of jars
 
 	ours "waybill/artifact"
 	"waybill/layer"
@@ -60,22 +59,23 @@ type Scanner struct {
 	analyser string
 	database string // the folder of the one database that this process sees; empty: none
 	opened   bool   // whether it is
+	java     string // the folder of the one Java database, likewise
+
+	javaOpened *javaDatabase // nil until it is asked for
 }
 
-// New makes the analysers, once. database is the folder of an advisory database, opened when it is first asked for;
-// empty: none.
-func New(version, database string) (*Scanner, error) {
+// New makes the analysers, once. database is the folder of an advisory database, and java that of a Java database, each
+// opened when it is first asked for; empty: none.
+func New(version, database, java string) (*Scanner, error) {
+	registerJars()
 	opt := artifact.Option{
 		Type: types.TypeContainerImage, Offline: true, NoProgress: true, Parallel: parallel,
 		// As `trivy image --scanners vuln,secret,license` does, and lock files too, as `trivy fs` does. Off are what wants the
 		// network (executables, in Rekor), what no other installed (packages that a build's commands name, RPM archives that
-		// lie about), files of infrastructure as code, and the classifier of every file's licence text.
-		DisabledAnalyzers: append([]analyzer.Type{analyzer.TypeApkCommand, analyzer.TypeLicenseFile, analyzer.TypeExecutable, analyzer.TypeRpmArchive},
+		// lie about), files of infrastructure as code, and the classifier of every file's licence text; jars have another.
+		DisabledAnalyzers: append([]analyzer.Type{analyzer.TypeApkCommand, analyzer.TypeLicenseFile, analyzer.TypeExecutable, analyzer.TypeRpmArchive, analyzer.TypeJar},
 			analyzer.TypeConfigFiles...),
 		LicenseScannerOption: analyzer.LicenseScannerOption{ClassifierConfidenceLevel: 0.9}, // the command's default
-	}
-	if err := initJava(); err != nil {
-		return nil, err
 	}
 	group, err := analyzer.NewAnalyzerGroup(opt.AnalyzerOptions())
 	if err != nil {
@@ -87,7 +87,7 @@ func New(version, database string) (*Scanner, error) {
 	}
 	service := local.NewService(nil, ospkg.NewScanner(), &languages{Scanner: langpkg.NewScanner()}, vulnerability.NewClient(&details{}))
 	versions, err := json.Marshal(group.AnalyzerVersions())
-	return &Scanner{version: version, database: database, group: group, handlers: handlers, configs: newConfigs(), service: service, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
+	return &Scanner{version: version, database: database, java: java, group: group, handlers: handlers, configs: newConfigs(), service: service, analyser: fmt.Sprintf("%x", sha256.Sum256(versions))[:16]}, err
 }
 
 // Analyse reads a layer once: the bytes that layer.Read decompresses, bounds and lists go on to Trivy's analysers, which

@@ -22,7 +22,7 @@ import (
 
 // BenchmarkAnalyse reads a layer of 1 MB in four files that nothing is known of: what every push pays.
 func BenchmarkAnalyse(b *testing.B) {
-	s, err := trivy.New("bench", "")
+	s, err := trivy.New("bench", "", "")
 	require.NoError(b, err)
 	var archive bytes.Buffer
 	z, err := gzip.NewWriterLevel(&archive, gzip.NoCompression)
@@ -47,7 +47,7 @@ func BenchmarkAnalyse(b *testing.B) {
 
 // BenchmarkMatch matches an image of one such layer: what every image's scan pays.
 func BenchmarkMatch(b *testing.B) {
-	s, err := trivy.New("bench", "")
+	s, err := trivy.New("bench", "", "")
 	require.NoError(b, err)
 	a, err := s.Analyse(b.Context(), bytes.NewReader(make([]byte, 1024)), layer.Options{})
 	require.NoError(b, err)
@@ -64,7 +64,7 @@ func BenchmarkMatch(b *testing.B) {
 func BenchmarkRematch(b *testing.B) {
 	dir := b.TempDir()
 	require.NoError(b, exec.Command("tar", "-xzf", "../../examples/advisories/db.tar.gz", "-C", dir).Run())
-	s, err := trivy.New("bench", dir)
+	s, err := trivy.New("bench", dir, "")
 	require.NoError(b, err)
 	random := rand.New(rand.NewPCG(1, 2))
 	var images []scanner.RematchImage
