@@ -77,6 +77,7 @@ func New(version, database string) (*Scanner, error) {
 	if err := initJava(); err != nil {
 		return nil, err
 	}
+	useSecrets()
 	group, err := analyzer.NewAnalyzerGroup(opt.AnalyzerOptions())
 	if err != nil {
 		return nil, fmt.Errorf("make analysers: %w", err)
