@@ -77,6 +77,7 @@ func New(version, database, java string) (*Scanner, error) {
 			analyzer.TypeConfigFiles...),
 		LicenseScannerOption: analyzer.LicenseScannerOption{ClassifierConfidenceLevel: 0.9}, // the command's default
 	}
+	useSecrets()
 	group, err := analyzer.NewAnalyzerGroup(opt.AnalyzerOptions())
 	if err != nil {
 		return nil, fmt.Errorf("make analysers: %w", err)
