@@ -26,6 +26,7 @@ type Config struct {
 	Scanner     *Scanner
 	Rescanner   *Rescanner
 	Signer      *Signer
+	Attester    *Attester
 	Rejudger    *Rejudger
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
@@ -65,6 +66,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Scanner)
 	river.AddWorker(workers, cfg.Rescanner)
 	river.AddWorker(workers, cfg.Signer)
+	river.AddWorker(workers, cfg.Attester)
+	river.AddWorker(workers, &scanAttester{attester: cfg.Attester})
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
 	river.AddWorker(workers, cfg.Replicator)

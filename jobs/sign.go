@@ -19,7 +19,8 @@ type signArgs struct {
 
 func (signArgs) Kind() string { return "sign" }
 
-// Signer judges a digest again, under the policy of now, signs what passes, and attaches its SBOM.
+// Signer judges a digest again, under the policy of now, signs what passes, attaches its SBOM, and attests what is known
+// of it.
 type Signer struct {
 	river.WorkerDefaults[signArgs]
 
@@ -31,6 +32,8 @@ type Signer struct {
 	}
 	// Describe attaches an SBOM to an image, unless it has one of ours.
 	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
+	// Attest signs what is known of a digest.
+	Attest func(ctx context.Context, pass policy.Pass) error
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
 	Logger *slog.Logger
@@ -57,5 +60,8 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 	if err := s.Service.SignImage(ctx, pass); err != nil {
 		return err
 	}
-	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+	if err := s.Describe(ctx, job.Args.Repository, job.Args.Digest); err != nil {
+		return err
+	}
+	return s.Attest(ctx, pass)
 }

@@ -94,7 +94,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
 	a.pulls = storage.NewPulls(db, logger)
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
-	signing := signer.NewService(k.signer, signerStore{images, db})
+	signing := signer.NewService(k.signer, signerStore{images, db, a.embedded == nil})
+	attester := &jobs.Attester{Judge: judge, Service: signing, Store: db, SBOM: sboms{images, db}.SBOM, Product: cfg.product(), Busy: images.Busy, Logger: logger}
+	scans.Attest = attester.Bring
 	attached, err := openAttached(cfg, k.signer, advisories, images, db, logger)
 	if err != nil {
 		return nil, err
@@ -115,9 +117,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
 		Advisories: attached.puller,
-		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
+		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db, Attest: func(ctx context.Context) error { return a.jobs.AttestScans(ctx) }},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
-		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger},
+		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Attest: attester.Attest, Busy: images.Busy, Logger: logger},
+		Attester:   attester,
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
