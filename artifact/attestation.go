@@ -15,3 +15,15 @@ type Attestation struct {
 	Manifest   Digest // of the artifact that refers to the digest
 	Envelope   Digest // the blob
 }
+
+// Attached is a signed statement that is attached to a digest. Whose it is says KeyID: of the service's own the key that
+// signed it, empty of what somebody else attached, which nobody has verified here.
+type Attached struct {
+	PredicateType string    `json:"predicateType"`
+	Name          string    `json:"name,omitempty"` // of a verification summary the environment
+	KeyID         string    `json:"keyID,omitempty"`
+	SignedAt      time.Time `json:"signedAt,omitzero"`
+	Envelope      Digest    `json:"envelope"`            // the blob
+	Size          int64     `json:"size"`                // of the envelope, in bytes
+	Manifests     []Digest  `json:"manifests,omitempty"` // that hold it: a referrer, and what stands at cosign's tag
+}

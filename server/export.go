@@ -226,7 +226,7 @@ func (e *export) content(ctx context.Context) error {
 	return nil
 }
 
-// digest adds a folder: the manifest's bytes, its story with every finding, and its signatures.
+// digest adds a folder: the manifest's bytes, its story with every finding, its signatures and its attestations.
 func (e *export) digest(ctx context.Context, ref artifact.Reference) error {
 	exported := ExportedReference{Repository: ref.Repository, Digest: ref.Digest, Folder: "digests/" + ref.Repository.String() + "/" + ref.Digest.Algorithm() + "-" + ref.Digest.Hex()}
 	m, err := e.api.cfg.Content.Manifest(ctx, ref.Repository, ref.Digest)
@@ -252,7 +252,10 @@ func (e *export) digest(ctx context.Context, ref artifact.Reference) error {
 	if err != nil {
 		return err
 	}
-	return e.json(exported.Folder+"/signatures.json", signatures)
+	if err := e.json(exported.Folder+"/signatures.json", signatures); err != nil {
+		return err
+	}
+	return e.attestations(ctx, exported.Folder, ref.Repository, ref.Digest)
 }
 
 func (e *export) json(path string, v any) error {

@@ -135,7 +135,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer.PublicKeyPEM()}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
