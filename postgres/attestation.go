@@ -135,7 +135,8 @@ func (db *DB) AwaitScan(ctx context.Context, repository artifact.Repository, dig
 
 // ScanAttestations returns digests after one that have a scan attestation or wait for one, at most n, in order.
 func (db *DB) ScanAttestations(ctx context.Context, predicate string, after artifact.Reference, n int) ([]artifact.Reference, error) {
-	rows, err := db.Pool.Query(ctx, `select repository, digest from attestations where predicate = $1 and (repository, digest) > ($2, $3) order by repository, digest limit $4`,
+	rows, err := db.Pool.Query(ctx, `select repository, digest from attestations a where predicate = $1 and (repository, digest) > ($2, $3)
+		and exists (select from manifests m where m.repository = a.repository and m.digest = a.digest) order by repository, digest limit $4`,
 		predicate, after.Repository.String(), after.Digest.String(), n)
 	if err != nil {
 		return nil, translate(err)
