@@ -36,10 +36,14 @@ deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
 # Clients and a KMS that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
-tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/oidc-provider/node_modules
+tools: $(TOOLS)/cosign $(TOOLS)/v3/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/oidc-provider/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
+# What cosign 2 and what cosign 3 verify is not the same; what is signed here, both do.
+$(TOOLS)/v3/cosign:
+	@echo "compiling cosign 3; the first time takes some minutes"
+	GOBIN=$(CURDIR)/$(TOOLS)/v3 $(GO) install github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
 $(TOOLS)/crane:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
 $(TOOLS)/regctl:

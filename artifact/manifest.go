@@ -66,6 +66,11 @@ func (m Manifest) Lacks(other Manifest) []Descriptor {
 	return lacks
 }
 
+// Without returns descriptors but those of some digests.
+func Without(all []Descriptor, drops []Digest) []Descriptor {
+	return slices.DeleteFunc(slices.Clone(all), func(d Descriptor) bool { return slices.Contains(drops, d.Digest) })
+}
+
 // Tar layer media types start so; a layer of any other type is never unpacked by a runtime.
 var layerPrefixes = []string{
 	"application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.",

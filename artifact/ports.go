@@ -43,7 +43,8 @@ const Accepted EventKind = "image accepted"
 type Push struct {
 	StoredManifest
 	Tags      []Tag
-	Reference string // what the pusher called it
+	Reference string   // what the pusher called it
+	Drops     []Digest // layers that a cosign tag need not keep
 	Judgement
 }
 

@@ -46,6 +46,7 @@ type Request struct {
 type Source struct {
 	URI    string `json:"uri,omitempty"`
 	Commit string `json:"commit,omitempty"`
+	Tree   string `json:"tree,omitempty"` // of the commit
 }
 
 // Bases resolves what FROM and COPY --from name outside the Dockerfile: images of this registry.

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -165,45 +163,4 @@ func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, r
 		return digest, nil, err
 	}
 	return digest, provenance, s.cfg.Publisher.Attest(ctx, plan.request.Repository, digest, ProvenanceType, provenance)
-}
-
-// ProvenanceType is SLSA provenance, version 1 (slsa.dev/spec/v1.0/provenance).
-const ProvenanceType = "https://slsa.dev/provenance/v1"
-
-// buildType says how to read the external parameters.
-const buildType = "https://waybill.dev/build-types/dockerfile/v1"
-
-type resource struct {
-	Name   string            `json:"name,omitempty"`
-	URI    string            `json:"uri,omitempty"`
-	Digest map[string]string `json:"digest"`
-}
-
-func named(name string, d artifact.Digest) resource {
-	return resource{Name: name, Digest: map[string]string{d.Algorithm(): d.Hex()}}
-}
-
-// provenance is the predicate: all that went in, and who built it when.
-func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawMessage, error) {
-	dependencies := []resource{named("context", p.contextSum), named(p.request.Dockerfile, artifact.DigestOf(p.dockerfile))}
-	for _, name := range slices.Sorted(maps.Keys(p.bases)) {
-		b := named(name, p.bases[name].digest)
-		b.URI = "pkg:oci/" + p.bases[name].ref.Repository.String() + "@" + p.bases[name].digest.String()
-		dependencies = append(dependencies, b)
-	}
-	args := map[string]string{}
-	maps.Copy(args, p.request.Args)
-	return json.Marshal(map[string]any{
-		"buildDefinition": map[string]any{
-			"buildType": buildType,
-			"externalParameters": map[string]any{"dockerfile": p.request.Dockerfile, "target": p.request.Target, "platform": p.platform.String(),
-				"args": args, "source": p.request.Source},
-			"internalParameters":   map[string]any{"key": p.key.String()},
-			"resolvedDependencies": dependencies,
-		},
-		"runDetails": map[string]any{
-			"builder":  map[string]any{"id": cfg.ID, "version": builderVersion(cfg.Version)},
-			"metadata": map[string]any{"invocationId": p.key.String(), "startedOn": record.StartedAt.Format(time.RFC3339), "finishedOn": ended.Format(time.RFC3339)},
-		},
-	})
 }

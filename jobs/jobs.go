@@ -27,6 +27,7 @@ type Config struct {
 	Rescanner   *Rescanner
 	Signer      *Signer
 	Resigner    *Resigner
+	Attester    *Attester
 	Rejudger    *Rejudger
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
@@ -67,6 +68,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Rescanner)
 	river.AddWorker(workers, cfg.Signer)
 	river.AddWorker(workers, cfg.Resigner)
+	river.AddWorker(workers, cfg.Attester)
+	river.AddWorker(workers, &scanAttester{attester: cfg.Attester})
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
 	river.AddWorker(workers, &attacher{rejudger: cfg.Rejudger})

@@ -42,6 +42,8 @@ type Rescanner struct {
 
 	Scanner *Scanner
 	Store   RescanStore
+	// Attest has it signed what was found.
+	Attest func(ctx context.Context) error
 }
 
 // Work does all that is still to do.
@@ -73,7 +75,7 @@ func (r *Rescanner) Run(ctx context.Context) error {
 		r.Scanner.Logger.InfoContext(ctx, "matched with the new advisory database", "database", database.Digest, "images", total, "took", time.Since(started).Round(time.Millisecond))
 	}
 	failed = errors.Join(failed, r.rest(ctx, database))
-	return errors.Join(failed, r.Store.JudgeAgain(ctx))
+	return errors.Join(failed, r.Store.JudgeAgain(ctx), r.Attest(ctx))
 }
 
 // rematch matches one batch. An image of which there is no answer is left to rest.

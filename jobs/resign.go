@@ -2,18 +2,15 @@ package jobs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 
-	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 
 	"waybill/artifact"
 	"waybill/policy"
-	"waybill/signer"
 )
 
 // resignArgs asks for what a revoked key signed to be signed by the key in force.
@@ -29,13 +26,10 @@ type Resigner struct {
 	river.WorkerDefaults[resignArgs]
 
 	Signer *Signer
-	// Attest signs a statement.
-	Attest func(ctx context.Context, pass policy.Pass, predicateType string, predicate json.RawMessage) error
-	// Carrier returns what carries signatures or statements; NotFound when it is gone.
-	Carrier func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (gcr.Image, error)
+	// Attest makes all statements about a digest anew that do not count, from what is stored: none is taken from what carried it.
+	Attest func(ctx context.Context, pass policy.Pass) error
 	// Store; *postgres.DB is one.
 	Store interface {
-		SigningKeys(ctx context.Context) ([]artifact.SigningKey, error)
 		SignedBy(ctx context.Context, keyID string, after artifact.SignedStatement, n int) ([]artifact.SignedStatement, error)
 	}
 	Logger *slog.Logger
@@ -50,10 +44,6 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 		signed, left int
 		after        artifact.SignedStatement
 	)
-	public, err := r.public(ctx, job.Args.Key)
-	if err != nil {
-		return err
-	}
 	for {
 		page, err := r.Store.SignedBy(ctx, job.Args.Key, after, resignPage)
 		if err != nil {
@@ -63,7 +53,7 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 			break
 		}
 		for _, s := range page {
-			done, err := r.again(artifact.DoneAgain(ctx), s, public)
+			done, err := r.again(artifact.DoneAgain(ctx), s)
 			switch {
 			case artifact.KindOf(err) == artifact.Unavailable, ctx.Err() != nil:
 				r.Logger.WarnContext(ctx, "what a revoked key had signed is not signed again yet; it is tried again", "key", job.Args.Key, "error", err)
@@ -85,21 +75,8 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 	return failed
 }
 
-func (r *Resigner) public(ctx context.Context, id string) (string, error) {
-	known, err := r.Store.SigningKeys(ctx)
-	if err != nil {
-		return "", err
-	}
-	for _, k := range known {
-		if k.ID == id {
-			return k.PublicKey, nil
-		}
-	}
-	return "", river.JobCancel(fmt.Errorf("key %s never signed here", id))
-}
-
 // again signs one; false says that it is denied by now, or gone.
-func (r *Resigner) again(ctx context.Context, s artifact.SignedStatement, public string) (bool, error) {
+func (r *Resigner) again(ctx context.Context, s artifact.SignedStatement) (bool, error) {
 	_, pass, ok, err := r.Signer.pass(ctx, s.Repository, s.Digest)
 	if err != nil || !ok || !pass.Signs() {
 		return false, err
@@ -107,20 +84,7 @@ func (r *Resigner) again(ctx context.Context, s artifact.SignedStatement, public
 	if s.Predicate == "" {
 		return true, r.Signer.Service.SignImage(ctx, pass)
 	}
-	carrier, err := r.Carrier(ctx, s.Repository, s.Manifest)
-	if artifact.KindOf(err) == artifact.NotFound {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	// From the manifest that was recorded when it was signed, so that nothing comes in that was forged with the key since.
-	predicate, err := signer.Predicate(carrier, s.Digest, s.Predicate, public)
-	if errors.Is(err, signer.ErrNoStatement) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	return true, r.Attest(ctx, pass, s.Predicate, predicate)
+	return true, r.Attest(ctx, pass)
 }
 
 // KeyRevoked inserts, in the transaction that revokes a key, the job that has what it signed signed again.

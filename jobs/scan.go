@@ -47,6 +47,8 @@ type Scanner struct {
 	Config func(ctx context.Context, repository artifact.Repository, config artifact.Digest) ([]byte, error)
 	// Folder returns where an imported advisory or Java database lies.
 	Folder func(database artifact.Digest) string
+	// Attest has it signed what a scan found that failed when the image was pushed.
+	Attest func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
 	Logger *slog.Logger
@@ -107,11 +109,14 @@ func (s *Scanner) match(ctx context.Context, image artifact.Subject, database, j
 
 // Work scans one image again whose scan failed when it was pushed. An image that was deleted meanwhile is done.
 func (s *Scanner) Work(ctx context.Context, job *river.Job[scanArgs]) error {
-	err := s.Refresh(artifact.DoneAgain(ctx), job.Args.Repository, job.Args.Digest)
+	ctx = artifact.DoneAgain(ctx)
+	err := s.Refresh(ctx, job.Args.Repository, job.Args.Digest)
 	if artifact.KindOf(err) == artifact.NotFound {
 		return nil
+	} else if err != nil {
+		return err
 	}
-	return err
+	return s.Attest(ctx, job.Args.Repository, job.Args.Digest)
 }
 
 // Refresh scans an image that is stored by the database in force, unless that was done.

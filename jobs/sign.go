@@ -20,7 +20,8 @@ type signArgs struct {
 
 func (signArgs) Kind() string { return "sign" }
 
-// Signer judges a digest again, under the policy of now, signs what passes, and attaches its SBOM.
+// Signer judges a digest again, under the policy of now, signs what passes, attaches its SBOM, and attests what is known
+// of it.
 type Signer struct {
 	river.WorkerDefaults[signArgs]
 
@@ -34,6 +35,8 @@ type Signer struct {
 	Describe func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (attached bool, err error)
 	// Described judges an image again whose SBOM was attached.
 	Described func(ctx context.Context, image artifact.Digest) error
+	// Attest signs what is known of a digest.
+	Attest func(ctx context.Context, pass policy.Pass) error
 	// Busy reports whether somebody pushes at this moment.
 	Busy   func() bool
 	Logger *slog.Logger
@@ -56,10 +59,18 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		return err
 	}
 	attached, err := s.Describe(ctx, job.Args.Repository, job.Args.Digest)
-	if err != nil || !attached && job.Attempt == 1 || !lacksSBOM(verdict) {
+	if err != nil {
 		return err
 	}
-	return s.Described(ctx, job.Args.Digest)
+	if lacksSBOM(verdict) && (attached || job.Attempt > 1) {
+		if err := s.Described(ctx, job.Args.Digest); err != nil {
+			return err
+		}
+	}
+	if !pass.Signs() {
+		return nil
+	}
+	return s.Attest(ctx, pass)
 }
 
 // lacksSBOM says whether a verdict has something to say of an SBOM that was not there yet. Only then another is worth it.

@@ -37,6 +37,8 @@ type Promoted interface {
 	Closure(ctx context.Context, repository artifact.Repository, root artifact.Digest) ([]artifact.Digest, error)
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
 	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
+	// TagHistory returns what a tag stood at.
+	TagHistory(ctx context.Context, repository artifact.Repository, tag artifact.Tag) ([]artifact.TagChange, error)
 	// Current returns what an environment runs now.
 	Current(ctx context.Context, repository artifact.Repository, environment artifact.Environment) (artifact.Deployment, bool, error)
 	// RecalledIn says who recalled a digest, or a part of it, and why.
@@ -272,11 +274,32 @@ func (c *copying) attach(ctx context.Context, tag artifact.Tag, m artifact.Store
 	if there.Digest.String() == m.Digest.String() {
 		return nil
 	}
+	ours, err := c.attestedHere(ctx, tag, there.Digest.String())
+	if err != nil {
+		return err
+	}
+	if ours {
+		if err := c.content(ctx, m.Manifest); err != nil {
+			return err
+		}
+		c.sent++
+		return c.pusher.Push(ctx, at, wire(m))
+	}
 	base, err := there.Image()
 	if err != nil {
 		return err
 	}
 	return c.merge(ctx, at, base, m)
+}
+
+// attestedHere reports whether all that a tag of attestations holds there is what it held here before: then what has
+// been replaced here since is replaced there too.
+func (c *copying) attestedHere(ctx context.Context, tag artifact.Tag, there string) (bool, error) {
+	if !strings.HasSuffix(tag.String(), ".att") {
+		return false, nil
+	}
+	history, err := c.cfg.Promoted.TagHistory(ctx, c.repository, tag)
+	return slices.ContainsFunc(history, func(h artifact.TagChange) bool { return h.Digest.String() == there }), err
 }
 
 // merge adds to an image of signatures or attestations there what is here and not there.

@@ -156,12 +156,10 @@ const provenBefore = `exists (select from ledger_entries l where l.digest = s.di
 // SignedBefore returns the manifests that carried what a key signed about a digest, of those signatures that the ledger
 // proves to be older than an instant.
 func (db *DB) SignedBefore(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicate, keyID string, before time.Time) ([]artifact.Digest, error) {
-	subject := keyID
-	if predicate != "" {
-		subject += " " + predicate
-	}
-	rows, err := db.Pool.Query(ctx, `select distinct jsonb_array_elements_text(convert_from(body, 'UTF8')::jsonb -> 'evidence') from ledger_entries
-		where digest = $1 and repository = $2 and kind = 'signed' and at < $3 and convert_from(body, 'UTF8')::jsonb ->> 'subject' = $4`, digest, repository, before, subject)
+	rows, err := db.Pool.Query(ctx, `select distinct jsonb_array_elements_text(convert_from(body, 'UTF8')::jsonb -> 'evidence') from ledger_entries,
+			string_to_array(convert_from(body, 'UTF8')::jsonb ->> 'subject', ' ') as said
+		where digest = $1 and repository = $2 and kind = 'signed' and at < $3 and said[1] = $4 and (case $5 when '' then cardinality(said) = 1 else $5 = any(said[2:]) end)`,
+		digest, repository, before, keyID, predicate)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -177,8 +175,11 @@ func (db *DB) SignedEntries(ctx context.Context, repository artifact.Repository,
 
 // SignedBy returns what rests on signatures of a key, in order, after one that was returned before; at most n.
 func (db *DB) SignedBy(ctx context.Context, keyID string, after artifact.SignedStatement, n int) ([]artifact.SignedStatement, error) {
-	rows, err := db.Pool.Query(ctx, `select repository, digest, predicate, manifest from signatures where key_id = $1 and signed_at is not null
-		and (repository, digest, predicate) > (coalesce($2, ''), coalesce($3, ''), $4) order by repository, digest, predicate limit $5`, keyID, after.Repository, after.Digest, after.Predicate, n)
+	rows, err := db.Pool.Query(ctx, `(select repository, digest, predicate, manifest from signatures where key_id = $1 and signed_at is not null
+			and (repository, digest, predicate) > (coalesce($2, ''), coalesce($3, ''), $4) order by repository, digest, predicate limit $5)
+		union all (select repository, digest, predicate, max(manifest) from attestations where key_id = $1 and signed_at is not null
+			and (repository, digest, predicate) > (coalesce($2, ''), coalesce($3, ''), $4) group by repository, digest, predicate order by repository, digest, predicate limit $5)
+		order by repository, digest, predicate limit $5`, keyID, after.Repository, after.Digest, after.Predicate, n)
 	if err != nil {
 		return nil, translate(err)
 	}

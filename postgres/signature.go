@@ -33,15 +33,8 @@ func (db *DB) IntendSignature(ctx context.Context, repository artifact.Repositor
 // It is a Conflict when the key was revoked meanwhile: another has to sign.
 func (db *DB) RecordSignature(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicate, keyID string, policyHash, manifest artifact.Digest) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, int64(lockSignatures)); err != nil {
+		if err := refuseRevoked(ctx, tx, repository, digest, keyID); err != nil {
 			return err
-		}
-		var revoked bool
-		if err := tx.QueryRow(ctx, `select exists (select from signing_key_revocations where key = $1)`, keyID).Scan(&revoked); err != nil {
-			return err
-		}
-		if revoked {
-			return artifact.Errorf(artifact.Conflict, "key %.12s was revoked while it signed %s@%s; it is signed again by the key in force", keyID, repository, digest)
 		}
 		tag, err := tx.Exec(ctx, `update signatures set key_id = $4, policy_hash = $5, signed_at = now(), manifest = $6
 			where repository = $1 and digest = $2 and predicate = $3 and (signed_at is null or key_id <> $4)`,
@@ -59,9 +52,25 @@ func (db *DB) RecordSignature(ctx context.Context, repository artifact.Repositor
 	})
 }
 
+// refuseRevoked is a Conflict when a key was revoked, and has it stay as it is until the transaction ends.
+func refuseRevoked(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, keyID string) error {
+	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, int64(lockSignatures)); err != nil {
+		return err
+	}
+	var revoked bool
+	if err := tx.QueryRow(ctx, `select exists (select from signing_key_revocations where key = $1)`, keyID).Scan(&revoked); err != nil {
+		return err
+	}
+	if revoked {
+		return artifact.Errorf(artifact.Conflict, "key %.12s was revoked while it signed %s@%s; it is signed again by the key in force", keyID, repository, digest)
+	}
+	return nil
+}
+
 // Signatures returns what the service signed about a digest.
 func (db *DB) Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.SignatureRecord, error) {
-	rows, err := db.Pool.Query(ctx, `select predicate, key_id, policy_hash, signed_at, manifest from signatures where repository = $1 and digest = $2 and signed_at is not null order by predicate`, repository, digest)
+	rows, err := db.Pool.Query(ctx, `select predicate, key_id, policy_hash, signed_at, manifest from signatures where repository = $1 and digest = $2 and predicate = '' and signed_at is not null
+		union all select predicate, key_id, policy_hash, signed_at, manifest from attestations where repository = $1 and digest = $2 and signed_at is not null order by predicate`, repository, digest)
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -71,7 +71,7 @@ func keepsLayers(ctx context.Context, tx pgx.Tx, p artifact.Push, tag artifact.T
 	if err != nil {
 		return err
 	}
-	if dropped := len(p.Manifest.Lacks(held)); dropped > 0 {
+	if dropped := len(artifact.Without(p.Manifest.Lacks(held), p.Drops)); dropped > 0 {
 		return artifact.Coded(artifact.Conflict, "DENIED", "this would drop %d of the signatures or attestations that %s holds; pull it, add to it and push again", dropped, tag)
 	}
 	return nil

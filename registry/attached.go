@@ -15,9 +15,10 @@ import (
 const attempts = 20
 
 // putAttached pushes to a tag of cosign's. Several write there and none knows of the others: Waybill signs when it gets
-// to it, and who copies an image brings what was signed where it came from. So what the tag holds and a push lacks is
-// added to what is pushed: the tag then stands at a manifest with all of it, and what was pushed is there by its digest.
-func (r *Registry) putAttached(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (pushed Pushed, err error) {
+// to it, and who copies an image brings what was signed where it came from. So what the tag holds and a push lacks, but
+// for drops, is added to what is pushed: the tag then stands at a manifest with all of it, and what was pushed is there by
+// its digest.
+func (r *Registry) putAttached(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag, drops []artifact.Digest) (pushed Pushed, err error) {
 	if err := may(p, artifact.ActionPush, ref.Repository); err != nil {
 		return Pushed{}, err
 	}
@@ -30,17 +31,28 @@ func (r *Registry) putAttached(ctx context.Context, p artifact.Principal, ref ar
 		if err != nil {
 			return Pushed{}, err
 		}
-		lacks := m.Lacks(held.Manifest)
+		lacks := artifact.Without(m.Lacks(held.Manifest), drops)
 		if len(lacks) == 0 {
-			pushed, err = r.putManifest(ctx, p, ref, contentType, body, more)
+			pushed, err = r.putManifest(ctx, p, ref, contentType, body, more, drops...)
 		} else {
-			pushed, err = r.putBeside(ctx, p, ref, contentType, body, held, lacks)
+			pushed, err = r.putBeside(ctx, p, ref, contentType, body, held, lacks, drops)
 		}
 		if artifact.KindOf(err) != artifact.Conflict {
 			return pushed, err
 		}
 	}
 	return pushed, err
+}
+
+// PutAttached pushes an image to a cosign tag from within the process. Of what the tag holds by then, layers that are in
+// drops are not kept: what is pushed replaces them. No client can ask for that.
+func (r *Registry) PutAttached(ctx context.Context, p artifact.Principal, repository artifact.Repository, tag artifact.Tag, img v1.Image, drops []artifact.Digest) error {
+	mediaType, body, err := r.putContent(ctx, p, repository, img)
+	if err != nil {
+		return err
+	}
+	_, err = r.putAttached(ctx, p, artifact.Reference{Repository: repository, Digest: artifact.DigestOf(body), Tag: tag}, mediaType, body, nil, drops)
+	return err
 }
 
 // held returns what a tag stands at, the zero manifest when there is no such tag.
@@ -59,7 +71,7 @@ func (r *Registry) held(ctx context.Context, ref artifact.Reference) (artifact.S
 }
 
 // putBeside pushes a manifest by its digest, and to its tag one that holds what it lacks besides.
-func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, held artifact.StoredManifest, lacks []artifact.Descriptor) (Pushed, error) {
+func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, held artifact.StoredManifest, lacks []artifact.Descriptor, drops []artifact.Digest) (Pushed, error) {
 	m, err := artifact.ParseManifest(contentType, body)
 	if err != nil {
 		return Pushed{}, err
@@ -79,7 +91,7 @@ func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref arti
 	if err != nil {
 		return Pushed{}, fmt.Errorf("keep what %s holds: %w", ref, err)
 	}
-	if _, err := r.PutImage(ctx, p, ref.Repository, []artifact.Tag{ref.Tag}, both); err != nil {
+	if err := r.PutAttached(ctx, p, ref.Repository, ref.Tag, both, drops); err != nil {
 		return Pushed{}, err
 	}
 	pushed.Tags = []artifact.Tag{ref.Tag}

@@ -14,25 +14,7 @@ import (
 
 // PutImage pushes an image from within the process, by the same rules as any push.
 func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, img v1.Image) (artifact.Digest, error) {
-	layers, err := img.Layers()
-	if err != nil {
-		return artifact.Digest{}, err
-	}
-	if config, err := partial.ConfigLayer(img); err == nil {
-		layers = append(layers, config)
-	} else {
-		return artifact.Digest{}, err
-	}
-	for _, layer := range layers {
-		if err := r.putLayer(ctx, p, repository, layer); err != nil {
-			return artifact.Digest{}, err
-		}
-	}
-	body, err := img.RawManifest()
-	if err != nil {
-		return artifact.Digest{}, err
-	}
-	mediaType, err := img.MediaType()
+	mediaType, body, err := r.putContent(ctx, p, repository, img)
 	if err != nil {
 		return artifact.Digest{}, err
 	}
@@ -41,8 +23,30 @@ func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repositor
 		ref.Tag = tags[0]
 		tags = tags[1:]
 	}
-	pushed, err := r.PutManifest(ctx, p, ref, string(mediaType), body, tags)
+	pushed, err := r.PutManifest(ctx, p, ref, mediaType, body, tags)
 	return pushed.Digest, err
+}
+
+// putContent pushes an image's blobs, and returns its manifest.
+func (r *Registry) putContent(ctx context.Context, p artifact.Principal, repository artifact.Repository, img v1.Image) (mediaType string, body []byte, err error) {
+	layers, err := img.Layers()
+	if err != nil {
+		return "", nil, err
+	}
+	config, err := partial.ConfigLayer(img)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, layer := range append(layers, config) {
+		if err := r.putLayer(ctx, p, repository, layer); err != nil {
+			return "", nil, err
+		}
+	}
+	if body, err = img.RawManifest(); err != nil {
+		return "", nil, err
+	}
+	mt, err := img.MediaType()
+	return string(mt), body, err
 }
 
 // putLayer writes a layer, unless the repository, or one that p may read, has it.

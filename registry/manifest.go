@@ -89,12 +89,12 @@ func environments(p artifact.Principal, repository artifact.Repository) string {
 // reason, and leaves nothing that can be pulled.
 func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
 	if ref.Tag.IsCosign() {
-		return r.putAttached(ctx, p, ref, contentType, body, more)
+		return r.putAttached(ctx, p, ref, contentType, body, more, nil)
 	}
 	return r.putManifest(ctx, p, ref, contentType, body, more)
 }
 
-func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
+func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag, drops ...artifact.Digest) (Pushed, error) {
 	r.pushing(ctx)
 	if err := may(p, artifact.ActionPush, ref.Repository); err != nil {
 		return Pushed{}, err
@@ -131,7 +131,7 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 	push := artifact.Push{
 		StoredManifest: artifact.StoredManifest{Repository: ref.Repository, Digest: digest, Manifest: m, Body: body, IsImage: subject.IsImage,
 			Platform: platform(subject), PushedBy: p.Name},
-		Tags: tags, Reference: subject.Reference, Judgement: judgement,
+		Tags: tags, Reference: subject.Reference, Drops: drops, Judgement: judgement,
 	}
 	switch verdict.Outcome {
 	case artifact.Allow:

@@ -51,6 +51,7 @@ type APIConfig struct {
 	Judge         VerdictJudge
 	Records       Records
 	SBOMs         SBOMs
+	Attestations  Attestations
 	VEX           VEX
 	Replications  Replications
 	Webhooks      Webhooks
@@ -200,6 +201,7 @@ type BuildRequest struct {
 	Platform   string // os/arch[/variant]; empty: the server's default
 	SourceURI  string // for the provenance, as the client says
 	Commit     string
+	Tree       string
 	Context    io.Reader
 }
 
@@ -290,6 +292,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("verdict", "/verdict", "Whether a digest is allowed, and every reason", "Images"), a.verdict)
 	register(a, looks, get("scan", "/scan", "Findings and packages of an image", "Images"), a.scan)
 	register(a, looks, get("sbom", "/sbom", "What is in an image, as CycloneDX or SPDX", "Images"), a.sbom)
+	register(a, looks, get("attestations", "/attestations", "What is signed about a digest, and by whom", "Images"), a.attestations)
+	register(a, looks, get("provenance", "/provenance", "How a digest was built", "Images"), a.provenance)
 	register(a, looks, get("cve", "/cves/{id}", "Which images have a vulnerability, where they run, and since when", "Images"), a.cve)
 	register(a, looks, get("show", "/show", "The whole story of a digest", "Images"), a.show)
 	register(a, looks, get("verify", "/verify", "A bundle that proves signature and promotion offline", "Images"), a.verify)

@@ -45,6 +45,7 @@ type (
 		Platform   string   `query:"platform" maxLength:"100" example:"linux/amd64"`
 		Source     string   `query:"source" maxLength:"2000" doc:"Where the context comes from, for the provenance"`
 		Commit     string   `query:"commit" maxLength:"200" doc:"The source's commit, for the provenance"`
+		Tree       string   `query:"tree" maxLength:"200" doc:"The hash of that commit's tree, for the provenance"`
 	}
 	buildOutput struct {
 		Body func(huma.Context)
@@ -86,7 +87,7 @@ func (a *API) endStream(hc huma.Context, events *eventWriter, err error, last fu
 }
 
 func (in *buildInput) request() (BuildRequest, error) {
-	r := BuildRequest{Dockerfile: in.Dockerfile, Args: map[string]string{}, Target: in.Target, Platform: in.Platform, SourceURI: in.Source, Commit: in.Commit}
+	r := BuildRequest{Dockerfile: in.Dockerfile, Args: map[string]string{}, Target: in.Target, Platform: in.Platform, SourceURI: in.Source, Commit: in.Commit, Tree: in.Tree}
 	var err error
 	if r.Repository, err = artifact.ParseRepository(in.Repository); err != nil {
 		return r, err

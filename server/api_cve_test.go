@@ -47,3 +47,22 @@ func TestSBOMIsWhatIsAttached(t *testing.T) {
 	require.Equal(t, 403, call(t, s, "deployer", "GET", "/sbom?ref=shop/returns:v457", "", "").status)
 	require.Equal(t, 422, call(t, s, "reader", "GET", "/sbom?ref=shop/returns:v456&format=xml", "", "").status)
 }
+
+// TestProvenance: what Waybill built is told, of what it did not that it did not, and to no one who may not look.
+func TestProvenance(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var got server.Provenance
+	call(t, s, "reader", "GET", "/provenance?ref=shop/returns:v456", "", "").decode(t, &got)
+	require.Equal(t, map[string]any{"predicateType": "https://slsa.dev/provenance/v1"}, got.Statement)
+	require.Equal(t, "k1", got.KeyID)
+	require.Equal(t, 404, call(t, s, "reader", "GET", "/provenance?ref=shop/returns:v457", "", "").status)
+	for _, path := range []string{"/provenance", "/attestations"} {
+		require.Equal(t, 403, call(t, s, "deployer", "GET", path+"?ref=shop/returns:v457", "", "").status, path)
+		require.Contains(t, []int{400, 422}, call(t, s, "reader", "GET", path+"?ref=x@y", "", "").status, path)
+	}
+	var all server.AttestationList
+	call(t, s, "reader", "GET", "/attestations?ref=shop/returns:v456", "", "").decode(t, &all)
+	require.Len(t, all.Attestations, 1)
+}

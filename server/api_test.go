@@ -68,6 +68,8 @@ func routes() []route {
 		{"GET", "/verdict" + ref, "", "", everyone, "reader"},
 		{"GET", "/scan" + ref, "", "", everyone, "auditor"},
 		{"GET", "/sbom" + ref + "&format=spdx", "", "", everyone, "reader"},
+		{"GET", "/attestations" + ref, "", "", everyone, "reader"},
+		{"GET", "/provenance" + ref, "", "", everyone, "reader"},
 		{"GET", "/cves/known", "", "", everyone, ""},
 		{"GET", "/show" + ref, "", "", everyone, "deployer"},
 		{"GET", "/verify" + ref + "&environment=production", "", "", everyone, "deployer"},

@@ -507,6 +507,21 @@ func (w *world) SBOM(_ context.Context, _ artifact.Repository, d artifact.Digest
 	return []byte(`{"format": "` + format + `"}` + "\n"), nil
 }
 
+func (w *world) Attached(_ context.Context, _ artifact.Repository, d artifact.Digest) ([]artifact.Attached, error) {
+	return []artifact.Attached{{PredicateType: "https://cyclonedx.org/bom", KeyID: "k1", SignedAt: noon, Envelope: artifact.DigestOf([]byte(d.String())), Size: 8}}, nil
+}
+
+func (w *world) Envelope(context.Context, artifact.Repository, artifact.Digest) ([]byte, error) {
+	return []byte("envelope"), nil
+}
+
+func (w *world) Provenance(_ context.Context, r artifact.Repository, d artifact.Digest) (json.RawMessage, artifact.Attached, error) {
+	if d == w.waiting {
+		return nil, artifact.Attached{}, artifact.Errorf(artifact.NotFound, "%s@%s was not built here", r, d)
+	}
+	return json.RawMessage(`{"predicateType":"https://slsa.dev/provenance/v1"}`), artifact.Attached{KeyID: "k1", SignedAt: noon}, nil
+}
+
 func (w *world) Run(_ context.Context, actor string, dryRun bool) (storage.Report, error) {
 	if !dryRun {
 		w.record("retention by %s", actor)
@@ -668,7 +683,7 @@ func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, VEX: vexFake{}, Replications: w, Webhooks: w,
+	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, Attestations: w, VEX: vexFake{}, Replications: w, Webhooks: w,
 		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: keysFake{w}, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)

@@ -230,7 +230,7 @@ func (e *export) content(ctx context.Context) error {
 	return nil
 }
 
-// digest adds a folder: the manifest's bytes, its story with every finding, and its signatures.
+// digest adds a folder: the manifest's bytes, its story with every finding, its signatures and its attestations.
 func (e *export) digest(ctx context.Context, ref artifact.Reference) error {
 	exported := ExportedReference{Repository: ref.Repository, Digest: ref.Digest, Folder: "digests/" + ref.Repository.String() + "/" + ref.Digest.Algorithm() + "-" + ref.Digest.Hex()}
 	m, err := e.api.cfg.Content.Manifest(ctx, ref.Repository, ref.Digest)
@@ -260,10 +260,13 @@ func (e *export) digest(ctx context.Context, ref artifact.Reference) error {
 		return err
 	}
 	signed, err := e.api.proveSigned(ctx, ref.Repository, ref.Digest, e.checkpoint.Size)
-	if err != nil || len(signed) == 0 {
+	if err == nil && len(signed) > 0 {
+		err = e.json(exported.Folder+"/signed.json", signed)
+	}
+	if err != nil {
 		return err
 	}
-	return e.json(exported.Folder+"/signed.json", signed)
+	return e.attestations(ctx, exported.Folder, ref.Repository, ref.Digest)
 }
 
 func (e *export) json(path string, v any) error {

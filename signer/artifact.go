@@ -15,7 +15,6 @@ import (
 	"github.com/sigstore/cosign/v2/pkg/oci/empty"
 	"github.com/sigstore/cosign/v2/pkg/oci/mutate"
 	cosignstatic "github.com/sigstore/cosign/v2/pkg/oci/static"
-	"github.com/sigstore/sigstore/pkg/signature/dsse"
 
 	"waybill/artifact"
 )
@@ -49,32 +48,11 @@ func AppendSignature(image gcr.Image, s Signature) (gcr.Image, error) {
 	return mutate.AppendSignatures(base(image), false, signature)
 }
 
-// AppendAttestation returns the image at an .att tag with one more attestation; image is nil when there is none yet.
-func AppendAttestation(image gcr.Image, a Attestation) (gcr.Image, error) {
-	attestation, err := cosignstatic.NewAttestation(a.Envelope, cosignstatic.WithLayerMediaType(dsseType),
-		cosignstatic.WithAnnotations(map[string]string{"predicateType": a.PredicateType}))
-	if err != nil {
-		return nil, err
-	}
-	return mutate.AppendSignatures(base(image), false, attestation)
-}
-
 // signed reports whether an image at a .sig tag holds a signature by this key of a payload.
 func (s *Signer) signed(image gcr.Image, payload []byte) (bool, error) {
 	return anyLayer(image, func(content []byte, annotations map[string]string) bool {
 		raw, err := base64.StdEncoding.DecodeString(annotations[signatureAnnotation])
 		return err == nil && bytes.Equal(content, payload) && s.key.VerifySignature(bytes.NewReader(raw), bytes.NewReader(content)) == nil
-	})
-}
-
-// attested reports whether an image at an .att tag holds an attestation by this key of a statement.
-func (s *Signer) attested(image gcr.Image, statement []byte) (bool, error) {
-	return anyLayer(image, func(content []byte, _ map[string]string) bool {
-		var envelope struct {
-			Payload []byte `json:"payload"`
-		}
-		return json.Unmarshal(content, &envelope) == nil && bytes.Equal(envelope.Payload, statement) &&
-			dsse.WrapVerifier(s.key).VerifySignature(bytes.NewReader(content), nil) == nil
 	})
 }
 
@@ -111,12 +89,6 @@ func anyLayer(image gcr.Image, matches func(content []byte, annotations map[stri
 		}
 	}
 	return false, nil
-}
-
-// Referrer is the attestation as an artifact whose subject is the image (OCI image-spec 1.1, "Guidelines for Artifact
-// Usage").
-func Referrer(a Attestation, subject artifact.Descriptor) (gcr.Image, error) {
-	return attach(intotoType, dsseType, a.Envelope, subject, map[string]string{"in-toto.io/predicate-type": a.PredicateType})
 }
 
 // SBOM is a document of a media type, one of those below, as an artifact whose subject is the image.

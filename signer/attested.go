@@ -70,6 +70,10 @@ func (v *Attestations) Attested(ctx context.Context, repository artifact.Reposit
 			if !slices.Contains([]string{dsseType, intotoType}, layer.MediaType) || layer.Size > maxEnvelope || slices.Contains(seen, layer.Digest) {
 				continue
 			}
+			// What says that it is of another type is not read, SBOMs above all: they may be large.
+			if saysOther(layer.Annotations["predicateType"], predicateType) || saysOther(stored.Manifest.Annotations[PredicateAnnotation], predicateType) {
+				continue
+			}
 			if seen = append(seen, layer.Digest); len(seen) > maxEnvelopes {
 				return nil, artifact.Errorf(artifact.TooLarge, "%s@%s has more than %d attestations; delete some", repository, digest, maxEnvelopes)
 			}
@@ -109,6 +113,8 @@ func (v *Attestations) manifests(ctx context.Context, repository artifact.Reposi
 	}
 	return append(all, legacy), err
 }
+
+func saysOther(said, predicateType string) bool { return said != "" && said != predicateType }
 
 var errNotAttested = errors.New("it is no attestation of this")
 

@@ -16,12 +16,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/in-toto/attestation/go/v1"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
-	"github.com/sigstore/sigstore/pkg/signature/dsse"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"waybill/policy"
 )
@@ -181,39 +178,4 @@ func (s *Signer) Sign(pass policy.Pass) (Signature, error) {
 	}
 	raw, err := s.key.SignMessage(bytes.NewReader(p))
 	return Signature{Payload: p, Base64: base64.StdEncoding.EncodeToString(raw)}, err
-}
-
-// Attestation is a DSSE envelope around an in-toto statement.
-type Attestation struct {
-	PredicateType string
-	Statement     []byte
-	Envelope      []byte
-}
-
-// Attest signs a statement about the digest that a pass is for. predicate is a JSON object.
-func (s *Signer) Attest(pass policy.Pass, predicateType string, predicate json.RawMessage) (Attestation, error) {
-	if !pass.Valid() {
-		return Attestation{}, errNoPass
-	}
-	var fields map[string]any
-	if err := json.Unmarshal(predicate, &fields); err != nil {
-		return Attestation{}, fmt.Errorf("predicate: %w", err)
-	}
-	object, err := structpb.NewStruct(fields)
-	if err != nil {
-		return Attestation{}, fmt.Errorf("predicate: %w", err)
-	}
-	statement := &v1.Statement{Type: v1.StatementTypeUri, PredicateType: predicateType, Predicate: object,
-		Subject: []*v1.ResourceDescriptor{{Name: pass.Repository().String(), Digest: map[string]string{pass.Digest().Algorithm(): pass.Digest().Hex()}}}}
-	if err := statement.Validate(); err != nil {
-		return Attestation{}, err
-	}
-	// Not protojson, whose spacing differs from run to run on purpose.
-	encoded, err := json.Marshal(map[string]any{"_type": statement.GetType(), "predicateType": predicateType, "predicate": fields,
-		"subject": []any{map[string]any{"name": pass.Repository().String(), "digest": map[string]string{pass.Digest().Algorithm(): pass.Digest().Hex()}}}})
-	if err != nil {
-		return Attestation{}, err
-	}
-	envelope, err := dsse.WrapSigner(s.key, "application/vnd.in-toto+json").SignMessage(bytes.NewReader(encoded))
-	return Attestation{PredicateType: predicateType, Statement: encoded, Envelope: envelope}, err
 }

@@ -380,6 +380,21 @@ func (k *Keys) Verifiers(ctx context.Context) ([]*Verifier, error) {
 	return verifiers, nil
 }
 
+// Known returns all keys that ever signed here, revoked ones too.
+func (k *Keys) Known(ctx context.Context) ([]*Verifier, error) {
+	known, err := k.cfg.Store.SigningKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*Verifier, len(known))
+	for i, row := range known {
+		if all[i], err = NewVerifier([]byte(row.PublicKey)); err != nil {
+			return nil, fmt.Errorf("signing key %s: %w", row.ID, err)
+		}
+	}
+	return all, nil
+}
+
 // PEMs returns the public halves of the keys whose signatures count whenever they were made.
 func (k *Keys) PEMs(ctx context.Context) ([]string, error) {
 	all, err := k.Counting(ctx)
@@ -396,6 +411,12 @@ func (k *Keys) PEMs(ctx context.Context) ([]string, error) {
 
 // InForce returns the key itself.
 func (s *Signer) InForce(context.Context) (*Signer, error) { return s, nil }
+
+// Known returns the key itself.
+func (s *Signer) Known(context.Context) ([]*Verifier, error) {
+	v, err := NewVerifier(s.pem)
+	return []*Verifier{v}, err
+}
 
 // Counting returns the key itself.
 func (s *Signer) Counting(context.Context) ([]Counting, error) {

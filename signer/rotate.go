@@ -2,11 +2,7 @@ package signer
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-
-	gcr "github.com/google/go-containerregistry/pkg/v1"
 
 	"waybill/artifact"
 )
@@ -83,27 +79,4 @@ func (v *Attestations) carried(ctx context.Context, repository artifact.Reposito
 		}
 	}
 	return layers, nil
-}
-
-// ErrNoStatement says that an image holds no statement of a type about a digest by a key.
-var ErrNoStatement = errors.New("it holds no such statement by the key")
-
-// Predicate returns the predicate of the statement of a type about a digest that a key, in PEM, signed, from the image that
-// carries it.
-func Predicate(carrier gcr.Image, digest artifact.Digest, predicateType, publicKey string) (predicate json.RawMessage, err error) {
-	key, err := NewVerifier([]byte(publicKey))
-	if err != nil {
-		return nil, err
-	}
-	found, err := anyLayer(carrier, func(content []byte, _ map[string]string) bool {
-		fields, err := predicateOf(content, digest, predicateType, []*Verifier{key})
-		if err == nil {
-			predicate, err = json.Marshal(fields)
-		}
-		return err == nil
-	})
-	if err == nil && !found {
-		err = ErrNoStatement
-	}
-	return predicate, err
 }

@@ -2,10 +2,10 @@ package signer
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 
@@ -20,6 +20,10 @@ type Record struct {
 	Predicate  string
 	KeyID      string
 	PolicyHash artifact.Digest
+
+	// Of a statement; see Statement.
+	Name, Basis string
+	Keep        time.Duration
 }
 
 // Store keeps what is signed and that it was.
@@ -34,6 +38,7 @@ type Store interface {
 	Intend(ctx context.Context, r Record) (done bool, err error)
 	// Signed commits the outcome: the manifest that carries it. It is an error when the key was revoked meanwhile.
 	Signed(ctx context.Context, r Record, manifest artifact.Digest) error
+	AttestationStore
 }
 
 // Service signs and stores: intent, act, outcome. Whatever is killed in between, the next call finds nothing or the
@@ -44,9 +49,10 @@ type Service struct {
 	locks sync.Map // by repository@digest: the tags are read, changed and written
 }
 
-// InForce says which key signs; *Keys does, and *Signer, where there is but one.
+// InForce says which key signs, and which ever did; *Keys does, and *Signer, where there is but one.
 type InForce interface {
 	InForce(ctx context.Context) (*Signer, error)
+	Known(ctx context.Context) ([]*Verifier, error)
 }
 
 // NewService returns a service; it is safe for concurrent use.
@@ -107,61 +113,6 @@ func (s *Service) SignImage(ctx context.Context, pass policy.Pass) error {
 		}
 		if _, err := s.store.Put(ctx, pass.Repository(), tag, image); err != nil {
 			return fmt.Errorf("store signature: %w", err)
-		}
-	}
-	return s.outcome(ctx, r, image)
-}
-
-// AttestImage signs a statement about the digest that a pass is for, once per predicate type: for cosign at its tag,
-// and as a referrer of the image.
-func (s *Service) AttestImage(ctx context.Context, pass policy.Pass, predicateType string, predicate json.RawMessage) error {
-	if !pass.Valid() {
-		return errNoPass
-	}
-	defer s.lock(pass)()
-	signer, err := s.keys.InForce(ctx)
-	if err != nil {
-		return err
-	}
-	r := signer.record(pass, predicateType)
-	if done, err := s.store.Intend(ctx, r); err != nil || done {
-		return err
-	}
-	subject, err := s.store.Subject(ctx, pass.Repository(), pass.Digest())
-	if err != nil {
-		return err
-	}
-	attestation, err := signer.Attest(pass, predicateType, predicate)
-	if err != nil {
-		return fmt.Errorf("attest: %w", err)
-	}
-	tag, err := cosignTag(pass.Digest(), ".att")
-	if err != nil {
-		return err
-	}
-	there, err := s.store.Image(ctx, pass.Repository(), tag)
-	if err != nil {
-		return fmt.Errorf("read attestations: %w", err)
-	}
-	already, err := signer.attested(there, attestation.Statement)
-	if err != nil {
-		return fmt.Errorf("read attestations: %w", err)
-	}
-	image := there
-	if !already {
-		// The referrer goes first: the tag is what tells that both are there.
-		referrer, err := Referrer(attestation, subject)
-		if err != nil {
-			return err
-		}
-		if _, err := s.store.Put(ctx, pass.Repository(), artifact.Tag{}, referrer); err != nil {
-			return fmt.Errorf("store attestation: %w", err)
-		}
-		if image, err = AppendAttestation(there, attestation); err != nil {
-			return err
-		}
-		if _, err := s.store.Put(ctx, pass.Repository(), tag, image); err != nil {
-			return fmt.Errorf("store attestation: %w", err)
 		}
 	}
 	return s.outcome(ctx, r, image)

@@ -32,7 +32,8 @@ type store struct {
 
 	mu      sync.Mutex
 	intents map[string]bool // done?
-	fail    map[string]bool // by step: put-before, put-after, intend, signed
+	fail    map[string]bool // by step: put-before, put-after, intend, signed, attest-before, attest-after, remove, attested
+	made    map[string]signer.Attested
 }
 
 func (s *store) failing(step string) error {
@@ -105,7 +106,7 @@ func world(t *testing.T) (*signer.Signer, *store, policy.Pass, name.Digest) {
 	require.NoError(t, remote.Write(repo.Digest(hash.String()), image))
 	key, err := signer.Open(t.TempDir())
 	require.NoError(t, err)
-	return key, &store{t: t, repo: repo, intents: map[string]bool{}, fail: map[string]bool{}}, pass(t, hash.String()), repo.Digest(hash.String())
+	return key, &store{t: t, repo: repo, intents: map[string]bool{}, fail: map[string]bool{}, made: map[string]signer.Attested{}}, pass(t, hash.String()), repo.Digest(hash.String())
 }
 
 func pass(t *testing.T, digest string) policy.Pass {
@@ -186,35 +187,6 @@ func TestKeepsOthers(t *testing.T) {
 		found, _, err := cosign.VerifyImageSignatures(ctx, ref, checks(t, k))
 		require.NoError(t, err)
 		require.Len(t, found, 1)
-	}
-}
-
-func TestAttestImage(t *testing.T) {
-	t.Parallel()
-	for _, step := range []string{"", "put-before", "put-after", "signed"} {
-		t.Run("killed at "+step, func(t *testing.T) {
-			t.Parallel()
-			ctx := context.Background()
-			key, store, pass, ref := world(t)
-			service := signer.NewService(key, store)
-			const provenance = "https://slsa.dev/provenance/v1"
-			predicate := json.RawMessage(`{"buildDefinition":{"buildType":"x"},"runDetails":{"builder":{"id":"y"}}}`)
-			if step != "" {
-				store.fail[step] = true
-				require.Error(t, service.AttestImage(ctx, pass, provenance, predicate))
-			}
-			require.NoError(t, service.AttestImage(ctx, pass, provenance, predicate))
-			opts := checks(t, key)
-			opts.ClaimVerifier = cosign.IntotoSubjectClaimVerifier
-			found, _, err := cosign.VerifyImageAttestations(ctx, ref, opts)
-			require.NoError(t, err)
-			require.Len(t, found, 1)
-			index, err := remote.Referrers(ref)
-			require.NoError(t, err)
-			manifest, err := index.IndexManifest()
-			require.NoError(t, err)
-			require.NotEmpty(t, manifest.Manifests)
-		})
 	}
 }
 

@@ -238,7 +238,7 @@ func (b *bench) measure(ctx context.Context, database artifact.AdvisoryDatabase,
 	}
 	work := &jobs.Scanner{Store: b.db, Client: b.scanner, Folder: b.folder, Logger: slog.New(slog.DiscardHandler)}
 	store := &timed{DB: b.db}
-	rescanner := &jobs.Rescanner{Scanner: work, Store: store}
+	rescanner := &jobs.Rescanner{Scanner: work, Store: store, Attest: func(context.Context) error { return nil }}
 	pushing, stop := context.WithCancel(ctx)
 	defer stop()
 	var (

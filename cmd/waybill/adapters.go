@@ -74,9 +74,15 @@ func (m *mirrorPushes) PutManifest(ctx context.Context, p artifact.Principal, re
 	return err
 }
 
-// replicate records and inserts the copies that a promotion sets off, in its transaction.
+// replicate records and inserts the copies that a promotion sets off, and its attestation, in its transaction.
 func replicate(copier *mirror.Copier, db *postgres.DB, work *jobs.Client) func(context.Context, pgx.Tx, artifact.Promotion) error {
 	return func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error {
+		// A promotion, and not something that arrived for what is promoted: that has no row.
+		if p.ID != 0 {
+			if err := work.Promoted(ctx, tx, p); err != nil {
+				return err
+			}
+		}
 		for _, target := range copier.Targets(p.Repository, p.Environment) {
 			r := artifact.Replication{Target: target, Repository: p.Repository, Digest: p.Digest, Environment: p.Environment, Version: p.Version}
 			if err := db.QueueReplication(ctx, tx, r); err != nil {
@@ -94,6 +100,7 @@ func replicate(copier *mirror.Copier, db *postgres.DB, work *jobs.Client) func(c
 type signerStore struct {
 	registry *registry.Registry
 	db       *postgres.DB
+	replicas bool // others may work on this database
 }
 
 func (s signerStore) Image(ctx context.Context, r artifact.Repository, t artifact.Tag) (gcr.Image, error) {
@@ -271,7 +278,7 @@ type builderAPI struct{ service *builder.Service }
 
 func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.BuildRequest, log io.Writer) (server.Built, error) {
 	done, err := b.service.Build(ctx, p, builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Target: r.Target, Platform: r.Platform,
-		Source: builder.Source{URI: r.SourceURI, Commit: r.Commit}}, r.Context, log)
+		Source: builder.Source{URI: r.SourceURI, Commit: r.Commit, Tree: r.Tree}}, r.Context, log)
 	return server.Built{Repository: done.Repository, Tags: r.Tags, Digest: done.Digest, Key: done.Key, New: done.Built, BuiltBy: done.BuiltBy, BuiltAt: done.BuiltAt}, err
 }
 

@@ -35,6 +35,7 @@ line of standard output is REPO@DIGEST.`,
 	flags.StringVar(&b.platform, "platform", "", "`os/arch` (default linux/amd64)")
 	flags.StringVar(&b.source, "source", "", "`URI` of the source, for the provenance")
 	flags.StringVar(&b.commit, "commit", "", "`commit` of the source, for the provenance")
+	flags.StringVar(&b.tree, "tree", "", "`hash` of that commit's tree, for the provenance")
 	_ = cmd.MarkFlagRequired("tag")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		var err error
@@ -61,8 +62,8 @@ line of standard output is REPO@DIGEST.`,
 }
 
 type buildFlags struct {
-	tags, args                                   []string
-	dockerfile, target, platform, source, commit string
+	tags, args                                         []string
+	dockerfile, target, platform, source, commit, tree string
 }
 
 // query turns flags into the API's parameters.
@@ -102,7 +103,7 @@ func (b buildFlags) query(dir string) (url.Values, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, value := range map[string]string{"dockerfile": file, "target": b.target, "platform": b.platform, "source": b.source, "commit": b.commit} {
+	for name, value := range map[string]string{"dockerfile": file, "target": b.target, "platform": b.platform, "source": b.source, "commit": b.commit, "tree": b.tree} {
 		if value != "" {
 			query.Set(name, value)
 		}

@@ -5,12 +5,9 @@ import (
 	"log/slog"
 	"time"
 
-	gcr "github.com/google/go-containerregistry/pkg/v1"
-
 	"waybill/artifact"
 	"waybill/ledger"
 	"waybill/postgres"
-	"waybill/registry"
 	"waybill/signer"
 )
 
@@ -48,13 +45,3 @@ func (k keysAPI) SignedEntries(ctx context.Context, r artifact.Repository, d art
 }
 
 func (k keysAPI) LedgerVerifier() string { return k.ledger.PublicKey() }
-
-// carrier returns what carries signatures or statements.
-func carrier(images *registry.Registry, db *postgres.DB) func(context.Context, artifact.Repository, artifact.Digest) (gcr.Image, error) {
-	return func(ctx context.Context, r artifact.Repository, d artifact.Digest) (gcr.Image, error) {
-		if _, err := db.Manifest(ctx, r, d); err != nil {
-			return nil, err
-		}
-		return images.Image(ctx, r, d)
-	}
-}

@@ -99,7 +99,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
 	a.pulls = storage.NewPulls(db, logger)
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
-	signing := signer.NewService(k.signer, signerStore{images, db})
+	signing := signer.NewService(k.signer, signerStore{images, db, a.embedded == nil})
+	attester := &jobs.Attester{Judge: judge, Service: signing, Store: db, SBOM: sboms{images, db}.SBOM, Product: cfg.product(), Busy: images.Busy, Logger: logger}
+	scans.Attest = attester.Bring
 	attached, err := openAttached(cfg, k.signer, advisories, images, db, logger)
 	if err != nil {
 		return nil, err
@@ -116,17 +118,18 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	single := &jobs.Rejudger{Store: db, Judge: judge, Logger: logger}
-	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Described: single.Rescanned, Busy: images.Busy, Logger: logger}
+	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Described: single.Rescanned, Attest: attester.Attest, Busy: images.Busy, Logger: logger}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Deliverer: a.deliverer,
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
 		Advisories: attached.puller,
-		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
+		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db, Attest: func(ctx context.Context) error { return a.jobs.AttestScans(ctx) }},
 		Rejudger: &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger,
 			Sign: unsigned(db.Unsigned, func(ctx context.Context, all []artifact.Reference) error { return a.jobs.Sign(ctx, all) })},
 		Signer:     signs,
-		Resigner:   &jobs.Resigner{Signer: signs, Attest: signing.AttestImage, Carrier: carrier(images, db), Store: db, Logger: logger},
+		Resigner:   &jobs.Resigner{Signer: signs, Attest: attester.Again, Store: db, Logger: logger},
+		Attester:   attester,
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
@@ -145,7 +148,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
