@@ -99,7 +99,11 @@ func act(what string, digest artifact.Digest) scanner.Response {
 	case "hog":
 		return said(fmt.Sprint(len(bytes.Repeat([]byte{1}, 3<<30))))
 	case "flood":
-		return said(fmt.Sprint(os.WriteFile(filepath.Join(os.TempDir(), "inner"), nil, 0o600), os.Truncate(filepath.Join(os.TempDir(), "inner"), 5<<30)))
+		inner := filepath.Join(os.TempDir(), "inner")
+		if err := errors.Join(os.WriteFile(inner, nil, 0o600), os.Truncate(inner, 5<<30)); err == nil {
+			return said("it could")
+		}
+		_, _ = io.Copy(io.Discard, os.Stdin) // until it is ended
 	case "refuse":
 		return scanner.Response{Refused: strings.Repeat("é", 1<<20)}
 	case "lie":

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -35,8 +36,8 @@ func wrap(what string, err error) error {
 // hardMemory times the soft limit is where the kernel says no: a parser that takes so much was led astray.
 const hardMemory = 5
 
-// maxFile bounds each file that it writes, in bytes: an archive within a jar unpacks to whatever it claims. The kernel
-// ends a process that goes beyond.
+// maxFile bounds each file that it writes, in bytes: an archive within a jar unpacks to whatever it claims. Who parses it
+// may pass over that the write failed, so that the process ends: what is in such a layer cannot be told.
 const maxFile = 4 << 30
 
 func limitResources() error {
@@ -46,6 +47,13 @@ func limitResources() error {
 	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: maxFile, Max: maxFile}); err != nil {
 		return err
 	}
+	beyond := make(chan os.Signal, 1)
+	signal.Notify(beyond, unix.SIGXFSZ)
+	go func() {
+		<-beyond
+		fmt.Fprintln(os.Stderr, "a file grew beyond what the scanner may write")
+		os.Exit(1)
+	}()
 	soft := debug.SetMemoryLimit(-1)
 	if soft > 1<<40 {
 		return nil // nobody set one

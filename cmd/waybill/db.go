@@ -103,7 +103,7 @@ func printDatabase(w io.Writer, s server.AdvisoryStatus) {
 	}
 	fmt.Fprintln(w)
 	if d := s.Java.Database; d == nil {
-		fmt.Fprintln(w, "no Java database: jars that do not say themselves what they are are not matched")
+		fmt.Fprintln(w, "no Java database: jars that do not say what they contain have no name, and are not matched")
 	} else {
 		fmt.Fprintln(w, "Java database")
 		printOneDatabase(w, *d, s.Java.AgeSeconds)
