@@ -338,6 +338,12 @@ func TestProvenanceOfOthers(t *testing.T) {
 		maps.Clone(by.Certificate))
 	require.Equal(t, []string{"its statement is about another digest, " + another.String()}, found.Against)
 
+	copied := sigstoretest.JSON(t, workflow.Bundled(sigstoretest.Statement(t, theImage, provenanceV1, predicate), at, true, false))
+	for i := range 150 { // each is another layer
+		s.bundle(theImage, append(copied, strings.Repeat(" ", i)...), provenanceV1)
+	}
+	require.Len(t, signedBy(t, s, q, trust).Statements, 2, "each statement once, by each who signed it")
+
 	unknown := signedBy(t, s, q, signer.Trust{"other": corporate})
 	require.Len(t, unknown.Statements, 1)
 	require.Contains(t, strings.Join(unknown.Against, "; "), `trust root "corporate" is not in the server's configuration (trustRoots); it has other`)
