@@ -118,7 +118,11 @@ func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	var all []artifact.Reason
 	for _, f := range few(r.waive(policy, img, r.check(img))) {
 		warning := f.warning || r.action == warn
-		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Signature: f.unsigned && !warning, Tag: f.tag,
+		awaits := artifact.Awaited("")
+		if f.unsigned {
+			awaits = artifact.AwaitsPeople // who sign
+		}
+		all = append(all, artifact.Reason{Rule: r.name, Awaits: awaits, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Signature: f.unsigned && !warning, Tag: f.tag,
 			Evidence: f.evidence, Finding: f.id, Waivers: f.waivers, WaivedUntil: f.until}.Bounded())
 	}
 	return all

@@ -45,6 +45,15 @@ const maxAnnotation = 128 << 10
 
 var timeless time.Time
 
+// same identifies what is signed and, of a certificate, by whom.
+func (c *candidate) same() [sha256.Size]byte {
+	all := []byte(c.payload)
+	if c.certificate != nil {
+		all = append(all, c.certificate.Raw...)
+	}
+	return sha256.Sum256(all)
+}
+
 // candidate is something that may be a signature of a digest, or an attestation of it. Nothing of it is verified.
 type candidate struct {
 	entity        verify.SignedEntity
@@ -52,10 +61,15 @@ type candidate struct {
 	certificate   *x509.Certificate                  // nil: by a key
 	key           string                             // that it says it is by, SHA256:HEX; "": it does not say
 	predicateType string                             // of an attestation
+	payload       string                             // likewise: what is signed
 }
 
-// errOther is of what is sound and not asked for: an attestation of another type.
-var errOther = errors.New("it is something else")
+// errOther is of what is sound and not asked for: an attestation of another type. errTwice is of what was verified already,
+// in another copy: anybody can make those.
+var (
+	errOther = errors.New("it is something else")
+	errTwice = errors.New("it is there already")
+)
 
 // readCandidate reads a layer of an artifact: foreign bytes. Its error says what is wrong with them.
 func readCandidate(digest artifact.Digest, mediaType string, content []byte, annotations map[string]string, attestation bool) (*candidate, error) {
@@ -137,7 +151,7 @@ func (c *candidate) about(digest artifact.Digest, envelope verify.EnvelopeConten
 	if !strings.HasPrefix(statement.GetType(), "https://in-toto.io/Statement/") {
 		return fmt.Errorf("it holds a %.80q, and no in-toto statement", statement.GetType())
 	}
-	c.predicateType = statement.GetPredicateType()
+	c.predicateType, c.payload = statement.GetPredicateType(), envelope.RawEnvelope().Payload
 	for _, s := range statement.GetSubject() {
 		if s.GetDigest()[digest.Algorithm()] == digest.Hex() {
 			return nil

@@ -10,30 +10,31 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/internal/sigstoretest"
 	"waybill/policy"
 	"waybill/signer"
 )
 
 // FuzzOthers: whatever is attached, nothing breaks, and nothing counts that nobody of the rule signed.
 func FuzzOthers(f *testing.F) {
-	trusted, mallory := newFulcio(f), newFulcio(f)
-	corporate, err := signer.NewTrustRoot("corporate", trusted.trustRoot())
+	trusted, mallory := sigstoretest.New(f), sigstoretest.New(f)
+	corporate, err := signer.NewTrustRoot("corporate", trusted.TrustRoot())
 	require.NoError(f, err)
-	mine, key := newKey(f), newKey(f)
+	mine, key := sigstoretest.NewKey(f), sigstoretest.NewKey(f)
 	now := time.Now()
-	eve := mallory.issue(githubWorkflow, githubIssuer, now, true)
-	payload, annotations := eve.cosigned(theImage, now)
+	eve := mallory.Issue(sigstoretest.GitHubWorkflow, sigstoretest.GitHubIssuer, now, true)
+	payload, annotations := eve.Cosigned(theImage, now)
 	encoded, err := json.Marshal(annotations)
 	require.NoError(f, err)
 	f.Add("application/vnd.dev.cosign.simplesigning.v1+json", payload, string(encoded), false)
-	f.Add(bundleV3, jsonOf(f, eve.bundled(statementOf(f, theImage, provenanceV1, map[string]any{"a": 1}), now, true, true)), "{}", true)
-	f.Add(bundleV3, jsonOf(f, eve.bundled(statementOf(f, theImage, cosignSign, nil), now, true, true)), "{}", false)
-	f.Add(bundleV3, jsonOf(f, keyBundle(f, key, statementOf(f, theImage, cosignSign, nil))), "{}", false)
-	envelope, err := json.Marshal(enveloped(f, key, statementOf(f, theImage, provenanceV1, nil)))
+	f.Add(bundleV3, sigstoretest.JSON(f, eve.Bundled(sigstoretest.Statement(f, theImage, provenanceV1, map[string]any{"a": 1}), now, true, true)), "{}", true)
+	f.Add(bundleV3, sigstoretest.JSON(f, eve.Bundled(sigstoretest.Statement(f, theImage, cosignSign, nil), now, true, true)), "{}", false)
+	f.Add(bundleV3, sigstoretest.JSON(f, sigstoretest.KeyBundle(f, key, sigstoretest.Statement(f, theImage, cosignSign, nil))), "{}", false)
+	envelope, err := json.Marshal(sigstoretest.Envelope(f, key, sigstoretest.Statement(f, theImage, provenanceV1, nil)))
 	require.NoError(f, err)
 	f.Add(dsse, envelope, string(encoded), true)
 	f.Fuzz(func(t *testing.T, mediaType string, content []byte, annotations string, attestation bool) {
-		a := policy.Authorities{Keys: []string{pemOf(t, mine.Public())}, Identities: []policy.Identity{{Issuer: githubIssuer, Subject: githubWorkflow, TrustRoot: policy.TrustRoot{Name: "corporate"}}}}
+		a := policy.Authorities{Keys: []string{sigstoretest.PEM(t, mine.Public())}, Identities: []policy.Identity{{Issuer: sigstoretest.GitHubIssuer, Subject: sigstoretest.GitHubWorkflow, TrustRoot: policy.TrustRoot{Name: "corporate"}}}}
 		require.NoError(t, a.Check(policy.Node{}))
 		q := policy.SignatureQuestion{Authorities: a, Attestation: attestation, Types: []string{"**"}}
 		var read map[string]string
@@ -53,9 +54,9 @@ func FuzzOthers(f *testing.F) {
 
 // FuzzTrustRoot: a trust root that is none is refused.
 func FuzzTrustRoot(f *testing.F) {
-	good := newFulcio(f)
-	r := good.trustRoot()
-	f.Add(good.trustedRootJSON(), "", "", "")
+	good := sigstoretest.New(f)
+	r := good.TrustRoot()
+	f.Add(good.TrustedRootJSON(), "", "", "")
 	f.Add("", r.CertificateAuthorities[0], r.TransparencyLogs[0], r.TimestampAuthorities[0])
 	f.Fuzz(func(_ *testing.T, whole, chain, key, stamps string) {
 		src := policy.TrustRoot{TrustedRoot: whole}

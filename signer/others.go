@@ -25,6 +25,7 @@ const (
 	maxCandidates = 4000     // layers of those
 	maxCandidate  = 4 << 20  // bytes of a layer
 	maxRead       = 64 << 20 // bytes of all layers
+	maxKept       = 100      // statements that count
 	maxRemembered = 20_000   // failures that are remembered, of all digests
 	maxQuestions  = 1000     // that are remembered, with their keys and trust roots
 )
@@ -124,6 +125,7 @@ func (o *Others) Signed(ctx context.Context, repository artifact.Repository, dig
 		return found, err
 	}
 	looked, read := 0, int64(0)
+	kept := map[[sha256.Size]byte]bool{}
 	for _, m := range manifests {
 		stored, err := o.store.Manifest(ctx, repository, m)
 		if artifact.KindOf(err) == artifact.NotFound {
@@ -135,11 +137,11 @@ func (o *Others) Signed(ctx context.Context, repository artifact.Repository, dig
 			if err := ctx.Err(); err != nil {
 				return found, err
 			}
-			if looked++; looked > maxCandidates || read > maxRead {
+			if looked++; looked > maxCandidates || read > maxRead || len(kept) >= maxKept {
 				more = true
 				break
 			}
-			n, err := o.layer(ctx, repository, digest, q, layer, &found)
+			n, err := o.layer(ctx, repository, digest, q, layer, &found, kept)
 			if read += n; err != nil {
 				return found, err
 			}
@@ -149,7 +151,7 @@ func (o *Others) Signed(ctx context.Context, repository artifact.Repository, dig
 		}
 	}
 	if more {
-		found.Fail(fmt.Sprintf("more is attached to it than is looked at (%d artifacts, %d layers, %d MiB); delete what is not needed", maxReferrers, maxCandidates, maxRead>>20))
+		found.Fail(fmt.Sprintf("more is attached to it than is looked at (%d artifacts, %d layers, %d MiB, %d statements); delete what is not needed", maxReferrers, maxCandidates, maxRead>>20, maxKept))
 	}
 	return found, nil
 }
@@ -186,8 +188,8 @@ func (o *Others) manifests(ctx context.Context, repository artifact.Repository, 
 	return all, more, nil
 }
 
-// layer looks at one layer, and returns how many bytes it read.
-func (o *Others) layer(ctx context.Context, repository artifact.Repository, digest artifact.Digest, q *question, layer artifact.Descriptor, found *policy.Signed) (int64, error) {
+// layer looks at one layer, and returns how many bytes it read. kept are the payloads of statements that count.
+func (o *Others) layer(ctx context.Context, repository artifact.Repository, digest artifact.Digest, q *question, layer artifact.Descriptor, found *policy.Signed, kept map[[sha256.Size]byte]bool) (int64, error) {
 	if layer.Size > maxCandidate {
 		found.Fail(fmt.Sprintf("%s has %d bytes; at most %d are read", layer.Digest.Short(), layer.Size, maxCandidate))
 		return 0, nil
@@ -208,9 +210,11 @@ func (o *Others) layer(ctx context.Context, repository artifact.Repository, dige
 	} else if err != nil {
 		return 0, err
 	}
-	statement, err := q.examine(digest, layer, content)
+	statement, err := q.examine(digest, layer, content, kept)
 	if err == nil {
 		found.Statements = append(found.Statements, statement)
+	}
+	if err == nil || errors.Is(err, errTwice) {
 		return int64(len(content)), nil
 	}
 	if !errors.Is(err, errOther) {
@@ -234,7 +238,7 @@ func layerKey(digest artifact.Digest, q *question, layer artifact.Descriptor) [s
 
 // examine verifies what somebody attached. Its error says why it does not count. Libraries read these bytes that others
 // wrote for honest ones: should one of them panic, it was no signature.
-func (q *question) examine(digest artifact.Digest, layer artifact.Descriptor, content []byte) (statement policy.Statement, err error) {
+func (q *question) examine(digest artifact.Digest, layer artifact.Descriptor, content []byte, kept map[[sha256.Size]byte]bool) (statement policy.Statement, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			statement, err = policy.Statement{}, fmt.Errorf("%s cannot be read: %.200v", layer.Digest.Short(), p)
@@ -246,6 +250,9 @@ func (q *question) examine(digest artifact.Digest, layer artifact.Descriptor, co
 	}
 	if q.Attestation && !q.Wants(c.predicateType) {
 		return statement, errOther
+	}
+	if q.Attestation && kept[c.same()] {
+		return statement, errTwice
 	}
 	var result *verify.VerificationResult
 	if c.certificate == nil {
@@ -260,6 +267,7 @@ func (q *question) examine(digest artifact.Digest, layer artifact.Descriptor, co
 		if result.Statement == nil || !q.Wants(result.Statement.GetPredicateType()) {
 			return policy.Statement{}, errOther
 		}
+		kept[c.same()] = true
 		statement.PredicateType, statement.Predicate = result.Statement.GetPredicateType(), result.Statement.GetPredicate().AsMap()
 	}
 	if result.Signature != nil && result.Signature.Certificate != nil {

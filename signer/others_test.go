@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/internal/sigstoretest"
 	"waybill/policy"
 	"waybill/signer"
 )
@@ -106,7 +107,7 @@ func (s *shelf) bundle(to artifact.Digest, content []byte, predicateType string)
 // simple is cosign's signature by a key.
 func (s *shelf) simple(t *testing.T, key *ecdsa.PrivateKey, payload []byte) artifact.Descriptor {
 	t.Helper()
-	return s.layer(simpleSigning, payload, map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(signBytes(t, key, payload))})
+	return s.layer(simpleSigning, payload, map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(sigstoretest.Sign(t, key, payload))})
 }
 
 // asked asks as a rule does, by the parameters of one.
@@ -126,59 +127,59 @@ func signedBy(t *testing.T, s *shelf, q policy.SignatureQuestion, trust signer.T
 // TestSignaturesByKey: whose payload names the digest, at cosign's tag, as a referrer, or in a bundle.
 func TestSignaturesByKey(t *testing.T) {
 	t.Parallel()
-	good, bad := newKey(t), newKey(t)
-	changed := strings.Replace(string(payloadOf(theImage)), "example.com/x", "example.com/y", 1)
-	name := policy.KeyName(pemOf(t, bad.Public()))
+	good, bad := sigstoretest.NewKey(t), sigstoretest.NewKey(t)
+	changed := strings.Replace(string(sigstoretest.Payload(theImage)), "example.com/x", "example.com/y", 1)
+	name := policy.KeyName(sigstoretest.PEM(t, bad.Public()))
 	for title, c := range map[string]struct {
 		attach func(s *shelf)
 		why    string // "": it counts
 	}{
 		"nothing":         {func(*shelf) {}, "-"},
-		"at cosign's tag": {func(s *shelf) { s.tag(theImage, ".sig", s.simple(t, good, payloadOf(theImage))) }, ""},
+		"at cosign's tag": {func(s *shelf) { s.tag(theImage, ".sig", s.simple(t, good, sigstoretest.Payload(theImage))) }, ""},
 		"beside another's": {func(s *shelf) {
-			s.tag(theImage, ".sig", s.simple(t, bad, payloadOf(theImage)), s.simple(t, good, payloadOf(theImage)))
+			s.tag(theImage, ".sig", s.simple(t, bad, sigstoretest.Payload(theImage)), s.simple(t, good, sigstoretest.Payload(theImage)))
 		}, ""},
 		"as a referrer": {func(s *shelf) {
-			s.refer(theImage, "application/vnd.dev.cosign.artifact.sig.v1+json", nil, s.simple(t, good, payloadOf(theImage)))
+			s.refer(theImage, "application/vnd.dev.cosign.artifact.sig.v1+json", nil, s.simple(t, good, sigstoretest.Payload(theImage)))
 		}, ""},
 		"as cosign's bundle": {func(s *shelf) {
-			s.bundle(theImage, jsonOf(t, keyBundle(t, good, statementOf(t, theImage, cosignSign, nil))), cosignSign)
+			s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, good, sigstoretest.Statement(t, theImage, cosignSign, nil))), cosignSign)
 		}, ""},
-		"by another": {func(s *shelf) { s.tag(theImage, ".sig", s.simple(t, bad, payloadOf(theImage))) }, "a key that is none of the 1 in the rule"},
+		"by another": {func(s *shelf) { s.tag(theImage, ".sig", s.simple(t, bad, sigstoretest.Payload(theImage))) }, "a key that is none of the 1 in the rule"},
 		"another's bundle": {func(s *shelf) {
-			s.bundle(theImage, jsonOf(t, keyBundle(t, bad, statementOf(t, theImage, cosignSign, nil))), cosignSign)
+			s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, bad, sigstoretest.Statement(t, theImage, cosignSign, nil))), cosignSign)
 		}, "signed by key " + name + ", which is none of the 1 in the rule"},
-		"of another digest": {func(s *shelf) { s.tag(theImage, ".sig", s.simple(t, good, payloadOf(another))) }, "another digest, " + another.String()},
+		"of another digest": {func(s *shelf) { s.tag(theImage, ".sig", s.simple(t, good, sigstoretest.Payload(another))) }, "another digest, " + another.String()},
 		"a bundle of another": {func(s *shelf) {
-			s.bundle(theImage, jsonOf(t, keyBundle(t, good, statementOf(t, another, cosignSign, nil))), cosignSign)
+			s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, good, sigstoretest.Statement(t, another, cosignSign, nil))), cosignSign)
 		}, "its statement is about another digest, " + another.String()},
 		"an attestation alone": {func(s *shelf) {
-			s.bundle(theImage, jsonOf(t, keyBundle(t, good, statementOf(t, theImage, provenanceV1, nil))), provenanceV1)
+			s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, good, sigstoretest.Statement(t, theImage, provenanceV1, nil))), provenanceV1)
 		}, "-"},
 		"a payload that was changed": {func(s *shelf) {
-			d := s.simple(t, good, payloadOf(theImage))
+			d := s.simple(t, good, sigstoretest.Payload(theImage))
 			s.tag(theImage, ".sig", s.layer(simpleSigning, []byte(changed), d.Annotations))
 		}, "or was changed since"},
 		"a bundle that was changed": {func(s *shelf) {
-			b := keyBundle(t, good, statementOf(t, theImage, cosignSign, nil))
-			b.GetDsseEnvelope().Payload = statementOf(t, theImage, cosignSign, map[string]string{"more": "said"})
-			s.bundle(theImage, jsonOf(t, b), cosignSign)
+			b := sigstoretest.KeyBundle(t, good, sigstoretest.Statement(t, theImage, cosignSign, nil))
+			b.GetDsseEnvelope().Payload = sigstoretest.Statement(t, theImage, cosignSign, map[string]string{"more": "said"})
+			s.bundle(theImage, sigstoretest.JSON(t, b), cosignSign)
 		}, "what it holds is not what that key signed"},
 		"another purpose": {func(s *shelf) {
-			s.tag(theImage, ".sig", s.simple(t, good, []byte(strings.Replace(string(payloadOf(theImage)), "cosign container image signature", "atomic container signature", 1))))
+			s.tag(theImage, ".sig", s.simple(t, good, []byte(strings.Replace(string(sigstoretest.Payload(theImage)), "cosign container image signature", "atomic container signature", 1))))
 		}, `"atomic container signature"`},
-		"no signature": {func(s *shelf) { s.tag(theImage, ".sig", s.layer(simpleSigning, payloadOf(theImage), nil)) }, "lacks a signature"},
+		"no signature": {func(s *shelf) { s.tag(theImage, ".sig", s.layer(simpleSigning, sigstoretest.Payload(theImage), nil)) }, "lacks a signature"},
 		"twice": {func(s *shelf) {
-			s.tag(theImage, ".sig", s.layer(simpleSigning, append(payloadOf(theImage), payloadOf(another)...), nil))
+			s.tag(theImage, ".sig", s.layer(simpleSigning, append(sigstoretest.Payload(theImage), sigstoretest.Payload(another)...), nil))
 		}, "something follows it"},
 		"hello": {func(s *shelf) { s.bundle(theImage, []byte("hello"), "") }, "no sigstore bundle"},
 		"too large": {func(s *shelf) {
-			d := s.simple(t, good, payloadOf(theImage))
+			d := s.simple(t, good, sigstoretest.Payload(theImage))
 			d.Size = 5 << 20
 			s.tag(theImage, ".sig", d)
 		}, "at most 4194304 are read"},
 		"an annotation that is too large": {func(s *shelf) {
-			d := s.simple(t, good, payloadOf(theImage))
+			d := s.simple(t, good, sigstoretest.Payload(theImage))
 			d.Annotations["x"] = strings.Repeat("x", 1<<20)
 			s.tag(theImage, ".sig", d)
 		}, `its annotation "x" has 1048576 bytes`},
@@ -186,24 +187,24 @@ func TestSignaturesByKey(t *testing.T) {
 			for i := range 1000 {
 				s.bundle(theImage, fmt.Appendf(nil, "junk %d", i), cosignSign)
 			}
-			s.bundle(theImage, jsonOf(t, keyBundle(t, good, statementOf(t, theImage, cosignSign, nil))), cosignSign)
+			s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, good, sigstoretest.Statement(t, theImage, cosignSign, nil))), cosignSign)
 		}, ""},
 		"ten thousand others before it": {func(s *shelf) {
 			for i := range 10_000 {
 				s.bundle(theImage, fmt.Appendf(nil, "junk %d", i), cosignSign)
 			}
-			s.bundle(theImage, jsonOf(t, keyBundle(t, good, statementOf(t, theImage, cosignSign, nil))), cosignSign)
+			s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, good, sigstoretest.Statement(t, theImage, cosignSign, nil))), cosignSign)
 		}, "no sigstore bundle"},
 	} {
 		t.Run(title, func(t *testing.T) {
 			t.Parallel()
 			s := newShelf()
 			c.attach(s)
-			found := signedBy(t, s, asked(t, policy.Authorities{Keys: []string{pemOf(t, good.Public())}}), nil)
+			found := signedBy(t, s, asked(t, policy.Authorities{Keys: []string{sigstoretest.PEM(t, good.Public())}}), nil)
 			told := strings.Join(found.Against, "; ")
 			if c.why == "" {
 				require.Len(t, found.Statements, 1, told)
-				require.Equal(t, "key "+policy.KeyName(pemOf(t, good.Public())), found.Statements[0].Signer)
+				require.Equal(t, "key "+policy.KeyName(sigstoretest.PEM(t, good.Public())), found.Statements[0].Signer)
 				return
 			}
 			require.Empty(t, found.Statements)
@@ -219,31 +220,31 @@ func TestSignaturesByKey(t *testing.T) {
 // TestSignaturesByIdentity: certificates of a private authority, with its logs and timestamps.
 func TestSignaturesByIdentity(t *testing.T) {
 	t.Parallel()
-	f, stranger := newFulcio(t), newFulcio(t)
+	f, stranger := sigstoretest.New(t), sigstoretest.New(t)
 	now := time.Now().Truncate(time.Second)
-	ada := f.issue("ada@example.com", "https://accounts.example.com", now, true)
-	unlogged := f.issue("ada@example.com", "https://accounts.example.com", now, false)
-	impostor := stranger.issue("ada@example.com", "https://accounts.example.com", now, true)
-	eve := f.issue("eve@example.com", "https://accounts.example.com", now, true)
-	elsewhere := f.issue("ada@example.com", "https://accounts.example.net", now, true)
-	cosigned := func(p person, at time.Time, change func(map[string]string)) func(*shelf) {
+	ada := f.Issue("ada@example.com", "https://accounts.example.com", now, true)
+	unlogged := f.Issue("ada@example.com", "https://accounts.example.com", now, false)
+	impostor := stranger.Issue("ada@example.com", "https://accounts.example.com", now, true)
+	eve := f.Issue("eve@example.com", "https://accounts.example.com", now, true)
+	elsewhere := f.Issue("ada@example.com", "https://accounts.example.net", now, true)
+	cosigned := func(p sigstoretest.Person, at time.Time, change func(map[string]string)) func(*shelf) {
 		return func(s *shelf) {
-			payload, annotations := p.cosigned(theImage, at)
+			payload, annotations := p.Cosigned(theImage, at)
 			if change != nil {
 				change(annotations)
 			}
 			s.tag(theImage, ".sig", s.layer(simpleSigning, payload, annotations))
 		}
 	}
-	full := f.trustRoot()
+	full := f.TrustRoot()
 	without := func(change func(*policy.TrustRoot)) *policy.TrustRoot {
 		r := full
 		change(&r)
 		return &r
 	}
-	sign := func(p person, d artifact.Digest, at time.Time, logged, stamped bool) func(*shelf) {
+	sign := func(p sigstoretest.Person, d artifact.Digest, at time.Time, logged, stamped bool) func(*shelf) {
 		return func(s *shelf) {
-			s.bundle(theImage, jsonOf(t, p.bundled(statementOf(t, d, cosignSign, nil), at, logged, stamped)), cosignSign)
+			s.bundle(theImage, sigstoretest.JSON(t, p.Bundled(sigstoretest.Statement(t, d, cosignSign, nil), at, logged, stamped)), cosignSign)
 		}
 	}
 	for title, c := range map[string]struct {
@@ -255,9 +256,9 @@ func TestSignaturesByIdentity(t *testing.T) {
 		"a bundle":            {sign(ada, theImage, now.Add(time.Minute), true, false), nil, ""},
 		"with a timestamp":    {sign(ada, theImage, now.Add(time.Minute), true, true), nil, ""},
 		"a timestamp alone":   {sign(ada, theImage, now, false, true), without(func(r *policy.TrustRoot) { r.TransparencyLogs = nil }), ""},
-		"trusted_root.json":   {sign(unlogged, theImage, now.Add(time.Minute), true, true), &policy.TrustRoot{TrustedRoot: f.trustedRootJSON()}, ""},
+		"trusted_root.json":   {sign(unlogged, theImage, now.Add(time.Minute), true, true), &policy.TrustRoot{TrustedRoot: f.TrustedRootJSON()}, ""},
 		"nobody logs":         {sign(unlogged, theImage, now.Add(time.Minute), true, false), without(func(r *policy.TrustRoot) { r.CertificateTransparencyLogs = nil }), ""},
-		"its chain brought":   {cosigned(ada, now.Add(time.Minute), nil), without(func(r *policy.TrustRoot) { r.CertificateAuthorities = []string{chainOf(t, f.root)} }), ""},
+		"its chain brought":   {cosigned(ada, now.Add(time.Minute), nil), without(func(r *policy.TrustRoot) { r.CertificateAuthorities = []string{sigstoretest.Chain(t, f.Root)} }), ""},
 		"somebody else":       {cosigned(eve, now.Add(time.Minute), nil), nil, "the certificate identity eve@example.com from issuer https://accounts.example.com does not match any of the 1 in the rule"},
 		"another issuer":      {cosigned(elsewhere, now.Add(time.Minute), nil), nil, "ada@example.com from issuer https://accounts.example.net does not match"},
 		"another authority":   {cosigned(impostor, now.Add(time.Minute), nil), nil, "no transparency log entry by a log in the trust root"},
@@ -270,14 +271,14 @@ func TestSignaturesByIdentity(t *testing.T) {
 		"nothing says when":   {sign(ada, theImage, now, false, false), without(func(r *policy.TrustRoot) { r.TransparencyLogs = nil }), "no timestamp by an authority"},
 		"a bundle of another": {sign(ada, another, now.Add(time.Minute), true, false), nil, "its statement is about another digest"},
 		"another's entry": {cosigned(ada, now.Add(time.Minute), func(a map[string]string) {
-			_, other := eve.cosigned(theImage, now.Add(time.Minute))
+			_, other := eve.Cosigned(theImage, now.Add(time.Minute))
 			a["dev.sigstore.cosign/bundle"] = other["dev.sigstore.cosign/bundle"]
 		}), nil, "does not match"},
 		"another log": {cosigned(ada, now.Add(time.Minute), func(a map[string]string) {
-			_, other := impostor.cosigned(theImage, now.Add(time.Minute))
+			_, other := impostor.Cosigned(theImage, now.Add(time.Minute))
 			a["dev.sigstore.cosign/bundle"] = other["dev.sigstore.cosign/bundle"]
 		}), nil, "no transparency log entry by a log in the trust root"},
-		"another's certificate": {cosigned(eve, now.Add(time.Minute), func(a map[string]string) { a["dev.sigstore.cosign/certificate"] = chainOf(t, ada.leaf) }), nil, "does not match"},
+		"another's certificate": {cosigned(eve, now.Add(time.Minute), func(a map[string]string) { a["dev.sigstore.cosign/certificate"] = sigstoretest.Chain(t, ada.Leaf) }), nil, "does not match"},
 		"a forged promise": {cosigned(ada, now.Add(11*time.Minute), func(a map[string]string) {
 			a["dev.sigstore.cosign/bundle"] = strings.Replace(a["dev.sigstore.cosign/bundle"], fmt.Sprint(now.Add(11*time.Minute).Unix()), fmt.Sprint(now.Add(time.Minute).Unix()), 1)
 		}), nil, "its transparency log entry was not signed by a log in the trust root of the rule, or was changed since"},
@@ -308,34 +309,40 @@ func TestSignaturesByIdentity(t *testing.T) {
 // TestProvenanceOfOthers: as actions/attest-build-provenance and cosign attest attach it.
 func TestProvenanceOfOthers(t *testing.T) {
 	t.Parallel()
-	f, key := newFulcio(t), newKey(t)
+	f, key := sigstoretest.New(t), sigstoretest.NewKey(t)
 	now := time.Now().Truncate(time.Second)
-	workflow := f.issue(githubWorkflow, githubIssuer, now, true)
+	workflow := f.Issue(sigstoretest.GitHubWorkflow, sigstoretest.GitHubIssuer, now, true)
 	at := now.Add(time.Minute)
 	predicate := map[string]any{"buildDefinition": map[string]any{"buildType": "https://actions.github.io/buildtypes/workflow/v1"}}
-	q := asked(t, policy.Authorities{Keys: []string{pemOf(t, key.Public())},
-		Identities: []policy.Identity{{Issuer: githubIssuer, SubjectRegExp: `https://github\.com/acme/.+`, TrustRoot: policy.TrustRoot{Name: "corporate"}}}}, "slsa.dev/provenance/*")
-	corporate, err := signer.NewTrustRoot("corporate", f.trustRoot())
+	q := asked(t, policy.Authorities{Keys: []string{sigstoretest.PEM(t, key.Public())},
+		Identities: []policy.Identity{{Issuer: sigstoretest.GitHubIssuer, SubjectRegExp: `https://github\.com/acme/.+`, TrustRoot: policy.TrustRoot{Name: "corporate"}}}}, "slsa.dev/provenance/*")
+	corporate, err := signer.NewTrustRoot("corporate", f.TrustRoot())
 	require.NoError(t, err)
 	trust := signer.Trust{"corporate": corporate}
 
 	s := newShelf()
-	s.bundle(theImage, jsonOf(t, workflow.bundled(statementOf(t, theImage, provenanceV1, predicate), at, true, false)), provenanceV1)
-	s.bundle(theImage, jsonOf(t, workflow.bundled(statementOf(t, another, provenanceV1, predicate), at, true, false)), provenanceV1)
-	s.bundle(theImage, jsonOf(t, workflow.bundled(statementOf(t, theImage, "https://spdx.dev/Document", predicate), at, true, false)), provenanceV1)
-	envelope, err := json.Marshal(enveloped(t, key, statementOf(t, theImage, provenanceV1, predicate)))
+	s.bundle(theImage, sigstoretest.JSON(t, workflow.Bundled(sigstoretest.Statement(t, theImage, provenanceV1, predicate), at, true, false)), provenanceV1)
+	s.bundle(theImage, sigstoretest.JSON(t, workflow.Bundled(sigstoretest.Statement(t, another, provenanceV1, predicate), at, true, false)), provenanceV1)
+	s.bundle(theImage, sigstoretest.JSON(t, workflow.Bundled(sigstoretest.Statement(t, theImage, "https://spdx.dev/Document", predicate), at, true, false)), provenanceV1)
+	envelope, err := json.Marshal(sigstoretest.Envelope(t, key, sigstoretest.Statement(t, theImage, provenanceV1, predicate)))
 	require.NoError(t, err)
 	s.tag(theImage, ".att", s.layer(dsse, envelope, map[string]string{"predicateType": provenanceV1}))
 	found := signedBy(t, s, q, trust)
 	require.Len(t, found.Statements, 2, found.Against)
-	require.Equal(t, "key "+policy.KeyName(pemOf(t, key.Public())), found.Statements[0].Signer)
+	require.Equal(t, "key "+policy.KeyName(sigstoretest.PEM(t, key.Public())), found.Statements[0].Signer)
 	by := found.Statements[1]
-	require.Equal(t, githubWorkflow+" of "+githubIssuer, by.Signer)
+	require.Equal(t, sigstoretest.GitHubWorkflow+" of "+sigstoretest.GitHubIssuer, by.Signer)
 	require.Equal(t, provenanceV1, by.PredicateType)
 	require.Equal(t, predicate, by.Predicate)
-	require.Equal(t, map[string]string{"issuer": githubIssuer, "subject": githubWorkflow, "sourceRepositoryURI": githubSource, "runnerEnvironment": "github-hosted", "sourceRepositoryRef": "refs/tags/v1"},
+	require.Equal(t, map[string]string{"issuer": sigstoretest.GitHubIssuer, "subject": sigstoretest.GitHubWorkflow, "sourceRepositoryURI": sigstoretest.GitHubSource, "runnerEnvironment": "github-hosted", "sourceRepositoryRef": "refs/tags/v1"},
 		maps.Clone(by.Certificate))
 	require.Equal(t, []string{"its statement is about another digest, " + another.String()}, found.Against)
+
+	copied := sigstoretest.JSON(t, workflow.Bundled(sigstoretest.Statement(t, theImage, provenanceV1, predicate), at, true, false))
+	for i := range 150 { // each is another layer
+		s.bundle(theImage, append(copied, strings.Repeat(" ", i)...), provenanceV1)
+	}
+	require.Len(t, signedBy(t, s, q, trust).Statements, 2, "each statement once, by each who signed it")
 
 	unknown := signedBy(t, s, q, signer.Trust{"other": corporate})
 	require.Len(t, unknown.Statements, 1)
@@ -349,7 +356,7 @@ func TestOthersRemember(t *testing.T) {
 	for i := range 50 {
 		s.bundle(theImage, fmt.Appendf(nil, "junk %d", i), cosignSign)
 	}
-	others, q := signer.NewOthers(s, nil, nil), asked(t, policy.Authorities{Keys: []string{pemOf(t, newKey(t).Public())}})
+	others, q := signer.NewOthers(s, nil, nil), asked(t, policy.Authorities{Keys: []string{sigstoretest.PEM(t, sigstoretest.NewKey(t).Public())}})
 	for range 3 {
 		found, err := others.Signed(t.Context(), artifact.Repository{}, theImage, q)
 		require.NoError(t, err)
@@ -361,10 +368,10 @@ func TestOthersRemember(t *testing.T) {
 // TestOwnKeys: the word waybill stands for the keys that the service has at the moment of the question.
 func TestOwnKeys(t *testing.T) {
 	t.Parallel()
-	s, key, own := newShelf(), newKey(t), []string(nil)
-	s.bundle(theImage, jsonOf(t, keyBundle(t, key, statementOf(t, theImage, provenanceV1, nil))), provenanceV1)
+	s, key, own := newShelf(), sigstoretest.NewKey(t), []string(nil)
+	s.bundle(theImage, sigstoretest.JSON(t, sigstoretest.KeyBundle(t, key, sigstoretest.Statement(t, theImage, provenanceV1, nil))), provenanceV1)
 	others := signer.NewOthers(s, nil, func(context.Context) ([]string, error) { return own, nil })
-	for i, keys := range [][]string{nil, {pemOf(t, key.Public())}} {
+	for i, keys := range [][]string{nil, {sigstoretest.PEM(t, key.Public())}} {
 		own = keys
 		found, err := others.Signed(t.Context(), artifact.Repository{}, theImage, asked(t, policy.Authorities{Keys: []string{"waybill"}}, "slsa.dev/provenance/*"))
 		require.NoError(t, err)
@@ -375,7 +382,7 @@ func TestOwnKeys(t *testing.T) {
 // TestTrustRoots: one that cannot be used is refused with what it lacks.
 func TestTrustRoots(t *testing.T) {
 	t.Parallel()
-	f := newFulcio(t)
+	f := sigstoretest.New(t)
 	for title, c := range map[string]struct {
 		change func(*policy.TrustRoot)
 		why    string
@@ -390,7 +397,7 @@ func TestTrustRoots(t *testing.T) {
 		"JSON with no media":  {func(r *policy.TrustRoot) { *r = policy.TrustRoot{TrustedRoot: "{}"} }, "media type"},
 		"a name nobody knows": {func(r *policy.TrustRoot) { *r = policy.TrustRoot{Name: "x"} }, `trust root "x" is not in the server's configuration (trustRoots); it has none`},
 	} {
-		r := f.trustRoot()
+		r := f.TrustRoot()
 		c.change(&r)
 		err := signer.Trust(nil).Sound(r)
 		if c.why == "" {

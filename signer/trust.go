@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -144,7 +146,16 @@ func publicKeyOf(text string) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("it is no public key in PEM: %w", err)
 	}
-	return key, cryptoutils.ValidatePubKey(key)
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() < 2048 {
+			return nil, fmt.Errorf("it is an RSA key of %d bits; want 2048 at least", k.N.BitLen())
+		}
+	case *ecdsa.PublicKey, ed25519.PublicKey:
+	default:
+		return nil, fmt.Errorf("it is a %T; want an ECDSA, Ed25519 or RSA key", key)
+	}
+	return key, nil
 }
 
 // hashOf is what logs hash with before they sign.

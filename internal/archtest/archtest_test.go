@@ -47,13 +47,14 @@ var mayImport = map[string][]string{
 		"scanner", "server", "signer", "storage", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
-	"bench":            {},
-	"bench/scale":      {"postgres"},
-	"bench/verdict":    {},
-	"bench/rematch":    {"artifact", "jobs", "postgres", "scanner"},
-	"examples/returns": {},
-	"internal/e2e":     {},
-	"internal/demo":    {},
+	"bench":                 {},
+	"bench/scale":           {"postgres"},
+	"bench/verdict":         {},
+	"bench/rematch":         {"artifact", "jobs", "postgres", "scanner"},
+	"examples/returns":      {},
+	"internal/e2e":          {},
+	"internal/sigstoretest": {"artifact", "policy"},
+	"internal/demo":         {},
 }
 
 // onlyIn says which packages may import a module of others.
@@ -65,6 +66,7 @@ var onlyIn = map[string][]string{
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
+	"github.com/sigstore/sigstore-go":  {"signer", "internal/sigstoretest"},
 	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.
 	"github.com/containerd/containerd/v2": {},

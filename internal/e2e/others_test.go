@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/internal/sigstoretest"
 )
 
 // byAnother is a policy of one rule that wants the signature of somebody who is not Waybill; more are further parameters.
@@ -166,6 +168,56 @@ func TestProvenanceByOthers(t *testing.T) {
 		s.await("Waybill's signature", func() bool { return s.signedHere(pusher, service, digest) })
 		s.ok(promoter, "promote", service, "v1", "dev")
 	}
+}
+
+// TestGitHubStyleAttestations: bundles as actions/attest-build-provenance pushes them, by certificates of a private
+// sigstore that the configuration names, for a rule and for a gate.
+func TestGitHubStyleAttestations(t *testing.T) {
+	t.Parallel()
+	private, stranger := sigstoretest.New(t), sigstoretest.New(t)
+	config := filepath.Join(t.TempDir(), "waybill.yaml")
+	trust := map[string]string{"rekor.pub": private.RekorKey(), "ca.pem": private.TrustRoot().CertificateAuthorities[0], "ctfe.pub": private.TrustRoot().CertificateTransparencyLogs[0]}
+	for name, text := range trust {
+		require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(config), name), []byte(text), 0o600))
+	}
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "trustRoots:\n  - {name: corporate, certificateAuthorities: [%[1]s/ca.pem], transparencyLogs: [%[1]s/rekor.pub], certificateTransparencyLogs: [%[1]s/ctfe.pub]}\n", filepath.Dir(config)), 0o600))
+	s := serve(t, "--config", config)
+	pusher, promoter := s.token("--role", "pusher"), s.token("--role", "promoter")
+	identity := "{issuer: \"" + sigstoretest.GitHubIssuer + "\", subjectRegExp: 'https://github\\.com/acme/.+@refs/tags/.+', trustRoot: corporate}"
+	stderr, code := s.apply("apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: built}\nspec:\n  match: {repositories: [\"shop/**\"]}\n  rules:\n    - rule: require-provenance\n      action: deny\n      with:\n" +
+		"        identities: [" + identity + "]\n        sources: [\"" + sigstoretest.GitHubSource + "\"]\n        cel: certificate.runnerEnvironment == 'github-hosted'\n" +
+		"---\napiVersion: waybill/v1\nkind: Pipeline\nmetadata: {name: shop}\nspec:\n  match: {repositories: [\"shop/**\"]}\n  environments:\n    - {name: dev}\n    - name: prod\n      requires:\n        attestations: [{type: \"https://example.com/tested/v1\", result: PASSED, identities: [" + identity + "]}]\n")
+	require.Zero(t, code, stderr)
+	text := s.pushed(pusher, "shop/x:v1", configured(t, "1000", files(t, map[string]string{"a": "1"})))
+	digest, err := artifact.ParseDigest(text)
+	require.NoError(t, err)
+	now := time.Now()
+	attest := func(by *sigstoretest.Sigstore, at time.Time, of artifact.Digest, predicateType string, predicate any) {
+		workflow := by.Issue(sigstoretest.GitHubWorkflow, sigstoretest.GitHubIssuer, now, true)
+		s.attach(pusher, "shop/x", text, "application/vnd.dev.sigstore.bundle.v0.3+json", sigstoretest.JSON(t, workflow.Bundled(sigstoretest.Statement(t, of, predicateType, predicate), at, true, false)))
+	}
+	const slsa, tested = "https://slsa.dev/provenance/v1", "https://example.com/tested/v1"
+	predicate := map[string]any{"buildDefinition": map[string]any{"externalParameters": map[string]any{"workflow": map[string]any{"repository": sigstoretest.GitHubSource}}}}
+	require.Contains(t, s.denied(promoter, "shop/x", "v1"), "no provenance by")
+	attest(stranger, now.Add(time.Minute), digest, slsa, predicate)
+	require.Contains(t, s.denied(promoter, "shop/x", "v1"), "no transparency log entry by a log in the trust root corporate")
+	attest(private, now.Add(time.Minute), artifact.DigestOf([]byte("another")), slsa, predicate)
+	attest(private, now.Add(time.Hour), digest, slsa, predicate)
+	why := s.denied(promoter, "shop/x", "v1")
+	require.Contains(t, why, "its statement is about another digest")
+	require.Contains(t, why, "its certificate expired at")
+	attest(private, now.Add(time.Minute), digest, slsa, predicate)
+	s.await("Waybill's signature", func() bool { return s.signedHere(pusher, "shop/x", text) })
+	s.ok(promoter, "promote", "shop/x", "v1", "dev")
+
+	_, stderr, code = s.waybill(promoter, "promote", "shop/x", "v1", "prod")
+	require.NotZero(t, code)
+	require.Contains(t, stderr, "it has no attestation https://example.com/tested/v1 that is signed by a key or an identity that the pipeline names")
+	attest(private, now.Add(time.Minute), digest, tested, map[string]string{"result": "FAILED"})
+	_, stderr, _ = s.waybill(promoter, "promote", "shop/x", "v1", "prod")
+	require.Contains(t, stderr, `predicate.result == "PASSED"`)
+	attest(private, now.Add(time.Minute), digest, tested, map[string]string{"result": "PASSED"})
+	s.ok(promoter, "promote", "shop/x", "v1", "prod")
 }
 
 // TestTrustRootsOfPolicies: a policy whose trust root cannot be used is refused when it is applied.

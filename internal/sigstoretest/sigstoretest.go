@@ -1,4 +1,6 @@
-package signer_test
+// Package sigstoretest is a private sigstore for tests: certificates, log entries, timestamps, and what cosign and GitHub
+// make of them.
+package sigstoretest
 
 import (
 	"bytes"
@@ -39,18 +41,19 @@ import (
 	"waybill/policy"
 )
 
-// fulcio is a private sigstore: a certificate authority as Fulcio is one, with a certificate transparency log, a Rekor, and a
+// Sigstore is a private sigstore: a certificate authority as Fulcio is one, with a certificate transparency log, a Rekor, and a
 // timestamp authority.
-type fulcio struct {
+type Sigstore struct {
 	t       testing.TB
-	root    *x509.Certificate
+	Root    *x509.Certificate
 	between *x509.Certificate
 	key     *ecdsa.PrivateKey
 	ctlog   *ecdsa.PrivateKey
 	rekor   *ca.VirtualSigstore
 }
 
-func newFulcio(t testing.TB) *fulcio {
+// New makes one, with keys of its own.
+func New(t testing.TB) *Sigstore {
 	t.Helper()
 	anchor, anchorKey, err := ca.GenerateRootCa()
 	require.NoError(t, err)
@@ -58,67 +61,73 @@ func newFulcio(t testing.TB) *fulcio {
 	require.NoError(t, err)
 	rekor, err := ca.NewVirtualSigstore()
 	require.NoError(t, err)
-	return &fulcio{t: t, root: anchor, between: between, key: key, ctlog: newKey(t), rekor: rekor}
+	return &Sigstore{t: t, Root: anchor, between: between, key: key, ctlog: NewKey(t), rekor: rekor}
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+// NewKey makes a key of the kind that cosign makes.
+func NewKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	return key
 }
 
-func pemOf(t testing.TB, key crypto.PublicKey) string {
+// PEM is a public key as cosign writes it.
+func PEM(t testing.TB, key crypto.PublicKey) string {
 	t.Helper()
 	text, err := cryptoutils.MarshalPublicKeyToPEM(key)
 	require.NoError(t, err)
 	return string(text)
 }
 
-func chainOf(t testing.TB, chain ...*x509.Certificate) string {
+// Chain is certificates in PEM.
+func Chain(t testing.TB, chain ...*x509.Certificate) string {
 	t.Helper()
 	text, err := cryptoutils.MarshalCertificatesToPEM(chain)
 	require.NoError(t, err)
 	return string(text)
 }
 
-// trustRoot is the trust root of it all, in PEM.
-func (f *fulcio) trustRoot() policy.TrustRoot {
+// TrustRoot is the trust root of it all, in PEM.
+func (f *Sigstore) TrustRoot() policy.TrustRoot {
 	tsa, ok := f.rekor.TimestampingAuthorities()[0].(*root.SigstoreTimestampingAuthority)
 	require.True(f.t, ok)
 	return policy.TrustRoot{
-		CertificateAuthorities:      []string{chainOf(f.t, f.between, f.root)},
-		TransparencyLogs:            []string{f.rekorKey()},
-		CertificateTransparencyLogs: []string{pemOf(f.t, f.ctlog.Public())},
-		TimestampAuthorities:        []string{chainOf(f.t, append([]*x509.Certificate{tsa.Leaf}, append(tsa.Intermediates, tsa.Root)...)...)},
+		CertificateAuthorities:      []string{Chain(f.t, f.between, f.Root)},
+		TransparencyLogs:            []string{f.RekorKey()},
+		CertificateTransparencyLogs: []string{PEM(f.t, f.ctlog.Public())},
+		TimestampAuthorities:        []string{Chain(f.t, append([]*x509.Certificate{tsa.Leaf}, append(tsa.Intermediates, tsa.Root)...)...)},
 	}
 }
 
-func (f *fulcio) rekorKey() string {
+// RekorKey is the public key of the transparency log, in PEM.
+func (f *Sigstore) RekorKey() string {
 	for _, log := range f.rekor.RekorLogs() {
-		return pemOf(f.t, log.PublicKey)
+		return PEM(f.t, log.PublicKey)
 	}
 	return ""
 }
 
-// person is somebody to whom a certificate was issued.
-type person struct {
-	*fulcio
-	leaf *x509.Certificate
+// Person is somebody to whom a certificate was issued.
+type Person struct {
+	*Sigstore
+	Leaf *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
 // What certificates say of a workflow at GitHub.
 const (
-	githubIssuer   = "https://token.actions.githubusercontent.com"
-	githubWorkflow = "https://github.com/acme/returns/.github/workflows/release.yml@refs/tags/v1"
-	githubSource   = "https://github.com/acme/returns"
+	GitHubIssuer   = "https://token.actions.githubusercontent.com"
+	GitHubWorkflow = "https://github.com/acme/returns/.github/workflows/release.yml@refs/tags/v1"
+	GitHubSource   = "https://github.com/acme/returns"
 )
+
+const intotoType = "application/vnd.in-toto+json"
 
 var sctExtension = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
 
-// issue gives a certificate of ten minutes; logged has the certificate transparency log vouch for it.
-func (f *fulcio) issue(subject, issuer string, from time.Time, logged bool) person {
+// Issue gives a certificate of ten minutes; logged has the certificate transparency log vouch for it.
+func (f *Sigstore) Issue(subject, issuer string, from time.Time, logged bool) Person {
 	f.t.Helper()
 	text := func(oid int, value string) pkix.Extension {
 		der, err := asn1.MarshalWithParams(value, "utf8")
@@ -131,29 +140,29 @@ func (f *fulcio) issue(subject, issuer string, from time.Time, logged bool) pers
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}, ExtraExtensions: []pkix.Extension{text(8, issuer)}}
 	if u, err := url.Parse(subject); err == nil && u.Scheme != "" {
 		template.URIs = []*url.URL{u}
-		template.ExtraExtensions = append(template.ExtraExtensions, text(11, "github-hosted"), text(12, githubSource), text(14, "refs/tags/v1"))
+		template.ExtraExtensions = append(template.ExtraExtensions, text(11, "github-hosted"), text(12, GitHubSource), text(14, "refs/tags/v1"))
 	} else {
 		template.EmailAddresses = []string{subject}
 	}
-	p := person{fulcio: f, key: newKey(f.t)}
+	p := Person{Sigstore: f, key: NewKey(f.t)}
 	sign := func() {
 		der, err := x509.CreateCertificate(rand.Reader, template, f.between, p.key.Public(), f.key)
 		require.NoError(f.t, err)
-		p.leaf, err = x509.ParseCertificate(der)
+		p.Leaf, err = x509.ParseCertificate(der)
 		require.NoError(f.t, err)
 	}
 	if logged {
 		// First with a list that says nothing, which is not part of what the log signs, then with the log's.
 		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: sctExtension, Value: []byte{4, 2, 0, 0}})
 		sign()
-		template.ExtraExtensions[len(template.ExtraExtensions)-1].Value = f.vouch(p.leaf)
+		template.ExtraExtensions[len(template.ExtraExtensions)-1].Value = f.vouch(p.Leaf)
 	}
 	sign()
 	return p
 }
 
 // vouch returns the log's signed certificate timestamp, as a certificate holds it (RFC 6962, section 3.3).
-func (f *fulcio) vouch(leaf *x509.Certificate) []byte {
+func (f *Sigstore) vouch(leaf *x509.Certificate) []byte {
 	f.t.Helper()
 	var chain []*ctx509.Certificate
 	for _, c := range []*x509.Certificate{leaf, f.between} {
@@ -181,7 +190,8 @@ func (f *fulcio) vouch(leaf *x509.Certificate) []byte {
 	return octets
 }
 
-func signBytes(t testing.TB, key *ecdsa.PrivateKey, message []byte) []byte {
+// Sign is a key's signature of a message.
+func Sign(t testing.TB, key *ecdsa.PrivateKey, message []byte) []byte {
 	t.Helper()
 	sum := sha256.Sum256(message)
 	raw, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
@@ -189,13 +199,13 @@ func signBytes(t testing.TB, key *ecdsa.PrivateKey, message []byte) []byte {
 	return raw
 }
 
-// payloadOf is what cosign signs of a digest.
-func payloadOf(d artifact.Digest) []byte {
+// Payload is what cosign signs of a digest.
+func Payload(d artifact.Digest) []byte {
 	return []byte(`{"critical":{"identity":{"docker-reference":"example.com/x"},"image":{"docker-manifest-digest":"` + d.String() + `"},"type":"cosign container image signature"},"optional":null}`)
 }
 
 // promised is an entry of Rekor with its signed promise, and its proof.
-func (f *fulcio) promised(kind string, body []byte, at time.Time) *protorekor.TransparencyLogEntry {
+func (f *Sigstore) promised(kind string, body []byte, at time.Time) *protorekor.TransparencyLogEntry {
 	f.t.Helper()
 	id, err := f.rekor.RekorLogID()
 	require.NoError(f.t, err)
@@ -212,18 +222,18 @@ func (f *fulcio) promised(kind string, body []byte, at time.Time) *protorekor.Tr
 		InclusionProof: &protorekor.InclusionProof{LogIndex: *proof.LogIndex, TreeSize: *proof.TreeSize, RootHash: rootHash, Checkpoint: &protorekor.Checkpoint{Envelope: *proof.Checkpoint}}}
 }
 
-// cosigned is what cosign writes to a .sig tag: the payload and its annotations.
-func (p person) cosigned(d artifact.Digest, at time.Time) (payload []byte, annotations map[string]string) {
+// Cosigned is what cosign writes to a .sig tag: the payload and its annotations.
+func (p Person) Cosigned(d artifact.Digest, at time.Time) (payload []byte, annotations map[string]string) {
 	p.t.Helper()
-	payload = payloadOf(d)
-	raw := signBytes(p.t, p.key, payload)
+	payload = Payload(d)
+	raw := Sign(p.t, p.key, payload)
 	sum := sha256.Sum256(payload)
 	body, err := json.Marshal(map[string]any{"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": map[string]any{
 		"data":      map[string]any{"hash": map[string]any{"algorithm": "sha256", "value": hex.EncodeToString(sum[:])}},
-		"signature": map[string]any{"content": raw, "publicKey": map[string]any{"content": []byte(chainOf(p.t, p.leaf))}}}})
+		"signature": map[string]any{"content": raw, "publicKey": map[string]any{"content": []byte(Chain(p.t, p.Leaf))}}}})
 	require.NoError(p.t, err)
-	return payload, map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(raw), "dev.sigstore.cosign/certificate": chainOf(p.t, p.leaf),
-		"dev.sigstore.cosign/chain": chainOf(p.t, p.between, p.root), "dev.sigstore.cosign/bundle": rekorAnnotation(p.t, p.promised("hashedrekord", body, at))}
+	return payload, map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(raw), "dev.sigstore.cosign/certificate": Chain(p.t, p.Leaf),
+		"dev.sigstore.cosign/chain": Chain(p.t, p.between, p.Root), "dev.sigstore.cosign/bundle": rekorAnnotation(p.t, p.promised("hashedrekord", body, at))}
 }
 
 func rekorAnnotation(t testing.TB, e *protorekor.TransparencyLogEntry) string {
@@ -234,8 +244,8 @@ func rekorAnnotation(t testing.TB, e *protorekor.TransparencyLogEntry) string {
 	return string(text)
 }
 
-// statementOf is an in-toto statement about a digest.
-func statementOf(t testing.TB, d artifact.Digest, predicateType string, predicate any) []byte {
+// Statement is an in-toto statement about a digest.
+func Statement(t testing.TB, d artifact.Digest, predicateType string, predicate any) []byte {
 	t.Helper()
 	text, err := json.Marshal(map[string]any{"_type": "https://in-toto.io/Statement/v1", "predicateType": predicateType, "predicate": predicate,
 		"subject": []any{map[string]any{"name": "x", "digest": map[string]string{d.Algorithm(): d.Hex()}}}})
@@ -243,22 +253,22 @@ func statementOf(t testing.TB, d artifact.Digest, predicateType string, predicat
 	return text
 }
 
-// enveloped is a DSSE envelope around a statement.
-func enveloped(t testing.TB, key *ecdsa.PrivateKey, statement []byte) *ssldsse.Envelope {
+// Envelope is a DSSE envelope around a statement.
+func Envelope(t testing.TB, key *ecdsa.PrivateKey, statement []byte) *ssldsse.Envelope {
 	t.Helper()
-	raw := signBytes(t, key, ssldsse.PAE(intoto, statement))
-	return &ssldsse.Envelope{PayloadType: intoto, Payload: base64.StdEncoding.EncodeToString(statement), Signatures: []ssldsse.Signature{{Sig: base64.StdEncoding.EncodeToString(raw)}}}
+	raw := Sign(t, key, ssldsse.PAE(intotoType, statement))
+	return &ssldsse.Envelope{PayloadType: intotoType, Payload: base64.StdEncoding.EncodeToString(statement), Signatures: []ssldsse.Signature{{Sig: base64.StdEncoding.EncodeToString(raw)}}}
 }
 
-// bundled is a sigstore bundle, with what is asked for: an entry of Rekor, a timestamp.
-func (p person) bundled(statement []byte, at time.Time, logged, stamped bool) *protobundle.Bundle {
+// Bundled is a sigstore bundle, with what is asked for: an entry of Rekor, a timestamp.
+func (p Person) Bundled(statement []byte, at time.Time, logged, stamped bool) *protobundle.Bundle {
 	p.t.Helper()
-	envelope := enveloped(p.t, p.key, statement)
+	envelope := Envelope(p.t, p.key, statement)
 	raw, err := base64.StdEncoding.DecodeString(envelope.Signatures[0].Sig)
 	require.NoError(p.t, err)
-	material := &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_Certificate{Certificate: &protocommon.X509Certificate{RawBytes: p.leaf.Raw}}}
+	material := &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_Certificate{Certificate: &protocommon.X509Certificate{RawBytes: p.Leaf.Raw}}}
 	if logged {
-		e, err := p.rekor.GenerateTlogEntry(p.leaf, envelope, raw, at.Unix(), false)
+		e, err := p.rekor.GenerateTlogEntry(p.Leaf, envelope, raw, at.Unix(), false)
 		require.NoError(p.t, err)
 		body, err := base64.StdEncoding.DecodeString(e.Body().(string))
 		require.NoError(p.t, err)
@@ -281,32 +291,33 @@ func dsseContent(t testing.TB, e *ssldsse.Envelope) *protobundle.Bundle_DsseEnve
 	return &protobundle.Bundle_DsseEnvelope{DsseEnvelope: &protodsse.Envelope{Payload: payload, PayloadType: e.PayloadType, Signatures: []*protodsse.Signature{{Sig: raw}}}}
 }
 
-// keyBundle is a bundle by a key, which it names as cosign does.
-func keyBundle(t testing.TB, key *ecdsa.PrivateKey, statement []byte) *protobundle.Bundle {
+// KeyBundle is a bundle by a key, which it names as cosign does.
+func KeyBundle(t testing.TB, key *ecdsa.PrivateKey, statement []byte) *protobundle.Bundle {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	require.NoError(t, err)
 	sum := sha256.Sum256(der)
-	return &protobundle.Bundle{MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json", Content: dsseContent(t, enveloped(t, key, statement)),
+	return &protobundle.Bundle{MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json", Content: dsseContent(t, Envelope(t, key, statement)),
 		VerificationMaterial: &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{Hint: base64.StdEncoding.EncodeToString(sum[:])}}}}
 }
 
-func jsonOf(t testing.TB, b *protobundle.Bundle) []byte {
+// JSON is a bundle as it is stored.
+func JSON(t testing.TB, b *protobundle.Bundle) []byte {
 	t.Helper()
 	text, err := protojson.Marshal(b)
 	require.NoError(t, err)
 	return text
 }
 
-// trustedRootJSON is the trust root as sigstore writes it.
-func (f *fulcio) trustedRootJSON() string {
+// TrustedRootJSON is the trust root as sigstore writes it.
+func (f *Sigstore) TrustedRootJSON() string {
 	f.t.Helper()
-	block, _ := pem.Decode([]byte(f.rekorKey()))
+	block, _ := pem.Decode([]byte(f.RekorKey()))
 	id := sha256.Sum256(block.Bytes)
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	require.NoError(f.t, err)
 	made, err := root.NewTrustedRoot(root.TrustedRootMediaType01,
-		[]root.CertificateAuthority{&root.FulcioCertificateAuthority{Root: f.root, Intermediates: []*x509.Certificate{f.between}, ValidityPeriodStart: time.Now().Add(-time.Hour)}}, nil,
+		[]root.CertificateAuthority{&root.FulcioCertificateAuthority{Root: f.Root, Intermediates: []*x509.Certificate{f.between}, ValidityPeriodStart: time.Now().Add(-time.Hour)}}, nil,
 		f.rekor.TimestampingAuthorities(),
 		map[string]*root.TransparencyLog{hex.EncodeToString(id[:]): {ID: id[:], HashFunc: crypto.SHA256, PublicKey: key, SignatureHashFunc: crypto.SHA256, BaseURL: "https://rekor.localhost", ValidityPeriodStart: time.Now().Add(-time.Hour)}})
 	require.NoError(f.t, err)
