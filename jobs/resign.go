@@ -65,9 +65,11 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 		for _, s := range page {
 			done, err := r.again(artifact.DoneAgain(ctx), s, public)
 			switch {
-			case artifact.KindOf(err) == artifact.Unavailable, ctx.Err() != nil:
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case artifact.KindOf(err) == artifact.Unavailable:
 				r.Logger.WarnContext(ctx, "what a revoked key had signed is not signed again yet; it is tried again", "key", job.Args.Key, "error", err)
-				return errors.Join(failed, err) // the key or the database: all others would fail likewise
+				return awaiting(job.CreatedAt, err) // the key or the database: all others would fail likewise
 			case err != nil:
 				failed = errors.Join(failed, fmt.Errorf("%s@%s: %w", s.Repository, s.Digest, err))
 			case done:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/riverqueue/river"
 
@@ -48,7 +49,7 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 	}
 	if err := s.Service.SignImage(ctx, pass); err != nil {
 		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
-		return err
+		return awaiting(job.CreatedAt, err)
 	}
 	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
 }
@@ -68,4 +69,15 @@ func (s *Signer) pass(ctx context.Context, repository artifact.Repository, diges
 		return policy.Pass{}, false, nil
 	}
 	return pass, true, nil
+}
+
+// awaiting has a job wait for what is away, such as a KMS, for however long that takes: attempts come to an end.
+func awaiting(since time.Time, err error) error {
+	if artifact.KindOf(err) != artifact.Unavailable {
+		return err
+	}
+	if time.Since(since) < time.Minute {
+		return river.JobSnooze(2 * time.Second)
+	}
+	return river.JobSnooze(30 * time.Second)
 }

@@ -282,7 +282,7 @@ func TestCheckReference(t *testing.T) {
 		"awskms:///arn:aws:kms:us-east-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab": true,
 		"gcpkms://projects/p/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1":      true,
 		"azurekms://vault.example/waybill":                                                      true,
-		"hashivault://": false, "hashivault://a/b": false, "hashivault://../x": false, "awskms://x": false, "gcpkms://x": false, "azurekms://x": false,
+		"hashivault://":                                                                         false, "hashivault://a/b": false, "hashivault://../x": false, "awskms://x": false, "gcpkms://x": false, "azurekms://x": false,
 		"pkcs11://x": false, "k8s://a/b": false, "sh://x": false, "://": false, "HASHIVAULT://waybill": false, "file:///etc/passwd": false,
 	} {
 		require.Equal(t, ok, signer.CheckReference(reference) == nil, "%q", reference)

@@ -65,6 +65,7 @@ var onlyIn = map[string][]string{
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
+	"github.com/sigstore/sigstore":     {"signer"}, // and with it the clients of each KMS
 	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.
 	"github.com/containerd/containerd/v2": {},
