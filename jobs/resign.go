@@ -125,7 +125,7 @@ func (r *Resigner) again(ctx context.Context, s artifact.SignedStatement, public
 	return true, r.Attest(ctx, pass, s.Predicate, predicate)
 }
 
-// KeyRevoked inserts, in the transaction that revokes a key, the job that has what it signed signed again.
+// KeyRevoked inserts, in the transaction that revokes a key, the job that signs again what it signed.
 func (c *Client) KeyRevoked(ctx context.Context, tx pgx.Tx, keyID string) error {
 	_, err := c.river.InsertTx(ctx, tx, resignArgs{keyID}, nil)
 	return err

@@ -48,6 +48,7 @@ var mayImport = map[string][]string{
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
 	"bench":            {},
+	"bench/memory":     {},
 	"bench/scale":      {"postgres"},
 	"bench/verdict":    {},
 	"bench/rematch":    {"artifact", "jobs", "postgres", "scanner"},
