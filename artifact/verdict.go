@@ -29,6 +29,8 @@ type Reason struct {
 
 	// Promotion says of a warning that it denies a promotion: no push can have yet what it asks for.
 	Promotion bool `json:"promotion,omitempty"`
+	// Signature says of such a warning that Waybill does not sign the digest either.
+	Signature bool `json:"signature,omitempty"`
 	// Tag is what is denied where that is a name only: the digest by another one is not.
 	Tag string `json:"tag,omitempty"`
 

@@ -69,6 +69,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Resigner)
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
+	river.AddWorker(workers, &attacher{rejudger: cfg.Rejudger})
 	river.AddWorker(workers, cfg.Replicator)
 	river.AddWorker(workers, cfg.Housekeeper)
 	river.AddWorker(workers, cfg.Collector)

@@ -29,6 +29,8 @@ type VerdictStore interface {
 	SaveJudged(ctx context.Context, all []policy.Verdict) ([]artifact.TurnedBad, error)
 	// ImagesWith returns an image in every repository that has it, and the indexes that lead to it.
 	ImagesWith(ctx context.Context, image artifact.Digest) ([]artifact.StoredManifest, error)
+	// Related returns an image or index of a repository with what holds it and what it holds, at most n.
+	Related(ctx context.Context, ref artifact.Reference, n int) ([]artifact.StoredManifest, error)
 	// ExpireWaiver records that a waiver has expired; false while it has not.
 	ExpireWaiver(ctx context.Context, id int64) (bool, error)
 }
@@ -44,6 +46,9 @@ type Rejudger struct {
 		JudgeManifests(ctx context.Context, all []artifact.StoredManifest) ([]policy.Verdict, []error)
 		Forget()
 	}
+	// Sign is told of what may be signed, and has signed what is not: it may have waited for somebody else's signature. Nil
+	// signs nothing.
+	Sign   func(ctx context.Context, all []artifact.Reference) error
 	Busy   func() bool // as Scanner's
 	Logger *slog.Logger
 }
@@ -109,7 +114,10 @@ func (r *Rejudger) Rescanned(ctx context.Context, image artifact.Digest) error {
 // that it has; so does, when skip is said, what cannot be judged for another reason.
 func (r *Rejudger) judge(ctx context.Context, all []artifact.StoredManifest, skip bool) (refused int, err error) {
 	verdicts, errs := r.Judge.JudgeManifests(ctx, all)
-	var known []policy.Verdict
+	var (
+		known []policy.Verdict
+		sound []artifact.Reference
+	)
 	for i, v := range verdicts {
 		switch {
 		case artifact.KindOf(errs[i]) == artifact.NotFound:
@@ -123,12 +131,18 @@ func (r *Rejudger) judge(ctx context.Context, all []artifact.StoredManifest, ski
 			if v.Outcome != artifact.Allow {
 				refused++
 			}
+			if pass, err := v.Pass(); err == nil && pass.Signs() {
+				sound = append(sound, artifact.Reference{Repository: v.Repository, Digest: v.Digest})
+			}
 		}
 	}
 	turned, err := r.Store.SaveJudged(ctx, known)
 	for _, t := range turned {
 		r.Logger.WarnContext(ctx, "what is promoted is denied by the policies of now", "repository", t.Repository, "digest", t.Digest, "environments", t.Environments,
 			"response", t.Response, "reasons", t.Reasons, "entry", t.LedgerIndex)
+	}
+	if err == nil && r.Sign != nil && len(sound) > 0 {
+		err = r.Sign(ctx, sound)
 	}
 	return refused, err
 }

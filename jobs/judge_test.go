@@ -24,6 +24,8 @@ type circle struct {
 	broken  artifact.Digest // cannot be judged
 	gone    artifact.Digest // was deleted meanwhile
 	expired bool
+
+	verdicts map[artifact.Digest]policy.Verdict // that some get; others get none that passes
 }
 
 func (c *circle) NextToJudge(context.Context, int64, int) ([]artifact.StoredManifest, error) {
@@ -45,6 +47,10 @@ func (c *circle) SaveJudged(_ context.Context, all []policy.Verdict) ([]artifact
 	return nil, nil
 }
 
+func (c *circle) Related(context.Context, artifact.Reference, int) ([]artifact.StoredManifest, error) {
+	return c.all, nil
+}
+
 func (c *circle) ImagesWith(context.Context, artifact.Digest) ([]artifact.StoredManifest, error) {
 	return c.all, nil
 }
@@ -54,7 +60,10 @@ func (c *circle) ExpireWaiver(context.Context, int64) (bool, error) { return c.e
 func (c *circle) JudgeManifests(_ context.Context, all []artifact.StoredManifest) ([]policy.Verdict, []error) {
 	verdicts, errs := make([]policy.Verdict, len(all)), make([]error, len(all))
 	for i, m := range all {
-		switch verdicts[i].Digest = m.Digest; m.Digest {
+		if verdicts[i] = c.verdicts[m.Digest]; verdicts[i].Digest.IsZero() {
+			verdicts[i].Digest = m.Digest
+		}
+		switch m.Digest {
 		case c.broken:
 			errs[i] = errors.New("the stored document is no JSON")
 		case c.gone:
@@ -101,6 +110,27 @@ func TestRejudger(t *testing.T) {
 	r := &Rejudger{Store: c, Judge: c, Logger: slog.New(slog.DiscardHandler)}
 	require.NoError(t, r.Rescanned(t.Context(), c.all[0].Digest))
 	require.Len(t, c.saved, 5)
+}
+
+// TestAttacher: what a signature may change is judged again, and signed where it may be.
+func TestAttacher(t *testing.T) {
+	t.Parallel()
+	documents, err := policy.Parse("baseline.yaml", policy.Baseline())
+	require.NoError(t, err)
+	set := policy.NewSet([]policy.Versioned{{Document: documents[0], Version: 1}})
+	repository, err := artifact.ParseRepository("shop/returns")
+	require.NoError(t, err)
+	c := newCircle()
+	good := set.Artifact(artifact.Subject{Repository: repository, Digest: c.all[1].Digest})
+	c.verdicts = map[artifact.Digest]policy.Verdict{c.all[1].Digest: good}
+	var signed []artifact.Reference
+	a := &attacher{rejudger: &Rejudger{Store: c, Judge: c, Logger: slog.New(slog.DiscardHandler), Sign: func(_ context.Context, all []artifact.Reference) error {
+		signed = append(signed, all...)
+		return nil
+	}}}
+	require.NoError(t, a.Work(t.Context(), &river.Job[attachedArgs]{JobRow: &rivertype.JobRow{ID: 1}, Args: attachedArgs{repository, c.all[0].Digest}}))
+	require.Len(t, c.saved, 5)
+	require.Equal(t, []artifact.Reference{{Repository: repository, Digest: good.Digest}}, signed, "what nobody judged is never signed")
 }
 
 func TestExpirer(t *testing.T) {

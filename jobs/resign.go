@@ -103,7 +103,7 @@ func (r *Resigner) public(ctx context.Context, id string) (string, error) {
 // again signs one; false says that it is denied by now, or gone.
 func (r *Resigner) again(ctx context.Context, s artifact.SignedStatement, public string) (bool, error) {
 	pass, ok, err := r.Signer.pass(ctx, s.Repository, s.Digest)
-	if err != nil || !ok {
+	if err != nil || !ok || !pass.Signs() {
 		return false, err
 	}
 	if s.Predicate == "" {

@@ -47,7 +47,9 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 	if err != nil || !ok {
 		return err
 	}
-	if err := s.Service.SignImage(ctx, pass); err != nil {
+	if !pass.Signs() {
+		s.Logger.InfoContext(ctx, "not signed yet: it waits for somebody else's signature", "repository", job.Args.Repository, "digest", job.Args.Digest)
+	} else if err := s.Service.SignImage(ctx, pass); err != nil {
 		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
 		return awaiting(job.CreatedAt, err)
 	}

@@ -48,8 +48,11 @@ type JudgeConfig struct {
 	Policies Policies
 	// Referrers gives what refers to a manifest; nil: nothing does.
 	Referrers Referrers
-	Waivers   Waivers          // nil: there are none
-	Now       func() time.Time // nil: time.Now; when waivers end, and how old things are
+	// Signatures finds what others signed; nil: nothing, so that no rule that asks for it is met.
+	Signatures Signatures
+	Holders    Holders          // nil: an image is judged by itself alone, whatever index holds it
+	Waivers    Waivers          // nil: there are none
+	Now        func() time.Time // nil: time.Now; when waivers end, and how old things are
 }
 
 // Judge answers, for push, signature, promotion, page and command alike: is this digest allowed, now?
@@ -123,6 +126,7 @@ type judging struct {
 	arriving artifact.Digest // what is not stored yet; the zero Digest when all is
 	known    map[artifact.Digest]Verdict
 	asked    artifact.Subject
+	answers  map[string]Signed // to questions about signatures
 
 	images map[artifact.Digest]Image // what was loaded, for another judging of the same; nil keeps nothing
 }
@@ -205,7 +209,9 @@ func (j *judging) scan(ctx context.Context, img *Image) (fresh *artifact.Scan, e
 
 func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error) {
 	if img, ok := j.images[s.Digest]; ok {
-		return j.set.Evaluate(img), nil
+		var err error
+		img.Signed, err = j.signed(ctx, s) // another set asks something else
+		return j.set.Evaluate(img), err
 	}
 	if len(s.Manifest.Layers) > artifact.MaxLayers {
 		return j.set.Uninspectable(s, fmt.Sprintf("the image has %d layers; no runtime stacks more than %d", len(s.Manifest.Layers), artifact.MaxLayers)), nil
@@ -214,7 +220,10 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 	if err != nil {
 		return j.set.Uninspectable(s, err.Error()), nil
 	}
-	img := Image{Subject: s, Config: config, Now: j.now()}
+	img := Image{Subject: s, Config: config, Now: j.now(), Names: j.asked.Tags}
+	if img.Signed, err = j.signed(ctx, s); err != nil {
+		return Verdict{}, err
+	}
 	if img.Referrers, err = j.referrers(ctx, s); err != nil {
 		return Verdict{}, err
 	}

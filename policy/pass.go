@@ -14,6 +14,7 @@ type Verdict struct {
 	Scan      *artifact.Scan // of an image that was scanned for this verdict, and whose scan is not stored yet
 	sealed    bool
 	waiting   bool                         // for what a promotion asks for
+	withheld  bool                         // from being signed, by what it waits for
 	responses map[string]artifact.Response // of each policy that matched, by name
 	versions  int                          // of all policies in force; see Pass.Versions
 }
@@ -26,6 +27,7 @@ func (v Verdict) seal() Verdict {
 	}
 	v.waiting = v.waiting || len(v.Waiting()) > 0
 	for _, r := range v.Reasons {
+		v.withheld = v.withheld || r.Signature
 		v.restOn(r)
 	}
 	v.sealed = true
@@ -39,6 +41,7 @@ type Pass struct {
 	digest     artifact.Digest
 	policyHash artifact.Digest
 	policies   []string
+	signs      bool
 	promotes   bool
 	waivers    []int64
 	until      time.Time // zero: as long as the policies
@@ -51,7 +54,7 @@ func (v Verdict) Pass() (Pass, error) {
 		return Pass{}, &artifact.Error{Kind: artifact.Denied, Code: "DENIED",
 			Message: fmt.Sprintf("policy does not allow %s@%s: %s", v.Repository, v.Digest, v.outcome()), Reasons: v.Denials()}
 	}
-	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies, waivers: v.Waivers, until: v.Until, versions: v.versions}, nil
+	return Pass{repository: v.Repository, digest: v.Digest, policyHash: v.PolicyHash, policies: v.Policies, signs: !v.withheld, waivers: v.Waivers, until: v.Until, versions: v.versions}, nil
 }
 
 // Promotion returns the pass for a promotion, which asks for what no push can have yet besides: provenance, an SBOM. A
@@ -75,6 +78,10 @@ func (v Verdict) outcome() string {
 
 // Valid reports whether an allowing verdict made p.
 func (p Pass) Valid() bool { return !p.digest.IsZero() }
+
+// Signs reports whether p is for the signature of the image itself. One of an image that waits for somebody else's
+// signature is for statements about it only.
+func (p Pass) Signs() bool { return p.Valid() && p.signs }
 
 // Promotes reports whether p is for a promotion too.
 func (p Pass) Promotes() bool { return p.Valid() && p.promotes }

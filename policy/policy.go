@@ -21,6 +21,8 @@ type Image struct {
 	Foreign   []string              // layers that are not here
 	Scan      artifact.Scan         // the newest one; the zero Scan: there is none
 	Referrers []artifact.Descriptor // to the image, or to the index that is judged; with their annotations
+	Signed    map[string]Signed     // what was found of signatures, by the ID of the question
+	Names     []artifact.Tag        // that a push is about to give to it, or to the index that is judged
 	Now       time.Time             // the moment of the judgement, from which ages count; zero: no age can be told
 
 	memo    *memo
@@ -161,9 +163,12 @@ func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 	}
 	denied := false
 	for _, c := range children {
-		v.waiting = v.waiting || c.Verdict.waiting
+		if len(c.Verdict.Reasons) >= maxReasons {
+			v.waiting, v.withheld = v.waiting || c.Verdict.waiting, v.withheld || c.Verdict.withheld // by what it does not tell
+		}
 		for _, r := range c.Verdict.Reasons {
 			r = s.waiveOfIndex(subject, r)
+			v.waiting, v.withheld = v.waiting || r.Promotion, v.withheld || r.Signature
 			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
 				v.Reasons = append(v.Reasons, r)
 			}

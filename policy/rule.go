@@ -34,6 +34,7 @@ type finding struct {
 	tag       string // that it is about, where the digest is not meant
 	warning   bool
 	promotion bool   // it denies a promotion; a push it cannot deny, since what it asks for comes after
+	unsigned  bool   // Waybill does not sign it either, since its signature says that nothing is lacking
 	id        string // of what was found, where there may be many and one may be waived: CVE-2024-24790
 
 	waivers []int64   // that made it a warning
@@ -58,6 +59,7 @@ var known = map[string]rule{
 
 	"require-provenance": {images, bindRequireProvenance},
 	"require-sbom":       {images, bindRequireSBOM},
+	"require-signature":  {images, bindRequireSignature},
 
 	"honest-config":     {images, bindHonestConfig},
 	"no-foreign-layers": {images, bindNoForeignLayers},
@@ -80,6 +82,8 @@ type boundRule struct {
 	of     scope
 	action action
 	check  check
+	asks   *SignatureQuestion // nil: nothing
+	at     Node               // its parameters
 }
 
 func bind(doc Node, i int, src ruleSource) (boundRule, error) {
@@ -102,7 +106,11 @@ func bind(doc Node, i int, src ruleSource) (boundRule, error) {
 	if src.Name != "" {
 		name = src.Name
 	}
-	return boundRule{kind: src.Rule, name: name, of: r.of, action: src.Action, check: check}, nil
+	bound := boundRule{kind: src.Rule, name: name, of: r.of, action: src.Action, check: check, at: with}
+	if ask := asking[src.Rule]; ask != nil {
+		bound.asks = ask(with, src.With != nil)
+	}
+	return bound, nil
 }
 
 // reasons runs the check and says what it found in a policy's name.
@@ -110,7 +118,7 @@ func (r boundRule) reasons(policy string, img Image) []artifact.Reason {
 	var all []artifact.Reason
 	for _, f := range few(r.waive(policy, img, r.check(img))) {
 		warning := f.warning || r.action == warn
-		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Tag: f.tag,
+		all = append(all, artifact.Reason{Rule: r.name, Policy: policy, Message: f.message, Warning: warning || f.promotion, Promotion: f.promotion && !warning, Signature: f.unsigned && !warning, Tag: f.tag,
 			Evidence: f.evidence, Finding: f.id, Waivers: f.waivers, WaivedUntil: f.until}.Bounded())
 	}
 	return all

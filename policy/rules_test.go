@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ type ruleCase struct {
 	Foreign   []string
 	Scan      artifact.Scan
 	Referrers []artifact.Descriptor
+	Signed    policy.Signed // the answer to whatever the rule asks of signatures
 	NoTime    bool
 	Reasons   []string
 }
@@ -63,7 +65,11 @@ func (c ruleCase) verdict(t *testing.T, set policy.Set) policy.Verdict {
 	for _, text := range c.Tags {
 		tag, err := artifact.ParseTag(text)
 		require.NoError(t, err)
-		img.Subject.Tags = append(img.Subject.Tags, tag)
+		img.Subject.Tags, img.Names = append(img.Subject.Tags, tag), append(img.Names, tag)
+	}
+	img.Signed = map[string]policy.Signed{}
+	for _, q := range set.Questions(img.Subject.Repository) {
+		img.Signed[q.ID()] = c.Signed
 	}
 	switch c.Kind {
 	case "index":
@@ -120,19 +126,22 @@ func (c ruleCase) run(t *testing.T, rule string) {
 		return
 	}
 	require.NoError(t, err)
-	v := c.verdict(t, policy.NewSet([]policy.Versioned{{Document: parsed[0], Version: 1}}))
+	set := policy.NewSet([]policy.Versioned{{Document: parsed[0], Version: 1}})
+	v := c.verdict(t, set)
 	require.Len(t, v.Reasons, len(c.Reasons), "%v", v.Reasons)
 	denied, waiting := false, false
 	for i, want := range c.Reasons {
 		part := strings.TrimLeft(want, "~+")
 		require.Contains(t, v.Reasons[i].Message, part)
 		require.Equal(t, want != part, v.Reasons[i].Warning, v.Reasons[i].Message)
-		require.Equal(t, rule == "no-latest", v.Reasons[i].Tag != "")
+		require.Equal(t, rule == "no-latest" || want == part && len(c.Tags) > 0 && strings.HasPrefix(rule, "require-"), v.Reasons[i].Tag != "")
+		require.Equal(t, v.Reasons[i].Promotion && len(set.Questions(subject(t).Repository)) > 0, v.Reasons[i].Signature, "Waybill does not sign what lacks somebody else's signature")
 		require.Equal(t, strings.HasPrefix(want, "+"), v.Reasons[i].Promotion)
 		denied, waiting = denied || want == part, waiting || strings.HasPrefix(want, "+")
 	}
-	_, err = v.Pass()
+	pass, err := v.Pass()
 	require.Equal(t, denied, err != nil)
+	require.Equal(t, !denied && !slices.ContainsFunc(v.Reasons, func(r artifact.Reason) bool { return r.Signature }), pass.Signs())
 	_, err = v.Promotion()
 	require.Equal(t, denied || waiting, err != nil)
 }

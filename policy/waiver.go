@@ -75,12 +75,13 @@ func (r boundRule) waive(policy string, img Image, found []finding) []finding {
 
 // waiveOfIndex makes a warning of a reason against an image of an index, where the index itself is exempt.
 func (s Set) waiveOfIndex(index artifact.Subject, r artifact.Reason) artifact.Reason {
-	if r.Warning || r.Policy == "" || Unwaivable(r.Rule) {
+	if r.Warning && !r.Promotion || r.Policy == "" || Unwaivable(r.Rule) {
 		return r
 	}
 	for _, w := range s.waivers {
 		if !w.Digest.IsZero() && w.Covers(index.Repository, index.Digest, r.Rule, r.Finding) {
 			r.Message, r.Warning, r.Waivers, r.WaivedUntil = waivedBy(w, r.Message), true, []int64{w.ID}, w.ExpiresAt
+			r.Promotion, r.Signature = false, false
 			return r.Bounded()
 		}
 	}

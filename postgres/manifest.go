@@ -95,6 +95,9 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 		if err := db.extendGrants(ctx, tx, p); err != nil {
 			return err
 		}
+		if err := db.tellAttached(ctx, tx, p); err != nil {
+			return err
+		}
 		if err := db.announce(ctx, tx, p, created); err != nil {
 			return err
 		}

@@ -38,6 +38,8 @@ type DB struct {
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
+	// OnAttached is told likewise of each digest that waits for somebody else's signature, when something is attached to it.
+	OnAttached func(ctx context.Context, tx pgx.Tx, ref artifact.Reference) error
 
 	// OnKeyRevoked is told likewise of a signing key that is revoked, so that what it signed is made anew.
 	OnKeyRevoked func(ctx context.Context, tx pgx.Tx, keyID string) error

@@ -22,10 +22,13 @@ type ExpressionGate struct {
 // which a CEL expression is true.
 type AttestationGate struct {
 	Type      string
-	Keys      []string `json:",omitempty"` // public, PKIX in PEM; none: the service's own
+	Keys      []string `json:",omitempty"` // public, PKIX in PEM; neither these nor identities: the service's own
 	CEL       string   `json:",omitempty"` // over predicate; "": whatever it says
 	Message   string   `json:",omitempty"`
 	condition policy.Condition
+
+	Identities []policy.Identity `json:",omitempty"` // of certificates
+	at         policy.Node
 }
 
 // Bounds of gates.
@@ -132,14 +135,21 @@ func NewAttestationGate(predicateType string, keys []string, result, text, messa
 }
 
 // unmet looks at the predicates of statements of the type, whose signatures were verified with the keys.
-func (g AttestationGate) unmet(predicates []map[string]any) []artifact.Reason {
+func (g AttestationGate) unmet(predicates []map[string]any, against []string) []artifact.Reason {
 	what := "attestation " + g.Type
 	by := "by the service's own key"
 	if len(g.Keys) > 0 {
 		by = "by a key that the pipeline names"
 	}
+	if len(g.Identities) > 0 {
+		by = "by a key or an identity that the pipeline names"
+	}
 	if len(predicates) == 0 {
-		return []artifact.Reason{{Rule: "attestations", Awaits: artifact.AwaitsPeople, Message: fmt.Sprintf("it has no %s that is signed %s; attach one, such as with cosign attest", what, by)}}
+		message := fmt.Sprintf("it has no %s that is signed %s; attach one, such as with cosign attest", what, by)
+		if len(against) > 0 {
+			message += " (what is there does not count: " + strings.Join(against[:min(3, len(against))], "; ") + ")"
+		}
+		return []artifact.Reason{artifact.Reason{Rule: "attestations", Awaits: artifact.AwaitsPeople, Message: message, Evidence: against}.Bounded()}
 	}
 	var failed error
 	for _, p := range predicates {

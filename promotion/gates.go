@@ -23,6 +23,7 @@ type Evidence struct {
 
 	// Attested are, of each attestation that the stage asks for, the predicates of those that were verified.
 	Attested [][]map[string]any
+	Against  [][]string // likewise why others do not count
 }
 
 // Asked is who asks for a promotion, and when.
@@ -79,7 +80,11 @@ func (stage Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 		if i < len(e.Attested) {
 			verified = e.Attested[i]
 		}
-		unmet = append(unmet, gate.unmet(verified)...)
+		var against []string
+		if i < len(e.Against) {
+			against = e.Against[i]
+		}
+		unmet = append(unmet, gate.unmet(verified, against)...)
 	}
 	if gate := stage.Requires.Expression; gate != nil {
 		unmet = append(unmet, gate.unmet(stage.Environment, e, a)...)

@@ -26,6 +26,7 @@ func TestGates(t *testing.T) {
 		Ago       time.Duration
 		Unsigned  bool
 		Attested  [][]map[string]any
+		Against   [][]string
 		Approvals []struct {
 			By, For string
 			Role    artifact.Role
@@ -46,7 +47,7 @@ func TestGates(t *testing.T) {
 			require.NoError(t, err)
 			stage, ok := all[0].Stage(prod)
 			require.True(t, ok)
-			e := Evidence{Pushers: []string{"ci"}, Attested: c.Attested}
+			e := Evidence{Pushers: []string{"ci"}, Attested: c.Attested, Against: c.Against}
 			if !c.Unsigned {
 				e.Signature = digest("sig")
 			}

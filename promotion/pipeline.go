@@ -88,11 +88,14 @@ type stageSource struct {
 			Severity artifact.Severity `yaml:"severity"`
 		} `yaml:"scan"`
 		Attestations []struct {
-			Type    string   `yaml:"type"`
-			Keys    []string `yaml:"keys"`
-			Result  string   `yaml:"result"`
-			CEL     string   `yaml:"cel"`
-			Message string   `yaml:"message"`
+			Type string   `yaml:"type"`
+			Keys []string `yaml:"keys"`
+
+			Identities []policy.Identity `yaml:"identities"`
+
+			Result  string `yaml:"result"`
+			CEL     string `yaml:"cel"`
+			Message string `yaml:"message"`
 		} `yaml:"attestations"`
 		Expression *struct {
 			CEL     string `yaml:"cel"`
@@ -247,6 +250,9 @@ func (stage *Stage) addStatements(at func(string) policy.Node, s stageSource) er
 		gate, err := NewAttestationGate(src.Type, src.Keys, src.Result, src.CEL, src.Message)
 		if err != nil {
 			return at(fmt.Sprintf("requires.attestations[%d].type", i)).Errorf("%v", err)
+		}
+		if err := gate.by(at(fmt.Sprintf("requires.attestations[%d]", i)), src.Identities); err != nil {
+			return err
 		}
 		stage.Requires.Attestations = append(stage.Requires.Attestations, gate)
 	}

@@ -66,7 +66,9 @@ type Config struct {
 	Store        Store
 	Judge        Judge
 	Attestations Attestations // nil: there are none
-	Now          func() time.Time
+	// Signatures verifies what gates ask of others; nil: Attestations does so by key, and nothing is by certificate.
+	Signatures policy.Signatures
+	Now        func() time.Time
 }
 
 // Service is the use cases of promotion.
@@ -218,14 +220,11 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 		return Move{}, err
 	}
 	for _, gate := range stage.Requires.Attestations {
-		if s.cfg.Attestations == nil {
-			break // there are none
-		}
-		predicates, err := s.cfg.Attestations.Attested(ctx, r.Repository, m.digest, gate.Type, gate.Keys)
+		predicates, against, err := s.attested(ctx, r.Repository, m.digest, gate)
 		if err != nil {
 			return Move{}, err
 		}
-		evidence.Attested = append(evidence.Attested, predicates)
+		evidence.Attested, evidence.Against = append(evidence.Attested, predicates), append(evidence.Against, against)
 	}
 	unmet := stage.Unmet(evidence, Asked{Actor: m.principal.Name, Repository: r.Repository, Digest: m.digest, Version: m.version, Reason: r.Reason, At: s.cfg.Now()})
 	for i := range unmet {

@@ -162,12 +162,18 @@ func payload(pass policy.Pass) ([]byte, error) {
 	return json.Marshal(p)
 }
 
-var errNoPass = errors.New("nothing is signed without a pass")
+var (
+	errNoPass   = errors.New("nothing is signed without a pass")
+	errWithheld = errors.New("the image waits for somebody else's signature, and is not signed before")
+)
 
 // Sign signs the digest that a pass is for.
 func (s *Signer) Sign(pass policy.Pass) (Signature, error) {
 	if !pass.Valid() {
 		return Signature{}, errNoPass
+	}
+	if !pass.Signs() {
+		return Signature{}, errWithheld
 	}
 	p, err := payload(pass)
 	if err != nil {

@@ -382,6 +382,18 @@ func (k *Keys) Verifiers(ctx context.Context) ([]*Verifier, error) {
 	return verifiers, nil
 }
 
+// PEMs returns the public halves of the keys whose signatures count whenever they were made.
+func (k *Keys) PEMs(ctx context.Context) ([]string, error) {
+	all, err := k.Counting(ctx)
+	var pems []string
+	for _, c := range all {
+		if c.Before.IsZero() {
+			pems = append(pems, string(c.PEM))
+		}
+	}
+	return pems, err
+}
+
 // The methods that follow let one key stand for all keys, where there is but one.
 
 // InForce returns the key itself.

@@ -68,6 +68,9 @@ func (s *Service) SignImage(ctx context.Context, pass policy.Pass) error {
 	if !pass.Valid() {
 		return errNoPass
 	}
+	if !pass.Signs() {
+		return errWithheld
+	}
 	defer s.lock(pass)()
 	signer, err := s.keys.InForce(ctx)
 	if err != nil {

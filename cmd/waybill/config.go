@@ -49,6 +49,8 @@ type Config struct {
 	Advisories AdvisoriesConfig `yaml:"advisories"`
 	// VEX says whose statements about findings count.
 	VEX VEXConfig `yaml:"vex"`
+	// TrustRoots vouch for certificates that others sign with. In the file only.
+	TrustRoots []TrustRootConfig `yaml:"trustRoots"`
 	// Mirrors are registries whose content is served as read-only repositories, mirror/NAME/REPOSITORY. In the file only.
 	Mirrors []MirrorConfig `yaml:"mirrors"`
 	// Replication names registries that what is promoted is copied to. In the file only.
@@ -262,6 +264,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	if at, wrong := cfg.wrongIdentity(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
+	if at, wrong := cfg.wrongTrustRoot(); wrong != nil {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	if at, wrong := cfg.wrongWebhook(); wrong != nil {

@@ -78,10 +78,15 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex := &laterVEX{}
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Waivers: db, Now: time.Now})
+	trust, _, err := cfg.trust()
+	if err != nil {
+		return nil, err
+	}
+	others := signer.NewOthers(contents, trust, k.signer.PEMs)
+	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Signatures: others, Holders: db, Waivers: db, Now: time.Now})
 	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	gate := promotion.NewGate(db)
-	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer), Now: time.Now})
+	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer), Signatures: others, Now: time.Now})
 	pushes := &mirrorPushes{}
 	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
 		return nil, err
@@ -117,7 +122,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Scanner:    scans,
 		Advisories: attached.puller,
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
-		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
+		Rejudger: &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger,
+			Sign: unsigned(db.Unsigned, func(ctx context.Context, all []artifact.Reference) error { return a.jobs.Sign(ctx, all) })},
 		Signer:     signs,
 		Resigner:   &jobs.Resigner{Signer: signs, Attest: signing.AttestImage, Carrier: carrier(images, db), Store: db, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
@@ -130,10 +136,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
+	db.OnAttached = a.jobs.Attached
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
 	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
 
-	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
+	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})

@@ -1,0 +1,95 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"waybill/artifact"
+)
+
+// ReferrersLike returns what refers to a digest and has an artifact type that begins with one of the given ones, oldest
+// first, at most n.
+func (db *DB) ReferrersLike(ctx context.Context, repository artifact.Repository, subject artifact.Digest, types []string, n int) ([]artifact.Descriptor, error) {
+	rows, err := db.Pool.Query(ctx, `select media_type, digest, length(body), artifact_type, annotations from manifests
+		where repository = $1 and subject = $2 and exists (select from unnest($3::text[]) t where starts_with(artifact_type, t)) order by pushed_at, digest limit $4`, repository, subject, types, n)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d artifact.Descriptor, err error) {
+		err = row.Scan(&d.MediaType, &d.Digest, &d.Size, &d.ArtifactType, &d.Annotations)
+		return d, err
+	})
+	return all, translate(err)
+}
+
+// above and below are the indexes that lead to a manifest, and what it leads to itself; it is in both.
+const (
+	above = `above (digest) as (select $2::text union
+		select r.manifest from above a join manifest_references r on r.repository = $1 and r.digest = a.digest and r.kind = 'manifest')`
+	below = `below (digest) as (select $2::text union
+		select r.digest from below b join manifest_references r on r.repository = $1 and r.manifest = b.digest and r.kind = 'manifest')`
+)
+
+// Holders returns the indexes that lead to a manifest, newest first, at most n.
+func (db *DB) Holders(ctx context.Context, repository artifact.Repository, manifest artifact.Digest, n int) ([]artifact.Digest, error) {
+	rows, err := db.Pool.Query(ctx, `with recursive `+above+` select m.digest from above join manifests m on m.repository = $1 and m.digest = above.digest
+		where m.is_index and m.digest <> $2 order by m.pushed_at desc, m.digest limit $3`, repository, manifest, n)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
+	return all, translate(err)
+}
+
+// Related returns an image or index with what holds it and what it holds: whose verdicts a signature on it may change.
+// What is held comes before what holds it; there are at most n.
+func (db *DB) Related(ctx context.Context, ref artifact.Reference, n int) ([]artifact.StoredManifest, error) {
+	rows, err := db.Pool.Query(ctx, `with recursive `+above+`, `+below+` select repository, digest, media_type, body, is_image, platform, pushed_by, pushed_at from manifests
+		where repository = $1 and digest in (select digest from above union select digest from below) and (is_image or is_index) order by is_index, digest limit $3`, ref.Repository, ref.Digest, n)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, storedManifest)
+	return all, translate(err)
+}
+
+// Unsigned returns those of the images and indexes that Waybill has not signed.
+func (db *DB) Unsigned(ctx context.Context, all []artifact.Reference) ([]artifact.Reference, error) {
+	var repositories, digests []string
+	for _, ref := range all {
+		repositories, digests = append(repositories, ref.Repository.String()), append(digests, ref.Digest.String())
+	}
+	rows, err := db.Pool.Query(ctx, `select n.repository, n.digest from unnest($1::text[], $2::text[]) as n (repository, digest)
+		where not exists (select from signatures s where s.repository = n.repository and s.digest = n.digest and s.predicate = '' and s.signed_at is not null)`, repositories, digests)
+	if err != nil {
+		return nil, translate(err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (ref artifact.Reference, err error) {
+		err = row.Scan(&ref.Repository, &ref.Digest)
+		return ref, err
+	})
+	return found, translate(err)
+}
+
+// tellAttached tells of what a push refers to, where that waits for somebody's signature.
+func (db *DB) tellAttached(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
+	subjects := subjectsOf(p)
+	if len(subjects) == 0 || db.OnAttached == nil {
+		return nil
+	}
+	rows, err := tx.Query(ctx, `select digest from verdicts where repository = $1 and digest = any($2) and reasons @> '[{"signature": true}]'`, p.Repository, subjects)
+	if err != nil {
+		return err
+	}
+	waiting, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
+	if err != nil {
+		return err
+	}
+	for _, digest := range waiting {
+		if err := db.OnAttached(ctx, tx, artifact.Reference{Repository: p.Repository, Digest: digest}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
