@@ -55,9 +55,11 @@ func (r *Resigner) Work(ctx context.Context, job *river.Job[resignArgs]) error {
 		for _, s := range page {
 			done, err := r.again(artifact.DoneAgain(ctx), s)
 			switch {
-			case artifact.KindOf(err) == artifact.Unavailable, ctx.Err() != nil:
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case artifact.KindOf(err) == artifact.Unavailable:
 				r.Logger.WarnContext(ctx, "what a revoked key had signed is not signed again yet; it is tried again", "key", job.Args.Key, "error", err)
-				return errors.Join(failed, err) // the key or the database: all others would fail likewise
+				return awaiting(job.CreatedAt, err) // the key or the database: all others would fail likewise
 			case err != nil:
 				failed = errors.Join(failed, fmt.Errorf("%s@%s: %w", s.Repository, s.Digest, err))
 			case done:
@@ -87,7 +89,7 @@ func (r *Resigner) again(ctx context.Context, s artifact.SignedStatement) (bool,
 	return true, r.Attest(ctx, pass)
 }
 
-// KeyRevoked inserts, in the transaction that revokes a key, the job that has what it signed signed again.
+// KeyRevoked inserts, in the transaction that revokes a key, the job that signs again what it signed.
 func (c *Client) KeyRevoked(ctx context.Context, tx pgx.Tx, keyID string) error {
 	_, err := c.river.InsertTx(ctx, tx, resignArgs{keyID}, nil)
 	return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/riverqueue/river"
 
@@ -56,7 +57,7 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		s.Logger.InfoContext(ctx, "not signed yet: it waits for somebody else's signature", "repository", job.Args.Repository, "digest", job.Args.Digest)
 	} else if err := s.Service.SignImage(ctx, pass); err != nil {
 		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
-		return err
+		return awaiting(job.CreatedAt, err)
 	}
 	attached, err := s.Describe(ctx, job.Args.Repository, job.Args.Digest)
 	if err != nil {
@@ -93,4 +94,15 @@ func (s *Signer) pass(ctx context.Context, repository artifact.Repository, diges
 		return verdict, policy.Pass{}, false, nil
 	}
 	return verdict, pass, true, nil
+}
+
+// awaiting has a job wait for what is away, such as a KMS, for however long that takes: attempts come to an end.
+func awaiting(since time.Time, err error) error {
+	if artifact.KindOf(err) != artifact.Unavailable {
+		return err
+	}
+	if time.Since(since) < time.Minute {
+		return river.JobSnooze(2 * time.Second)
+	}
+	return river.JobSnooze(30 * time.Second)
 }

@@ -99,7 +99,7 @@ func idOrNone(id string) string {
 }
 
 // RevokeKey ends that the signatures of a key count, but for those that the ledger proves to be older than before, if that
-// is not zero. The job that has what it signed signed again is inserted in the same transaction.
+// is not zero. The job that signs again what it signed is inserted in the same transaction.
 func (db *DB) RevokeKey(ctx context.Context, actor, id, reason string, before time.Time) (k artifact.SigningKey, err error) {
 	defer db.hot.forget(artifact.Repository{})
 	err = db.Transact(ctx, func(tx pgx.Tx) error {

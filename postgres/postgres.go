@@ -44,7 +44,7 @@ type DB struct {
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error
 
-	// OnKeyRevoked is told likewise of a signing key that is revoked, to have what it signed signed again.
+	// OnKeyRevoked is told likewise of a signing key that is revoked, so that what it signed is made anew.
 	OnKeyRevoked func(ctx context.Context, tx pgx.Tx, keyID string) error
 
 	// Now is the clock that waivers end by; nil is time.Now. The wiring sets it once, if at all.

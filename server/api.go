@@ -260,10 +260,7 @@ func (a *API) Mount(engine *gin.Engine) {
 
 	register(a, public, get("version", "/version", "Version of the program", "Service"), a.version)
 	register(a, public, get("keys", "/keys", "Public keys of signatures and of the ledger", "Service"), a.keys)
-	register(a, public, pemFile(get("keys-pem", "/keys.pem", "Public keys whose signatures count, the one that signs first", "Service")), a.keysPEM)
-	register(a, needs(artifact.ActionLook), get("list-signing-keys", "/signing-keys", "The keys that ever signed: who put each in force, and who revoked it", "Service"), a.signingKeys)
-	register(a, needs(artifact.ActionManage), post("rotate-signing-key", "/signing-keys", "Put another signing key in force", "Service"), a.rotateKey)
-	register(a, needs(artifact.ActionManage), post("revoke-signing-key", "/signing-keys/{key}/revocation", "End that a key's signatures count, and have what it signed signed again", "Service"), a.revokeKey)
+	a.mountKeys()
 
 	register(a, public, get("sign-in", "/identity", "How people and workloads sign in here", "Tokens"), a.signIn)
 	register(a, public, post("exchange-token", "/token/exchange", "Exchange a token of a trusted OpenID provider for a token of this server", "Tokens"), a.exchange)

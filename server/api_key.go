@@ -51,6 +51,14 @@ type PublicRevocation struct {
 	Before time.Time `json:"before,omitzero" doc:"Signatures that the ledger proves to be older count still; absent: none does"`
 }
 
+// mountKeys adds the routes of signing keys.
+func (a *API) mountKeys() {
+	register(a, public, pemFile(get("keys-pem", "/keys.pem", "Public keys whose signatures count, the one that signs first", "Service")), a.keysPEM)
+	register(a, needs(artifact.ActionLook), get("list-signing-keys", "/signing-keys", "The keys that ever signed: who put each in force, and who revoked it", "Service"), a.signingKeys)
+	register(a, needs(artifact.ActionManage), post("rotate-signing-key", "/signing-keys", "Put another signing key in force", "Service"), a.rotateKey)
+	register(a, needs(artifact.ActionManage), post("revoke-signing-key", "/signing-keys/{key}/revocation", "End that a key's signatures count; what it signed is signed again by the key in force", "Service"), a.revokeKey)
+}
+
 type (
 	keysOutput struct{ Body PublicKeys }
 	pemOutput  struct{ Body func(huma.Context) }

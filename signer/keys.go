@@ -245,7 +245,9 @@ func (k *Keys) Rotate(ctx context.Context, r Rotation) (artifact.SigningKey, err
 			return artifact.SigningKey{}, artifact.Errorf(artifact.Conflict, "%s holds key %.12s, which signed until %s; a key comes in force once", reference, s.KeyID(), known[at].Until.Format(time.RFC3339))
 		}
 		// It must be able to sign before it has to.
-		if _, err := s.key.SignMessage(strings.NewReader("waybill: this key can sign")); err != nil {
+		if _, err := s.key.SignMessage(strings.NewReader("waybill: this key can sign")); errors.Is(err, errOtherKey) {
+			return artifact.SigningKey{}, artifact.Errorf(artifact.Invalid, "%s signs in a way that cosign does not verify with its public key; want ECDSA or RSA PKCS #1 v1.5 with SHA-256, or Ed25519", reference)
+		} else if err != nil {
 			return artifact.SigningKey{}, fmt.Errorf("%s: %w", reference, err)
 		}
 		return s.describe(reference)

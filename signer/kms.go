@@ -1,12 +1,12 @@
 package signer
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -130,17 +130,31 @@ func (c checked) SignMessage(message io.Reader, opts ...signature.SignOption) ([
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), kmsTimeout)
 	defer cancel()
-	raw, err := c.Signer.SignMessage(strings.NewReader(string(content)), append([]signature.SignOption{options.WithContext(ctx)}, opts...)...)
-	if err != nil {
-		return nil, &artifact.Error{Kind: artifact.Unavailable, Message: "the signing key cannot be used: " + err.Error(), Err: err}
+	type answer struct {
+		raw []byte
+		err error
 	}
-	if c.VerifySignature(strings.NewReader(string(raw)), strings.NewReader(string(content))) != nil {
+	answered := make(chan answer, 1)
+	go func() { // not every client lets go when its context ends
+		raw, err := c.Signer.SignMessage(bytes.NewReader(content), append([]signature.SignOption{options.WithContext(ctx)}, opts...)...)
+		answered <- answer{raw, err}
+	}()
+	var got answer
+	select {
+	case got = <-answered:
+	case <-ctx.Done():
+		got.err = fmt.Errorf("it did not answer in %s", kmsTimeout)
+	}
+	if got.err != nil {
+		return nil, &artifact.Error{Kind: artifact.Unavailable, Message: "the signing key cannot be used: " + got.err.Error(), Err: got.err}
+	}
+	if c.VerifySignature(bytes.NewReader(got.raw), bytes.NewReader(content)) != nil {
 		return nil, errOtherKey
 	}
-	return raw, nil
+	return got.raw, nil
 }
 
-var errOtherKey = errors.New("what holds the signing key has another key by now than the one that was put in force; `waybill key rotate` puts it in force")
+var errOtherKey = artifact.Errorf(artifact.Unavailable, "what holds the signing key has another key by now than the one that was put in force, or signs in a way that cosign does not verify; `waybill key rotate` puts it in force")
 
 // algorithm names a public key that cosign verifies, and refuses others.
 func algorithm(public crypto.PublicKey) (string, error) {

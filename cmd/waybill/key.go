@@ -137,7 +137,7 @@ func newKeyRevoke() *cobra.Command {
 	var reason, before string
 	cmd := &cobra.Command{
 		Use:   "revoke KEY --reason TEXT",
-		Short: "End that a key's signatures count, and have what it signed signed again",
+		Short: "End that a key's signatures count; what it signed is signed again",
 		Long: `End that the signatures of a key, which no longer signs, count: for promotions, for gates that ask for attestations, and for
 waybill verify. What it signed is judged and signed again by the key in force. With --before, signatures count still that
 the ledger proves to be older than an instant, such as the one at which the key was lost. KEY is an id, or what it begins with.`,

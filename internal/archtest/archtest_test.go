@@ -48,6 +48,7 @@ var mayImport = map[string][]string{
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
 	"bench":                 {},
+	"bench/memory":          {},
 	"bench/scale":           {"postgres"},
 	"bench/verdict":         {},
 	"bench/rematch":         {"artifact", "jobs", "postgres", "scanner"},
@@ -66,6 +67,7 @@ var onlyIn = map[string][]string{
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
+	"github.com/sigstore/sigstore":     {"signer", "internal/sigstoretest"}, // and with it the clients of each KMS
 	"github.com/sigstore/sigstore-go":  {"signer", "internal/sigstoretest"},
 	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.

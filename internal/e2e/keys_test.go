@@ -296,6 +296,13 @@ func TestVaultKey(t *testing.T) {
 	require.Equal(t, was, s.signingKeys())
 	signs()
 
+	// Vault stands still for a while: what was pushed meanwhile is signed when it goes on.
+	require.NoError(t, v.cmd.Process.Signal(syscall.SIGSTOP))
+	waits = push()
+	s.await("that it says what it waits for", func() bool { return strings.Contains(s.log.String(), "it did not answer in") })
+	require.NoError(t, v.cmd.Process.Signal(syscall.SIGCONT))
+	s.signed(pusher, waits)
+
 	v.stop()
 	s.stop(syscall.SIGTERM)
 	s.start(s.host)

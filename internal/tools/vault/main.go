@@ -1,6 +1,7 @@
 // Vault is HashiCorp's Vault with its transit engine and nothing else, in memory: what the tests of hashivault:// keys
 // sign with. All of Vault would be four times as much to compile. It prints the address that it serves on, and a root
-// token, and ends when its input does.
+// token, and ends when its input does. Vault is under the Business Source License: it is for tests, and no part of what
+// is shipped.
 package main
 
 import (
