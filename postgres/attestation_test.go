@@ -75,11 +75,11 @@ func TestAttestations(t *testing.T) {
 		require.NoError(t, s.db.RecordAttestations(s.ctx, []artifact.Attestation{a}))
 		return a
 	}
-	first := record(row, "scan 1", of(scanPredicate, ""))
+	record(row, "scan 1", of(scanPredicate, ""))
 	require.True(t, done(row, time.Hour))
 	require.True(t, done(row, 0))
 	require.False(t, done(row, time.Microsecond), "too old")
-	first = record(row, "scan 1", of(scanPredicate, ""))
+	first := record(row, "scan 1", of(scanPredicate, ""))
 
 	summary := row
 	summary.Predicate, summary.Name = summaryPredicate, "dev"
