@@ -57,5 +57,9 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 	if err := s.Service.SignImage(ctx, pass); err != nil {
 		return err
 	}
+	// Nobody waits for SBOMs, but whoever pushes next waits for the scanner that makes them.
+	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
+		return err
+	}
 	return s.Describe(ctx, job.Args.Repository, job.Args.Digest)
 }
