@@ -63,9 +63,13 @@ func run(ctx context.Context) error {
 	chosen := flag.String("work", "", "comma-separated; default all: "+strings.Join(names(), ", "))
 	rounds := flag.Int("rounds", 5, "rounds; the median counts")
 	length := flag.Duration("length", 3*time.Second, "of one measurement of reads")
+	layer := flag.String("analysis", "", "a layer's file: only compare uploads to the first target while layers are analysed, and while none is")
 	flag.Parse()
 	if len(all) == 0 {
 		return errors.New("no -target")
+	}
+	if *layer != "" {
+		return analysis(ctx, all[0], *layer, *rounds)
 	}
 	fmt.Printf("%-18s", "work")
 	for _, t := range all {

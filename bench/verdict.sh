@@ -19,7 +19,7 @@ stop() {
 }
 trap stop EXIT
 up() {
-	for _ in $(seq 100); do curl -fs -o /dev/null "$1" && return; sleep 0.1; done
+	for _ in $(seq 600); do curl -fs -o /dev/null "$1" && return; sleep 0.1; done
 	echo "$1 does not answer" >&2
 	exit 1
 }

@@ -59,6 +59,10 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
 		return awaiting(job.CreatedAt, err)
 	}
+	// Nobody waits for SBOMs, but whoever pushes next waits for the scanner that makes them.
+	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
+		return err
+	}
 	attached, err := s.Describe(ctx, job.Args.Repository, job.Args.Digest)
 	if err != nil {
 		return err

@@ -24,7 +24,8 @@ type Config struct {
 	Memory    int64         // soft limit of each, in bytes; default 400 MiB
 	Timeout   time.Duration // of one request; default 10 minutes
 	Layers    artifact.LayerLimits
-	Idle      time.Duration // after which a process without work ends; default 10 seconds
+	Idle      time.Duration // after which a process without work ends; default 10 seconds, and a minute for the last one
+	Patience  time.Duration // for which work waits for a process that is at other work, before it starts one; default 200 milliseconds, about what that takes
 	Logger    *slog.Logger
 }
 
@@ -33,9 +34,13 @@ type Client struct {
 	cfg   Config
 	slots chan struct{}
 
+	last time.Duration // after which the last process without work ends
+
 	mu        sync.Mutex
+	freed     chan struct{} // closed when a process becomes idle; then another takes its place
 	idle      []*process    // waiting for work, the last used last
 	preferred Databases     // of a process that needs none, so that it can match next
+	working   int           // processes that are taken, or start for work that is there
 	warming   chan struct{} // closed when the process that starts for work to come is idle, or failed; nil: none does
 	closed    bool
 	warned    bool // that the kernel does not confine them
@@ -52,10 +57,14 @@ func New(cfg Config) *Client {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Minute
 	}
+	last := cfg.Idle
 	if cfg.Idle == 0 {
-		cfg.Idle = 10 * time.Second
+		cfg.Idle, last = 10*time.Second, time.Minute
 	}
-	return &Client{cfg: cfg, slots: make(chan struct{}, cfg.Processes)}
+	if cfg.Patience == 0 {
+		cfg.Patience = 200 * time.Millisecond
+	}
+	return &Client{cfg: cfg, last: last, slots: make(chan struct{}, cfg.Processes), freed: make(chan struct{})}
 }
 
 // Analyse reads a layer from file. A layer that cannot be inspected, whatever the reason, is a Denied error; a scanner
@@ -166,6 +175,7 @@ func (c *Client) ask(ctx context.Context, databases Databases, request Request, 
 	if err != nil {
 		return Response{}, &artifact.Error{Kind: artifact.Unavailable, Message: "the scanner does not start, and what is not inspected is not accepted; the operator's log says why", Err: err}
 	}
+	defer c.done()
 	timed, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	response, err := p.ask(timed, request, file)
@@ -248,20 +258,24 @@ func (c *Client) start(ctx context.Context, databases Databases) (*process, erro
 	return p, err
 }
 
-// take returns an idle process that sees the databases, or starts one. With none asked for, any will do.
+// take returns an idle process that sees the databases, or one that soon is, or starts one. With none asked for, any will do.
 func (c *Client) take(ctx context.Context, databases Databases) (*process, error) {
-	for {
-		p, surplus, warming, err := c.pick(databases)
+	patience := time.NewTimer(c.cfg.Patience)
+	defer patience.Stop()
+	for patient := true; ; {
+		p, surplus, soon, err := c.pick(databases, patient)
 		if err != nil {
 			return nil, err
 		}
-		if warming != nil {
+		if soon != nil {
 			select {
-			case <-warming:
-				continue
+			case <-soon:
+			case <-patience.C:
+				patient = false
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
+			continue
 		}
 		if surplus != nil && surplus.expiry.Stop() {
 			surplus.kill()
@@ -273,13 +287,26 @@ func (c *Client) take(ctx context.Context, databases Databases) (*process, error
 			return p, nil
 		}
 		p.kill() // it was just about to end, or died while it waited
+		c.done()
 	}
-	return c.start(ctx, databases)
+	p, err := c.start(ctx, databases)
+	if err != nil {
+		c.done()
+	}
+	return p, err
 }
 
-// pick takes a process out of the idle ones. If there is none that fits, it may be warming; and if another would be one
-// too many, surplus is the one that has waited longest.
-func (c *Client) pick(databases Databases) (fits, surplus *process, warming chan struct{}, err error) {
+// done ends what pick began.
+func (c *Client) done() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.working--
+}
+
+// pick takes a process out of the idle ones. If there is none that fits, one may be warming or, for the patient, be at other
+// work, and soon says when to ask again; and if another would be one too many, surplus is the one that has waited longest.
+// Unless it is soon, done is to follow.
+func (c *Client) pick(databases Databases, patient bool) (fits, surplus *process, soon chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -288,17 +315,21 @@ func (c *Client) pick(databases Databases) (fits, surplus *process, warming chan
 	for i, p := range slices.Backward(c.idle) {
 		if p.databases.see(databases) {
 			c.idle = slices.Delete(c.idle, i, i+1)
+			c.working++
 			return p, nil, nil, nil
 		}
 	}
-	if c.warming != nil && c.preferred.see(databases) {
+	if usual := c.preferred.see(databases); usual && c.warming != nil {
 		return nil, nil, c.warming, nil
+	} else if usual && patient && c.working > 0 {
+		return nil, nil, c.freed, nil
 	}
 	// Each that works, this one to be among them, holds a slot.
 	if len(c.idle) > 0 && len(c.idle)+len(c.slots) > cap(c.slots) {
 		surplus = c.idle[0]
 		c.idle = slices.Delete(c.idle, 0, 1)
 	}
+	c.working++
 	return nil, surplus, nil, nil
 }
 
@@ -320,12 +351,20 @@ func (c *Client) give(p *process) {
 		go p.kill()
 		return
 	}
-	p.expiry = time.AfterFunc(c.cfg.Idle, func() { c.expire(p) })
+	p.spared, p.expiry = false, time.AfterFunc(c.cfg.Idle, func() { c.expire(p) })
 	c.idle = append(c.idle, p)
+	close(c.freed)
+	c.freed = make(chan struct{})
 }
 
+// expire ends a process that had no work for long; the last one has more time.
 func (c *Client) expire(p *process) {
 	c.mu.Lock()
+	if more := c.last - c.cfg.Idle; more > 0 && len(c.idle) == 1 && c.idle[0] == p && !p.spared {
+		p.spared, p.expiry = true, time.AfterFunc(more, func() { c.expire(p) })
+		c.mu.Unlock()
+		return
+	}
 	c.idle = slices.DeleteFunc(c.idle, func(other *process) bool { return other == p })
 	c.mu.Unlock()
 	p.kill()

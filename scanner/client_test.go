@@ -108,6 +108,8 @@ func act(what string, digest artifact.Digest) scanner.Response {
 		return scanner.Response{Refused: strings.Repeat("é", 1<<20)}
 	case "lie":
 		return scanner.Response{Analysis: &scanner.Analysis{Facts: artifact.LayerFacts{Digest: artifact.DigestOf([]byte("other"))}}}
+	case "brief":
+		time.Sleep(50 * time.Millisecond) // stands for work
 	case "pid":
 		return said(fmt.Sprint(os.Getpid()))
 	case "confined":
@@ -282,6 +284,29 @@ func TestReuse(t *testing.T) {
 	ended(t, idle)
 	require.NoError(t, c.Close())
 	ended(t, third)
+}
+
+// TestPatience: work waits for a process that will soon be free, and does not wait for one that will not.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	for what, patience := range map[string]time.Duration{"brief": time.Minute, "hang": time.Millisecond} {
+		c := client(t, func(cfg *scanner.Config) { cfg.Processes, cfg.Patience = 2, patience })
+		pid, err := analyse(t, c, t.Context(), "pid")
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := analyse(t, c, ctx, what)
+			ended <- err
+		}()
+		// Until the one process is at work, this takes it.
+		require.Eventually(t, func() bool { return c.Working() > 0 || len(ended) > 0 }, 20*time.Second, time.Millisecond)
+		other, err := analyse(t, c, t.Context(), "pid")
+		require.NoError(t, err)
+		require.Equal(t, what == "brief", pid == other)
+		cancel()
+		require.Equal(t, what == "brief", <-ended == nil)
+	}
 }
 
 // TestCancelled: who asked went away; the process ends, and nothing is said about the layer.

@@ -33,6 +33,7 @@ type process struct {
 	stderr     *tail
 	ended      chan struct{}
 	expiry     *time.Timer // while idle
+	spared     bool        // that timer ran out once
 	once       sync.Once
 }
 

@@ -1,0 +1,8 @@
+package scanner
+
+// Working returns how many processes are at work.
+func (c *Client) Working() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.working
+}
