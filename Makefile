@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates
+TEST_PACKAGES := strace docker.io podman buildah skopeo crun runc umoci mmdebstrap jq curl git ca-certificates
 # Where Node.js did not come from Debian, npm came with it, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
@@ -36,7 +36,7 @@ deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
 # Clients that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
-tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/oidc-provider/node_modules
+tools: $(TOOLS)/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/buildkitd $(TOOLS)/oidc-provider/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -48,6 +48,10 @@ $(TOOLS)/regctl:
 # of, so that most is compiled already.
 $(TOOLS)/trivy: internal/tools/trivy/go.mod
 	cd internal/tools/trivy && GOEXPERIMENT=jsonv2 $(GO) build -trimpath -ldflags '-s -w' -o ../bin/trivy github.com/aquasecurity/trivy/cmd/trivy
+# The daemon that Dockerfiles with RUN are built with.
+$(TOOLS)/buildkitd: internal/tools/buildkitd/go.mod
+	@echo "compiling buildkitd; the first time takes about two minutes"
+	cd internal/tools/buildkitd && $(GO) build -trimpath -ldflags '-s -w' -o ../bin/buildkitd github.com/moby/buildkit/cmd/buildkitd
 $(TOOLS)/oidc-provider/node_modules:
 	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/oidc-provider oidc-provider@9.13.3
 $(TOOLS)/golangci-lint:

@@ -151,14 +151,6 @@ func (p *Plan) parse() error {
 		}
 		p.target = at
 	}
-	for _, s := range p.needed() {
-		for _, command := range p.stages[s].Commands {
-			if _, ok := command.(*instructions.RunCommand); ok {
-				return artifact.Errorf(artifact.Unsupported, "%s:%d: RUN is not offered yet: this server builds Dockerfiles without RUN; build what RUN makes before, and COPY it, or build with docker and push",
-					p.request.Dockerfile, line(command))
-			}
-		}
-	}
 	return nil
 }
 
@@ -205,8 +197,8 @@ func (p *Plan) needed() []int {
 			want(from)
 		}
 		for _, c := range p.stages[i].Commands {
-			if cp, ok := c.(*instructions.CopyCommand); ok && cp.From != "" {
-				if from, ok := p.stage(cp.From); ok && from < i {
+			for _, name := range sourcesOf(c) {
+				if from, ok := p.stage(name); ok && from < i {
 					want(from)
 				}
 			}
@@ -230,15 +222,13 @@ func (p *Plan) pin(ctx context.Context, principal artifact.Principal, bases Base
 			}
 		}
 		for _, c := range s.Commands {
-			cp, ok := c.(*instructions.CopyCommand)
-			if !ok || cp.From == "" {
-				continue
-			}
-			if from, ok := p.stage(cp.From); ok && from < i {
-				continue
-			}
-			if err := p.pinOne(ctx, principal, bases, cp.From, line(c)); err != nil {
-				return err
+			for _, name := range sourcesOf(c) {
+				if from, ok := p.stage(name); ok && from < i {
+					continue
+				}
+				if err := p.pinOne(ctx, principal, bases, name, line(c)); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -329,7 +319,7 @@ func (p *Plan) makeKey() error {
 	canonical, err := json.Marshal(struct {
 		Engine, Context, Dockerfile, Target, Platform string
 		Args, Bases                                   map[string]string
-	}{engine, p.contextSum.String(), artifact.DigestOf(p.dockerfile).String(), p.request.Target, p.platform.String(), p.request.Args, bases})
+	}{p.engine(), p.contextSum.String(), artifact.DigestOf(p.dockerfile).String(), p.request.Target, p.platform.String(), p.request.Args, bases})
 	p.key = artifact.DigestOf(canonical)
 	return err
 }
@@ -372,6 +362,6 @@ func (t *tree) digest() (artifact.Digest, error) {
 }
 
 // builderVersion is for provenance: what compiled the engine is part of what made the bytes.
-func builderVersion(version string) map[string]string {
-	return map[string]string{"waybill": version, "engine": engine, "go": runtime.Version()}
+func (p *Plan) builderVersion(version string) map[string]string {
+	return map[string]string{"waybill": version, "engine": p.engine(), "go": runtime.Version()}
 }

@@ -202,7 +202,7 @@ func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawM
 			"resolvedDependencies": dependencies,
 		},
 		"runDetails": map[string]any{
-			"builder":  map[string]any{"id": cfg.ID, "version": builderVersion(cfg.Version)},
+			"builder":  map[string]any{"id": cfg.ID, "version": p.builderVersion(cfg.Version)},
 			"metadata": map[string]any{"invocationId": p.key.String(), "startedOn": record.StartedAt.Format(time.RFC3339), "finishedOn": ended.Format(time.RFC3339)},
 		},
 	})

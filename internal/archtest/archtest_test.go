@@ -23,9 +23,9 @@ var mayImport = map[string][]string{
 	"registry": {"artifact"},
 	"layer":    {"artifact"},
 	"policy":   {"artifact"},
-	"scanner":  {"artifact"},
+	"scanner":  {"artifact", "internal/child"},
 	"ledger":   {"artifact"},
-	"builder":  {"artifact"},
+	"builder":  {"artifact", "internal/child"},
 	"auth":     {"artifact"},
 	"mirror":   {"artifact"},
 
@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 
 	"scanner/trivy": {"artifact", "scanner", "layer"},
 
-	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "storage", "migrations"},
+	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "storage", "migrations", "internal/child"},
 	"postgres/pgtest": {"postgres"},
 	"blob/blobtest":   {"artifact", "blob"},
 
@@ -54,6 +54,7 @@ var mayImport = map[string][]string{
 	"examples/returns": {},
 	"internal/e2e":     {},
 	"internal/demo":    {},
+	"internal/child":   {},
 }
 
 // onlyIn says which packages may import a module of others.
