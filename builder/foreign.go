@@ -91,3 +91,16 @@ func (p *Plan) make(ctx context.Context, b *BuildKit, dir, temp string, private 
 	}
 	return b.Solve(ctx, in, temp, private, log)
 }
+
+// builtOn is what an image of the plan was built on.
+func (p *Plan) builtOn(digest artifact.Digest) []artifact.BuiltOn {
+	var all []artifact.BuiltOn
+	for _, b := range p.bases {
+		on := artifact.BuiltOn{Repository: p.request.Repository, Digest: digest, BaseRepository: b.ref.Repository, BaseDigest: b.digest}
+		if b.ref.Digest.IsZero() {
+			on.BaseTag = b.ref.Tag.String()
+		}
+		all = append(all, on)
+	}
+	return all
+}

@@ -36,6 +36,8 @@ type Store interface {
 	StartBuild(ctx context.Context, r Record) error
 	// EndBuild stores the digest and the provenance, or why it failed.
 	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
+	// RecordBases stores what an image was built on.
+	RecordBases(ctx context.Context, all []artifact.BuiltOn) error
 }
 
 // Publisher puts images into the registry, by the same path as any push.
@@ -52,9 +54,10 @@ type Config struct {
 	Store     Store
 	Bases     Bases
 	Publisher Publisher
-	Folder    string // for temporary files
-	Version   string // of this program, for provenance
-	ID        string // of this builder, a URI, for provenance
+	BuildKit  *BuildKit // nil: Dockerfiles that need it are refused
+	Folder    string    // for temporary files
+	Version   string    // of this program, for provenance
+	ID        string    // of this builder, a URI, for provenance
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
@@ -78,37 +81,56 @@ type Result struct {
 	BuiltAt    time.Time
 }
 
-// Build builds a context, a tar stream, unless its key was built before: then it answers with that build's digest. log
-// gets a line per instruction.
-func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, log io.Writer) (Result, error) {
+// prepare unpacks a context, a tar stream, and pins all that the build is made of.
+func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, archive io.Reader) (_ *work, err error) {
 	if !p.Can(artifact.ActionBuild, r.Repository) || !p.Can(artifact.ActionPush, r.Repository) {
-		return Result{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, r.Repository)
+		return nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, r.Repository)
 	}
-	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
+	w := &work{}
+	if w.temp, err = os.MkdirTemp(s.cfg.Folder, "waybill-build-"); err != nil {
+		return nil, err
+	}
+	if w.root, err = contextRoot(w.temp); err != nil {
+		_ = os.RemoveAll(w.temp)
+		return nil, err
+	}
+	if err = unpack(archive, w.root); err == nil {
+		w.plan, err = newPlan(ctx, p, r, w.root, s.cfg.Bases)
+	}
 	if err != nil {
-		return Result{}, err
+		w.close()
+		return nil, err
 	}
-	defer os.RemoveAll(temp)
-	root, err := contextRoot(temp)
-	if err != nil {
-		return Result{}, err
-	}
-	defer root.Close()
-	if err := unpack(archive, root); err != nil {
-		return Result{}, err
-	}
-	plan, err := newPlan(ctx, p, r, root, s.cfg.Bases)
-	if err != nil {
-		return Result{}, err
-	}
+	return w, nil
+}
+
+// finish builds what was prepared, unless its key was built before: then it answers with that build's digest.
+func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, private Private, log io.Writer) (Result, error) {
+	r := w.plan.request
 	// Requests that stand at the same key share one build; each then sets its own tags.
-	shared, err, _ := s.running.Do(r.Repository.String()+" "+plan.Key().String(), func() (any, error) { return s.once(ctx, p, plan, temp, log) })
+	shared, err, _ := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w, private, log) })
 	if err != nil {
 		return Result{}, err
 	}
-	result := shared.(Result)
-	err = s.cfg.Publisher.Tag(ctx, p, r.Repository, r.Tags, result.Digest)
-	return result, err
+	return s.tagged(ctx, p, r, shared.(Result), nil)
+}
+
+// tagged sets a request's tags on what was built.
+func (s *Service) tagged(ctx context.Context, p artifact.Principal, r Request, result Result, err error) (Result, error) {
+	if err != nil {
+		return Result{}, err
+	}
+	return result, s.cfg.Publisher.Tag(ctx, p, r.Repository, r.Tags, result.Digest)
+}
+
+// before returns the build of the same inputs that is done, and whose image is still there.
+func (s *Service) before(ctx context.Context, p artifact.Principal, plan *Plan) (Result, bool, error) {
+	repository := plan.request.Repository
+	before, ok, err := s.cfg.Store.Build(ctx, repository, plan.Key())
+	if err != nil || !ok || s.cfg.Publisher.Tag(ctx, p, repository, nil, before.Digest) != nil {
+		return Result{}, false, err
+	}
+	return Result{Repository: repository, Digest: before.Digest, Key: plan.Key(), BuiltBy: before.StartedBy, BuiltAt: before.StartedAt}, true, nil
 }
 
 func contextRoot(temp string) (*os.Root, error) {
@@ -120,25 +142,22 @@ func contextRoot(temp string) (*os.Root, error) {
 }
 
 // once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.
-func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, temp string, log io.Writer) (Result, error) {
+func (s *Service) once(ctx context.Context, p artifact.Principal, w *work, private Private, log io.Writer) (Result, error) {
+	plan := w.plan
 	repository := plan.request.Repository
 	release, err := s.cfg.Store.LockBuild(ctx, repository, plan.Key())
 	if err != nil {
 		return Result{}, err
 	}
 	defer release()
-	before, ok, err := s.cfg.Store.Build(ctx, repository, plan.Key())
-	if err != nil {
-		return Result{}, err
-	}
-	if ok && s.cfg.Publisher.Tag(ctx, p, repository, nil, before.Digest) == nil {
-		return Result{Repository: repository, Digest: before.Digest, Key: plan.Key(), BuiltBy: before.StartedBy, BuiltAt: before.StartedAt}, nil
+	if before, ok, err := s.before(ctx, p, plan); err != nil || ok {
+		return before, err
 	}
 	record := Record{Repository: repository, Key: plan.Key(), StartedBy: p.Name, StartedAt: s.cfg.Now().UTC()}
 	if err := s.cfg.Store.StartBuild(ctx, record); err != nil {
 		return Result{}, err
 	}
-	digest, provenance, err := s.build(ctx, p, plan, record, temp, log)
+	digest, provenance, err := s.build(ctx, p, w, record, private, log)
 	if err != nil {
 		ended := s.cfg.Store.EndBuild(context.WithoutCancel(ctx), record, nil, err.Error())
 		return Result{}, errors.Join(err, ended)
@@ -150,14 +169,18 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 	return Result{Repository: repository, Digest: digest, Key: plan.Key(), Built: true, BuiltBy: p.Name, BuiltAt: record.StartedAt}, nil
 }
 
-func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
-	image, err := plan.build(ctx, temp, log)
+func (s *Service) build(ctx context.Context, p artifact.Principal, w *work, record Record, private Private, log io.Writer) (artifact.Digest, json.RawMessage, error) {
+	plan := w.plan
+	image, err := plan.make(ctx, s.cfg.BuildKit, w.context(), w.temp, private, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err
 	}
 	fmt.Fprintln(log, "publishing")
 	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, image)
 	if err != nil {
+		return digest, nil, err
+	}
+	if err := s.cfg.Store.RecordBases(ctx, plan.builtOn(digest)); err != nil {
 		return digest, nil, err
 	}
 	provenance, err := plan.provenance(s.cfg, record, s.cfg.Now().UTC())

@@ -35,6 +35,8 @@ type DB struct {
 	OnPolicy func(ctx context.Context, tx pgx.Tx) error
 	// OnWaiver is told likewise of each new waiver, so that somebody wakes when it expires.
 	OnWaiver func(ctx context.Context, tx pgx.Tx, w artifact.Waiver) error
+	// OnBuild is told of each build that is queued, in the transaction that stores it.
+	OnBuild func(ctx context.Context, tx pgx.Tx, id string) error
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error

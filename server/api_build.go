@@ -16,8 +16,11 @@ import (
 	"waybill/artifact"
 )
 
-// BuildEvent is one line of a build's answer. The last line has Result or Problem, and no other does.
+// BuildEvent is one line of a build's answer. The first has ID, unless the same inputs were built before; the last has Result
+// or Problem, and no other does.
 type BuildEvent struct {
+	ID      string   `json:"id,omitempty"`
+	Status  any      `json:"status,omitempty"` // what BuildKit reports: SolveStatus of its Go client
 	Log     string   `json:"log,omitempty"`
 	Result  *Built   `json:"result,omitempty"`
 	Problem *Problem `json:"problem,omitempty"`
@@ -44,6 +47,7 @@ type (
 		Target     string   `query:"target" maxLength:"200" doc:"The stage to build; without it, the last"`
 		Platform   string   `query:"platform" maxLength:"100" example:"linux/amd64"`
 		Source     string   `query:"source" maxLength:"2000" doc:"Where the context comes from, for the provenance"`
+		Secrets    string   `header:"Waybill-Build-Secrets" maxLength:"262144" doc:"Secrets for RUN --mount=type=secret: ID=BASE64, with commas between"`
 		Commit     string   `query:"commit" maxLength:"200" doc:"The source's commit, for the provenance"`
 	}
 	buildOutput struct {
@@ -105,7 +109,8 @@ func (in *buildInput) request() (BuildRequest, error) {
 		}
 		r.Args[name] = value
 	}
-	return r, nil
+	r.Secrets, err = parseSecrets(in.Secrets)
+	return r, err
 }
 
 // eventWriter sends events as they come; each line that is written to it becomes one of a build's log. It is safe for
@@ -144,6 +149,12 @@ func (w *eventWriter) send(e any) {
 	}
 	w.write(e)
 }
+
+// Begun tells a build's id.
+func (w *eventWriter) Begun(id string) { w.send(BuildEvent{ID: id}) }
+
+// Report tells what BuildKit says.
+func (w *eventWriter) Report(status any) { w.send(BuildEvent{Status: status}) }
 
 func (w *eventWriter) flush() {
 	w.write(BuildEvent{Log: w.line.String()})

@@ -266,15 +266,6 @@ func (p publisher) Attest(ctx context.Context, r artifact.Repository, digest art
 	return p.signing.AttestImage(ctx, pass, predicateType, predicate)
 }
 
-// builderAPI fits the API's request to builder's.
-type builderAPI struct{ service *builder.Service }
-
-func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.BuildRequest, log io.Writer) (server.Built, error) {
-	done, err := b.service.Build(ctx, p, builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Target: r.Target, Platform: r.Platform,
-		Source: builder.Source{URI: r.SourceURI, Commit: r.Commit}}, r.Context, log)
-	return server.Built{Repository: done.Repository, Tags: r.Tags, Digest: done.Digest, Key: done.Key, New: done.Built, BuiltBy: done.BuiltBy, BuiltAt: done.BuiltAt}, err
-}
-
 // documents fits stored documents to the API's.
 type documents struct {
 	db         *postgres.DB

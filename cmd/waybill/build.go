@@ -13,6 +13,7 @@ import (
 
 	"waybill/artifact"
 	"waybill/builder"
+	"waybill/server"
 )
 
 func newBuild() *cobra.Command {
@@ -23,7 +24,7 @@ func newBuild() *cobra.Command {
 		Long: `Build a folder's Dockerfile on the server. The folder is sent without what its .dockerignore names. Inputs that were
 built before are not built again: the answer is the first build's digest. The log goes to standard error; the last
 line of standard output is REPO@DIGEST.`,
-		Example: "  waybill build -t shop/returns:v456 --build-arg VERSION=456 .",
+		Example: "  waybill build -t shop/returns:v456 --build-arg VERSION=456 .\n  waybill build -t shop/returns:v456 --secret id=npmrc,src=$HOME/.npmrc .\n  waybill build logs -f 7QZ2",
 		Args:    exactly(1, "DIR"),
 	}
 	output := outputFlag(cmd)
@@ -33,6 +34,11 @@ line of standard output is REPO@DIGEST.`,
 	flags.StringArrayVar(&b.args, "build-arg", nil, "`K=V`; K alone takes the value from the environment; may be repeated")
 	flags.StringVar(&b.target, "target", "", "`stage` to build (default the last)")
 	flags.StringVar(&b.platform, "platform", "", "`os/arch` (default linux/amd64)")
+	flags.StringArrayVar(&b.secrets, "secret", nil, "`id=ID,src=FILE` or id=ID,env=NAME, for RUN --mount=type=secret; may be repeated")
+	flags.StringArrayVar(&b.ssh, "ssh", nil, "`default` or ID=SOCKET, the agent for RUN --mount=type=ssh; with --local only")
+	flags.StringVar(&b.progress, "progress", "auto", "how to show it: auto, tty or plain")
+	flags.BoolVar(&b.local, "local", false, "build on this machine and push what comes of it")
+	flags.StringVar(&b.builder, "builder", os.Getenv("BUILDKIT_HOST"), "`address` of BuildKit for --local (default: $BUILDKIT_HOST, or a private one)")
 	flags.StringVar(&b.source, "source", "", "`URI` of the source, for the provenance")
 	flags.StringVar(&b.commit, "commit", "", "`commit` of the source, for the provenance")
 	_ = cmd.MarkFlagRequired("tag")
@@ -45,10 +51,7 @@ line of standard output is REPO@DIGEST.`,
 		if err != nil {
 			return err
 		}
-		archive := packContext(args[0])
-		defer archive.Close()
-		sent := newProgress(archive, cmd.ErrOrStderr(), "Sending context", 0)
-		out, err := c.build(ctx, query, sent, cmd.ErrOrStderr())
+		out, err := b.run(ctx, cmd, c, args[0], query)
 		if err != nil {
 			return err
 		}
@@ -57,12 +60,38 @@ line of standard output is REPO@DIGEST.`,
 		}
 		return output.show(cmd, out, func(w io.Writer) { fmt.Fprintf(w, "%s@%s\n", out.Repository, out.Digest) })
 	})
+	cmd.AddCommand(newBuildList(), newBuildLogs(), newBuildCancel())
 	return cmd
 }
 
 type buildFlags struct {
-	tags, args                                   []string
+	tags, args, secrets, ssh                     []string
 	dockerfile, target, platform, source, commit string
+	progress, builder                            string
+	local                                        bool
+}
+
+// run builds on the server, or here, and shows what is said meanwhile.
+func (b buildFlags) run(ctx context.Context, cmd *cobra.Command, c *client, dir string, query url.Values) (server.Built, error) {
+	secrets, err := readSecrets(b.secrets)
+	if err != nil {
+		return server.Built{}, err
+	}
+	shown, err := newBuildDisplay(cmd.ErrOrStderr(), b.progress)
+	if err != nil {
+		return server.Built{}, err
+	}
+	defer shown.close()
+	if b.local {
+		return b.buildHere(ctx, c, dir, query, secrets, shown)
+	}
+	if len(b.ssh) > 0 {
+		return server.Built{}, usagef("--ssh: an agent does not leave this machine; build with --local, or give the server a key of its own with --secret")
+	}
+	archive := packContext(dir)
+	defer archive.Close()
+	sent := newProgress(archive, cmd.ErrOrStderr(), "Sending context", 0)
+	return c.build(ctx, query, sent, secrets, shown)
 }
 
 // query turns flags into the API's parameters.

@@ -44,6 +44,7 @@ type app struct {
 	deliverer     *jobs.Deliverer
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
+	buildkit      *builder.BuildKit
 	mirrors       *mirror.Service
 	pulls         *storage.Pulls
 	database      *postgres.DB
@@ -100,8 +101,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
+	runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
+	if err != nil {
+		return nil, err
+	}
 
 	copier, err := mirror.NewCopier(mirror.CopierConfig{Targets: cfg.targets(), Promoted: db, Bytes: files, Logger: logger})
 	if err != nil {
@@ -115,6 +119,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
 		Advisories: attached.puller,
+		Builder:    &jobs.Builder{Build: runs.Work, Tidy: runs.Tidy, Limit: cfg.Builder.BuildKit.Timeout + time.Hour, Most: cfg.Builder.BuildKit.Builds},
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db},
 		Rejudger:   &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger},
 		Signer:     &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Busy: images.Busy, Logger: logger},
@@ -129,10 +134,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
+	db.OnBuild = a.jobs.Build
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{runs, db},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
@@ -171,6 +177,17 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: a.logger}
 	return scans, advisories, advisories.prefer(ctx)
+}
+
+// building makes what builds, and remembers who asked.
+func (a *app) building(cfg Config, service builder.Config) (*builder.Runs, error) {
+	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, a.logger)
+	service.BuildKit = a.buildkit
+	contexts, err := builder.OpenFolder(filepath.Join(cfg.Data, "blobs", "contexts"))
+	if err != nil {
+		return nil, err
+	}
+	return builder.NewRuns(builder.RunsConfig{Service: builder.NewService(service), Store: runStore{a.database}, Contexts: contexts, Logger: a.logger, MaxLog: int64(cfg.Builder.BuildKit.Log)}), nil
 }
 
 func (a *app) metrics() *prometheus.Registry {
@@ -255,6 +272,9 @@ func (a *app) close() {
 		if err := a.jobs.Stop(ctx); err != nil {
 			a.logger.Warn("jobs were cut short; they go on at the next start", "error", err)
 		}
+	}
+	if a.buildkit != nil {
+		a.buildkit.Close()
 	}
 	if a.scanner != nil {
 		_ = a.scanner.Close()
