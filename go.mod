@@ -44,6 +44,8 @@ require github.com/klauspost/readahead v1.4.0
 
 require github.com/robfig/cron/v3 v3.0.1
 
+require github.com/tonistiigi/dchapes-mode v0.0.0-20250318174251-73d941a28323 // indirect
+
 require (
 	cel.dev/cel-go v0.33.2
 	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect

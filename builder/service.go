@@ -12,7 +12,6 @@ import (
 	"slices"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/singleflight"
 
 	"waybill/artifact"
@@ -40,9 +39,11 @@ type Store interface {
 
 // Publisher puts images into the registry, by the same path as any push.
 type Publisher interface {
-	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, image v1.Image) (artifact.Digest, error)
+	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, built Artifact) (artifact.Digest, error)
 	// Tag sets more tags on what is there; NotFound when it was deleted.
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
+	// Stored returns an image or index of the repository; NotFound when it was deleted.
+	Stored(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (Artifact, error)
 	// Attest has the provenance of a published image signed and attached.
 	Attest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error
 }
@@ -52,9 +53,13 @@ type Config struct {
 	Store     Store
 	Bases     Bases
 	Publisher Publisher
-	Folder    string // for temporary files
-	Version   string // of this program, for provenance
-	ID        string // of this builder, a URI, for provenance
+	Engine    Engine   // for what the native one cannot build; nil: that is refused
+	Fetcher   *Fetcher // of git contexts; nil: none are fetched
+	Limits    Limits
+	Hosts     []string // that this registry is reached at, which FROM may name
+	Folder    string   // for temporary files
+	Version   string   // of this program, for provenance
+	ID        string   // of this builder, a URI, for provenance
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
@@ -81,26 +86,19 @@ type Result struct {
 // Build builds a context, a tar stream, unless its key was built before: then it answers with that build's digest. log
 // gets a line per instruction.
 func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, log io.Writer) (Result, error) {
-	if !p.Can(artifact.ActionBuild, r.Repository) || !p.Can(artifact.ActionPush, r.Repository) {
-		return Result{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, r.Repository)
+	if err := mayBuild(p, r.Repository); err != nil {
+		return Result{}, err
 	}
 	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
 	if err != nil {
-		return Result{}, err
+		return Result{}, full(err)
 	}
 	defer os.RemoveAll(temp)
-	root, err := contextRoot(temp)
+	plan, err := s.plan(ctx, p, r, archive, temp)
 	if err != nil {
 		return Result{}, err
 	}
-	defer root.Close()
-	if err := unpack(archive, root); err != nil {
-		return Result{}, err
-	}
-	plan, err := newPlan(ctx, p, r, root, s.cfg.Bases)
-	if err != nil {
-		return Result{}, err
-	}
+	defer plan.Close()
 	// Requests that stand at the same key share one build; each then sets its own tags.
 	shared, err, _ := s.running.Do(r.Repository.String()+" "+plan.Key().String(), func() (any, error) { return s.once(ctx, p, plan, temp, log) })
 	if err != nil {
@@ -109,6 +107,39 @@ func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, ar
 	result := shared.(Result)
 	err = s.cfg.Publisher.Tag(ctx, p, r.Repository, r.Tags, result.Digest)
 	return result, err
+}
+
+func mayBuild(p artifact.Principal, repository artifact.Repository) error {
+	if !p.Can(artifact.ActionBuild, repository) || !p.Can(artifact.ActionPush, repository) {
+		return artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, repository)
+	}
+	return nil
+}
+
+// plan reads the context, from the archive or the repository that the request names, into a folder of temp.
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (*Plan, error) {
+	root, err := contextRoot(temp)
+	if err != nil {
+		return nil, full(err)
+	}
+	if r.Source.Git != "" {
+		fetched, err := s.cfg.Fetcher.Fetch(ctx, r.Source.Git, temp, s.cfg.Limits)
+		if err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+		defer fetched.Close()
+		archive, r.Source = fetched, fetched.Source
+	}
+	files, err := unpack(archive, root, s.cfg.Limits)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	plan.root = root
+	return plan, nil
 }
 
 func contextRoot(temp string) (*os.Root, error) {
@@ -151,12 +182,13 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 }
 
 func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
-	image, err := plan.build(ctx, temp, log)
+	built, release, err := plan.build(ctx, temp, s.cfg.Limits, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err
 	}
+	defer release()
 	fmt.Fprintln(log, "publishing")
-	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, image)
+	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
 	if err != nil {
 		return digest, nil, err
 	}
@@ -196,13 +228,13 @@ func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawM
 	return json.Marshal(map[string]any{
 		"buildDefinition": map[string]any{
 			"buildType": buildType,
-			"externalParameters": map[string]any{"dockerfile": p.request.Dockerfile, "target": p.request.Target, "platform": p.platform.String(),
+			"externalParameters": map[string]any{"dockerfile": p.request.Dockerfile, "target": p.request.Target, "platform": p.request.Platform, "labels": p.request.Labels,
 				"args": args, "source": p.request.Source},
 			"internalParameters":   map[string]any{"key": p.key.String()},
 			"resolvedDependencies": dependencies,
 		},
 		"runDetails": map[string]any{
-			"builder":  map[string]any{"id": cfg.ID, "version": builderVersion(cfg.Version)},
+			"builder":  map[string]any{"id": cfg.ID, "version": p.builderVersion(cfg.Version)},
 			"metadata": map[string]any{"invocationId": p.key.String(), "startedOn": record.StartedAt.Format(time.RFC3339), "finishedOn": ended.Format(time.RFC3339)},
 		},
 	})

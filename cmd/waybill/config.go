@@ -45,6 +45,8 @@ type Config struct {
 	Scanner ScannerConfig `yaml:"scanner"`
 	// Layers bounds what a layer may be: one that passes a bound is denied, with the bound as the reason.
 	Layers LayersConfig `yaml:"layers"`
+	// Builder bounds builds.
+	Builder BuilderConfig `yaml:"builder"`
 	// Advisories says where the advisory database comes from, if not from `waybill db import`.
 	Advisories AdvisoriesConfig `yaml:"advisories"`
 	// VEX says whose statements about findings count.

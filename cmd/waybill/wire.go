@@ -100,7 +100,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
+	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
+		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 
 	copier, err := mirror.NewCopier(mirror.CopierConfig{Targets: cfg.targets(), Promoted: db, Bytes: files, Logger: logger})
@@ -134,7 +135,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
-		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
+		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
