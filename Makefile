@@ -59,7 +59,7 @@ $(TOOLS)/golangci-lint:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The scanner's own packages are compiled with the experiment, and tested through the built program.
-test: deps tools build examples/returns/returns
+test: deps tools build examples/returns/returns examples/platforms/hello-amd64 examples/platforms/hello-arm64
 	$(GO) vet ./...
 	$(GO) test -timeout 30m ./...
 
@@ -70,6 +70,9 @@ lint: $(TOOLS)/golangci-lint
 examples/returns/returns: $(wildcard examples/returns/*.go)
 	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./examples/returns
 
+examples/platforms/hello-%: examples/platforms/main.go
+	GOOS=linux GOARCH=$* $(GO) build -trimpath -ldflags '-s -w' -o $@ ./examples/platforms
+
 demo: deps tools build examples/returns/returns
 	internal/demo/demo.sh
 
@@ -77,4 +80,4 @@ image:
 	docker build -t waybill:$(VERSION) --build-arg VERSION=$(VERSION) .
 
 clean:
-	rm -rf bin .demo examples/returns/returns
+	rm -rf bin .demo examples/returns/returns examples/platforms/hello-*

@@ -6,7 +6,7 @@ import (
 	"io"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/content"
+	contents "github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	digest "github.com/opencontainers/go-digest"
@@ -21,7 +21,7 @@ type imageStore struct {
 	at map[digest.Digest]*contentReader // where a read of a blob ended, for the next to go on from
 }
 
-var _ content.Store = (*imageStore)(nil)
+var _ contents.Store = (*imageStore)(nil)
 
 // open returns a blob's size and how to read it from its start.
 func (s *imageStore) open(d digest.Digest) (size int64, open func() (io.ReadCloser, error), err error) {
@@ -50,14 +50,14 @@ func (s *imageStore) open(d digest.Digest) (size int64, open func() (io.ReadClos
 	return size, layer.Compressed, err
 }
 
-// Info implements content.InfoProvider.
-func (s *imageStore) Info(_ context.Context, d digest.Digest) (content.Info, error) {
+// Info implements contents.InfoProvider.
+func (s *imageStore) Info(_ context.Context, d digest.Digest) (contents.Info, error) {
 	size, _, err := s.open(d)
-	return content.Info{Digest: d, Size: size}, err
+	return contents.Info{Digest: d, Size: size}, err
 }
 
-// ReaderAt implements content.Provider. BuildKit asks for a blob in pieces, each anew, one after the other.
-func (s *imageStore) ReaderAt(_ context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
+// ReaderAt implements contents.Provider. BuildKit asks for a blob in pieces, each anew, one after the other.
+func (s *imageStore) ReaderAt(_ context.Context, desc ocispecs.Descriptor) (contents.ReaderAt, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r, ok := s.at[desc.Digest]; ok {
@@ -91,7 +91,7 @@ type contentReader struct {
 	offset int64 // of stream
 }
 
-// Size implements content.ReaderAt.
+// Size implements contents.ReaderAt.
 func (r *contentReader) Size() int64 { return r.size }
 
 // ReadAt implements io.ReaderAt, for one caller at a time.
@@ -144,20 +144,20 @@ func (r *contentReader) end() {
 
 // What follows would change the store, or list it.
 
-func (*imageStore) Update(context.Context, content.Info, ...string) (content.Info, error) {
-	return content.Info{}, errdefs.ErrNotImplemented
+func (*imageStore) Update(context.Context, contents.Info, ...string) (contents.Info, error) {
+	return contents.Info{}, errdefs.ErrNotImplemented
 }
-func (*imageStore) Walk(context.Context, content.WalkFunc, ...string) error {
+func (*imageStore) Walk(context.Context, contents.WalkFunc, ...string) error {
 	return errdefs.ErrNotImplemented
 }
 func (*imageStore) Delete(context.Context, digest.Digest) error { return errdefs.ErrNotImplemented }
-func (*imageStore) Status(context.Context, string) (content.Status, error) {
-	return content.Status{}, errdefs.ErrNotImplemented
+func (*imageStore) Status(context.Context, string) (contents.Status, error) {
+	return contents.Status{}, errdefs.ErrNotImplemented
 }
-func (*imageStore) ListStatuses(context.Context, ...string) ([]content.Status, error) {
+func (*imageStore) ListStatuses(context.Context, ...string) ([]contents.Status, error) {
 	return nil, errdefs.ErrNotImplemented
 }
 func (*imageStore) Abort(context.Context, string) error { return errdefs.ErrNotImplemented }
-func (*imageStore) Writer(context.Context, ...content.WriterOpt) (content.Writer, error) {
+func (*imageStore) Writer(context.Context, ...contents.WriterOpt) (contents.Writer, error) {
 	return nil, errdefs.ErrNotImplemented
 }

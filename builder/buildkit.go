@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
+	contents "github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -118,12 +118,14 @@ type Inputs struct {
 	File         string // the Dockerfile's name, for errors
 	Dockerfile   []byte
 	Context      string // folder
+	Ignore       []byte // what goes before its .dockerignore; nil: that counts
 	Target       string // stage; empty: the last
 	Platform     artifact.Platform
 	Args, Labels map[string]string
 	At           time.Time           // what files and image are dated
+	Runs         bool                // programs of that platform
 	NoCache      bool                // run every step
-	Bases        map[string]v1.Image // by the names that the Dockerfile has for them
+	Bases        map[string]v1.Image // by the names that the Dockerfile has for them, with ::PLATFORM where that is another
 }
 
 // Solve makes an image. temp is an empty folder for it, and what is returned reads it.
@@ -135,8 +137,10 @@ func (b *BuildKit) Solve(ctx context.Context, in Inputs, temp string, private Pr
 		return nil, err
 	}
 	defer release()
-	if err := runs(ctx, c, in.Platform); err != nil {
-		return nil, err
+	if in.Runs {
+		if err := runs(ctx, c, in.Platform); err != nil {
+			return nil, err
+		}
 	}
 	opt, err := b.solveOpt(in, temp, private)
 	if err != nil {
@@ -213,6 +217,11 @@ func (b *BuildKit) solveOpt(in Inputs, temp string, private Private) (opt client
 	if err := os.WriteFile(filepath.Join(dockerfile, defaultFile), ownSyntax(in.Dockerfile), 0o600); err != nil {
 		return opt, err
 	}
+	if in.Ignore != nil {
+		if err := os.WriteFile(filepath.Join(dockerfile, defaultFile+ignoreFile), in.Ignore, 0o600); err != nil {
+			return opt, err
+		}
+	}
 	definition, err := fsutil.NewFS(dockerfile)
 	if err != nil {
 		return opt, err
@@ -268,19 +277,24 @@ func (b *BuildKit) attrs(in Inputs, epoch string) (map[string]string, error) {
 }
 
 // addBases has each name that the Dockerfile has for an image mean that image, by digest, read from here.
-func addBases(attrs map[string]string, bases map[string]v1.Image) (map[string]content.Store, error) {
-	stores := map[string]content.Store{}
+func addBases(attrs map[string]string, bases map[string]v1.Image) (map[string]contents.Store, error) {
+	stores := map[string]contents.Store{}
 	for i, name := range slices.Sorted(maps.Keys(bases)) {
 		digest, err := bases[name].Digest()
 		if err != nil {
 			return nil, err
 		}
-		named, err := reference.ParseNormalizedNamed(name)
+		plain, platform, _ := strings.Cut(name, "::")
+		named, err := reference.ParseNormalizedNamed(plain)
 		if err != nil {
 			return nil, artifact.Errorf(artifact.Invalid, "base %s: %w", name, err)
 		}
 		store := fmt.Sprintf("base%d", i)
-		attrs["context:"+strings.TrimSuffix(reference.FamiliarString(named), ":latest")] = "oci-layout://" + store + "@" + digest.String()
+		familiar := strings.TrimSuffix(reference.FamiliarString(named), ":latest")
+		if platform != "" {
+			familiar += "::" + platform
+		}
+		attrs["context:"+familiar] = "oci-layout://" + store + "@" + digest.String()
 		stores[store] = &imageStore{image: bases[name]}
 	}
 	return stores, nil

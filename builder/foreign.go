@@ -2,94 +2,72 @@ package builder
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"slices"
-	"strings"
+	"os"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
 	"waybill/artifact"
 )
 
-// beyond names the first thing of the needed stages that the native engine leaves to BuildKit; "" when there is none.
-func (p *Plan) beyond() string {
-	for _, i := range p.needed() {
-		for _, command := range p.stages[i].Commands {
-			what := ""
-			switch c := command.(type) {
-			case *instructions.RunCommand:
-				what = "RUN"
-			case *instructions.AddCommand:
-				if c.Checksum != "" || slices.ContainsFunc(c.SourcePaths, remote) {
-					what = "ADD of what is elsewhere"
-				}
+// Name implements Engine.
+func (*BuildKit) Name() string { return buildkitEngine }
+
+// Build implements Engine.
+func (b *BuildKit) Build(ctx context.Context, t *Target, w *workspace, log io.Writer) (v1.Image, error) {
+	if err := b.Ready(); err != nil {
+		return nil, artifact.Errorf(artifact.Unsupported, "%s: %w", t.foreign, err)
+	}
+	r := t.plan.request
+	in := Inputs{File: r.Dockerfile, Dockerfile: t.plan.dockerfile, Context: t.plan.root.Name(), Target: r.Target, Platform: t.platform, Args: r.Args, Labels: r.Labels,
+		At: t.plan.date, Runs: t.runs(), NoCache: t.plan.rebuilt, Bases: t.images()}
+	if ignore, err := t.plan.root.ReadFile(r.Dockerfile + ignoreFile); err == nil {
+		in.Ignore = ignore
+	} else if !os.IsNotExist(err) {
+		return nil, err
+	}
+	return b.Solve(ctx, in, w.folder, t.plan.private, log)
+}
+
+// runs reports whether the target is made by running programs.
+func (t *Target) runs() bool {
+	for _, i := range t.order {
+		for _, c := range t.stages[i].commands {
+			if _, ok := c.(*instructions.RunCommand); ok {
+				return true
 			}
-			if what != "" {
-				return fmt.Sprintf("%s:%d: %s", p.request.Dockerfile, line(command), what)
-			}
+		}
+	}
+	return false
+}
+
+// images are those that the target's stages name. One that is wanted for another platform than the target's has that behind its
+// name.
+func (t *Target) images() map[string]v1.Image {
+	all := map[string]v1.Image{}
+	for _, i := range t.order {
+		s := t.stages[i]
+		if s.base.image != nil && s.platform.String() != t.platform.String() {
+			all[s.BaseName+"::"+s.platform.String()] = s.base.image
+		} else if s.base.image != nil {
+			all[s.BaseName] = s.base.image
+		}
+		for name, b := range s.images {
+			all[name] = b.image
+		}
+	}
+	return all
+}
+
+// foreign names the first thing that the native engine leaves to another; "" when there is none.
+func (p *Plan) foreign() string {
+	for _, t := range p.targets {
+		if t.foreign != "" {
+			return t.foreign
 		}
 	}
 	return ""
-}
-
-// engine names what turns the plan into bytes.
-func (p *Plan) engine() string {
-	if p.beyond() != "" {
-		return buildkitEngine
-	}
-	return engine
-}
-
-// remote reports whether ADD would fetch a source.
-func remote(source string) bool {
-	if strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://") {
-		return true
-	}
-	ref, isGit, err := dfgitutil.ParseGitRef(source)
-	return isGit && (err != nil || !ref.IndistinguishableFromLocal)
-}
-
-// sourcesOf returns the stages and images that an instruction takes files from.
-func sourcesOf(command instructions.Command) []string {
-	var all []string
-	switch c := command.(type) {
-	case *instructions.CopyCommand:
-		all = append(all, c.From)
-	case *instructions.RunCommand:
-		for _, m := range instructions.GetMounts(c) {
-			all = append(all, m.From)
-		}
-	}
-	var named []string
-	for _, name := range all {
-		if name != "" && name != "scratch" {
-			named = append(named, name)
-		}
-	}
-	return named
-}
-
-// make builds with the engine that the plan takes: dir is the context's folder, temp one for what comes of it.
-func (p *Plan) make(ctx context.Context, b *BuildKit, dir, temp string, private Private, log io.Writer) (v1.Image, error) {
-	why := p.beyond()
-	if why == "" {
-		return p.build(ctx, temp, log)
-	}
-	if err := b.Ready(); err != nil {
-		return nil, artifact.Errorf(artifact.Unsupported, "%s: %w", why, err)
-	}
-	at, err := p.time()
-	if err != nil {
-		return nil, err
-	}
-	in := Inputs{File: p.request.Dockerfile, Dockerfile: p.dockerfile, Context: dir, Target: p.request.Target, Platform: p.platform, Args: p.request.Args, At: at, Bases: map[string]v1.Image{}}
-	for name, base := range p.bases {
-		in.Bases[name] = base.image
-	}
-	return b.Solve(ctx, in, temp, private, log)
 }
 
 // builtOn is what an image of the plan was built on.

@@ -65,6 +65,7 @@ type RunsConfig struct {
 	Service  *Service
 	Store    RunStore
 	Contexts Contexts
+	Ready    func() error // why nothing can be built that the native engine does not
 	Logger   *slog.Logger
 	MaxLog   int64 // bytes of a log that are kept
 }
@@ -108,16 +109,19 @@ func (r *Runs) Build(ctx context.Context, p artifact.Principal, q Request, archi
 		return r.cfg.Service.tagged(ctx, p, q, done, err)
 	}
 	run := Run{Build: artifact.Build{ID: rand.Text(), Repository: q.Repository, Key: work.plan.Key(), AskedBy: p.Name, Attempts: 1}, Request: q, Principal: p}
-	if work.plan.beyond() == "" || !private.empty() {
+	work.plan.private = private
+	if work.plan.foreign() == "" || !private.empty() {
 		if run.ID, err = r.cfg.Store.AddRun(ctx, run, r.owner); err != nil {
 			return Result{}, err
 		}
 		log.Begun(run.ID)
-		return r.run(ctx, run, work, private, log)
+		return r.run(ctx, run, work, log)
 	}
-	if err := r.cfg.Service.cfg.BuildKit.Ready(); err != nil {
-		return Result{}, artifact.Errorf(artifact.Unsupported, "%s: %w", work.plan.beyond(), err)
+	if err := r.cfg.Ready(); err != nil {
+		return Result{}, artifact.Errorf(artifact.Unsupported, "%s: %w", work.plan.foreign(), err)
 	}
+	run.Request = work.plan.request // with the commit that was fetched
+	run.Request.Source.Git = ""
 	if err := r.queue(ctx, &run, work); err != nil {
 		return Result{}, err
 	}
@@ -153,7 +157,7 @@ func failure(b artifact.Build) error {
 // queue stores the context and the run. A crash between the two leaves a context, which Tidy finds no run for.
 func (r *Runs) queue(ctx context.Context, run *Run, work *work) (err error) {
 	packed, w := io.Pipe()
-	go func() { w.CloseWithError(Pack(work.context(), w)) }()
+	go func() { w.CloseWithError(Pack(work.plan.root.Name(), work.plan.request.Dockerfile, w)) }()
 	run.Context, err = r.cfg.Contexts.Put(ctx, packed)
 	_ = packed.Close()
 	if err != nil {
@@ -184,7 +188,7 @@ func (r *Runs) Work(ctx context.Context, id string) error {
 		return r.end(ctx, run.Build, artifact.BuildFailed, Result{}, err)
 	}
 	defer work.close()
-	_, err = r.run(ctx, run, work, Private{}, nobody{io.Discard})
+	_, err = r.run(ctx, run, work, nobody{io.Discard})
 	if artifact.KindOf(err) != "" {
 		return nil // it is an answer, which the run has
 	}
@@ -197,7 +201,7 @@ type nobody struct{ io.Writer }
 func (nobody) Status(*client.SolveStatus) {}
 
 // run builds here, and says every second that it does.
-func (r *Runs) run(ctx context.Context, run Run, work *work, private Private, also StatusLog) (Result, error) {
+func (r *Runs) run(ctx context.Context, run Run, work *work, also StatusLog) (Result, error) {
 	building, cancel := context.WithCancelCause(ctx)
 	beating := make(chan struct{})
 	go func() {
@@ -208,7 +212,7 @@ func (r *Runs) run(ctx context.Context, run Run, work *work, private Private, al
 	if run.Attempts > 1 {
 		fmt.Fprintf(kept, "the server that built this was killed; this is attempt %d\n", run.Attempts)
 	}
-	result, err := r.cfg.Service.finish(building, run.Principal, work, private, kept)
+	result, err := r.cfg.Service.finish(building, run.Principal, work, kept)
 	state := artifact.BuildDone
 	var cancelled errCancelled
 	switch cause := context.Cause(building); {
@@ -448,15 +452,12 @@ func (l *runLog) close() {
 type work struct {
 	plan *Plan
 	temp string
-	root *os.Root
 	once sync.Once
 }
 
-func (w *work) context() string { return w.root.Name() }
-
 func (w *work) close() {
 	w.once.Do(func() {
-		_ = w.root.Close()
+		_ = w.plan.Close()
 		_ = os.RemoveAll(w.temp)
 	})
 }

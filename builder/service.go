@@ -12,7 +12,6 @@ import (
 	"slices"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/singleflight"
 
 	"waybill/artifact"
@@ -36,15 +35,17 @@ type Store interface {
 	StartBuild(ctx context.Context, r Record) error
 	// EndBuild stores the digest and the provenance, or why it failed.
 	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
-	// RecordBases stores what an image was built on.
+	// RecordBases stores what images were built on.
 	RecordBases(ctx context.Context, all []artifact.BuiltOn) error
 }
 
 // Publisher puts images into the registry, by the same path as any push.
 type Publisher interface {
-	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, image v1.Image) (artifact.Digest, error)
+	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, built Artifact) (artifact.Digest, error)
 	// Tag sets more tags on what is there; NotFound when it was deleted.
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
+	// Stored returns an image or index of the repository; NotFound when it was deleted.
+	Stored(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (Artifact, error)
 	// Attest has the provenance of a published image signed and attached.
 	Attest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error
 }
@@ -54,10 +55,13 @@ type Config struct {
 	Store     Store
 	Bases     Bases
 	Publisher Publisher
-	BuildKit  *BuildKit // nil: Dockerfiles that need it are refused
-	Folder    string    // for temporary files
-	Version   string    // of this program, for provenance
-	ID        string    // of this builder, a URI, for provenance
+	Engine    Engine   // for what the native one cannot build; nil: that is refused
+	Fetcher   *Fetcher // of git contexts; nil: none are fetched
+	Limits    Limits
+	Hosts     []string // that this registry is reached at, which FROM may name
+	Folder    string   // for temporary files
+	Version   string   // of this program, for provenance
+	ID        string   // of this builder, a URI, for provenance
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
@@ -81,34 +85,28 @@ type Result struct {
 	BuiltAt    time.Time
 }
 
-// prepare unpacks a context, a tar stream, and pins all that the build is made of.
-func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, archive io.Reader) (_ *work, err error) {
-	if !p.Can(artifact.ActionBuild, r.Repository) || !p.Can(artifact.ActionPush, r.Repository) {
-		return nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, r.Repository)
-	}
-	w := &work{}
-	if w.temp, err = os.MkdirTemp(s.cfg.Folder, "waybill-build-"); err != nil {
+// prepare reads a context, a tar stream unless the request names a repository, and pins all that the build is made of.
+func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, archive io.Reader) (*work, error) {
+	if err := mayBuild(p, r.Repository); err != nil {
 		return nil, err
 	}
-	if w.root, err = contextRoot(w.temp); err != nil {
-		_ = os.RemoveAll(w.temp)
-		return nil, err
-	}
-	if err = unpack(archive, w.root); err == nil {
-		w.plan, err = newPlan(ctx, p, r, w.root, s.cfg.Bases)
-	}
+	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
 	if err != nil {
-		w.close()
+		return nil, full(err)
+	}
+	plan, err := s.plan(ctx, p, r, archive, temp)
+	if err != nil {
+		_ = os.RemoveAll(temp)
 		return nil, err
 	}
-	return w, nil
+	return &work{plan: plan, temp: temp}, nil
 }
 
 // finish builds what was prepared, unless its key was built before: then it answers with that build's digest.
-func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, private Private, log io.Writer) (Result, error) {
+func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log io.Writer) (Result, error) {
 	r := w.plan.request
 	// Requests that stand at the same key share one build; each then sets its own tags.
-	shared, err, _ := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w, private, log) })
+	shared, err, _ := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w.plan, w.temp, log) })
 	if err != nil {
 		return Result{}, err
 	}
@@ -133,6 +131,39 @@ func (s *Service) before(ctx context.Context, p artifact.Principal, plan *Plan) 
 	return Result{Repository: repository, Digest: before.Digest, Key: plan.Key(), BuiltBy: before.StartedBy, BuiltAt: before.StartedAt}, true, nil
 }
 
+func mayBuild(p artifact.Principal, repository artifact.Repository) error {
+	if !p.Can(artifact.ActionBuild, repository) || !p.Can(artifact.ActionPush, repository) {
+		return artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, repository)
+	}
+	return nil
+}
+
+// plan reads the context, from the archive or the repository that the request names, into a folder of temp.
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (*Plan, error) {
+	root, err := contextRoot(temp)
+	if err != nil {
+		return nil, full(err)
+	}
+	if r.Source.Git != "" {
+		fetched, err := s.cfg.Fetcher.Fetch(ctx, r.Source.Git, temp, s.cfg.Limits)
+		if err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+		defer fetched.Close()
+		archive, r.Source = fetched, fetched.Source
+	}
+	files, err := unpack(archive, root, s.cfg.Limits)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	plan.root = root
+	return plan, nil
+}
+
 func contextRoot(temp string) (*os.Root, error) {
 	dir := temp + "/context"
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -142,8 +173,7 @@ func contextRoot(temp string) (*os.Root, error) {
 }
 
 // once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.
-func (s *Service) once(ctx context.Context, p artifact.Principal, w *work, private Private, log io.Writer) (Result, error) {
-	plan := w.plan
+func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, temp string, log io.Writer) (Result, error) {
 	repository := plan.request.Repository
 	release, err := s.cfg.Store.LockBuild(ctx, repository, plan.Key())
 	if err != nil {
@@ -157,7 +187,7 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, w *work, priva
 	if err := s.cfg.Store.StartBuild(ctx, record); err != nil {
 		return Result{}, err
 	}
-	digest, provenance, err := s.build(ctx, p, w, record, private, log)
+	digest, provenance, err := s.build(ctx, p, plan, record, temp, log)
 	if err != nil {
 		ended := s.cfg.Store.EndBuild(context.WithoutCancel(ctx), record, nil, err.Error())
 		return Result{}, errors.Join(err, ended)
@@ -169,14 +199,14 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, w *work, priva
 	return Result{Repository: repository, Digest: digest, Key: plan.Key(), Built: true, BuiltBy: p.Name, BuiltAt: record.StartedAt}, nil
 }
 
-func (s *Service) build(ctx context.Context, p artifact.Principal, w *work, record Record, private Private, log io.Writer) (artifact.Digest, json.RawMessage, error) {
-	plan := w.plan
-	image, err := plan.make(ctx, s.cfg.BuildKit, w.context(), w.temp, private, log)
+func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
+	built, release, err := plan.build(ctx, temp, s.cfg.Limits, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err
 	}
+	defer release()
 	fmt.Fprintln(log, "publishing")
-	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, image)
+	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
 	if err != nil {
 		return digest, nil, err
 	}
@@ -219,7 +249,7 @@ func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawM
 	return json.Marshal(map[string]any{
 		"buildDefinition": map[string]any{
 			"buildType": buildType,
-			"externalParameters": map[string]any{"dockerfile": p.request.Dockerfile, "target": p.request.Target, "platform": p.platform.String(),
+			"externalParameters": map[string]any{"dockerfile": p.request.Dockerfile, "target": p.request.Target, "platform": p.request.Platform, "labels": p.request.Labels,
 				"args": args, "source": p.request.Source},
 			"internalParameters":   map[string]any{"key": p.key.String()},
 			"resolvedDependencies": dependencies,

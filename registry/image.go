@@ -32,17 +32,7 @@ func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repositor
 	if err != nil {
 		return artifact.Digest{}, err
 	}
-	mediaType, err := img.MediaType()
-	if err != nil {
-		return artifact.Digest{}, err
-	}
-	ref := artifact.Reference{Repository: repository, Digest: artifact.DigestOf(body)}
-	if len(tags) > 0 {
-		ref.Tag = tags[0]
-		tags = tags[1:]
-	}
-	pushed, err := r.PutManifest(ctx, p, ref, string(mediaType), body, tags)
-	return pushed.Digest, err
+	return r.putBuilt(ctx, p, repository, tags, img, body)
 }
 
 // putLayer writes a layer, unless the repository, or one that p may read, has it.

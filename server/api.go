@@ -31,7 +31,6 @@ const (
 const (
 	maxJSON     = 1 << 20 // bytes of a JSON or YAML body
 	maxArchive  = 2 << 30 // bytes of an advisory database archive
-	maxContext  = 4 << 30 // bytes of a build context
 	maxPageSize = 1000    // ledger entries in one answer
 )
 
@@ -55,6 +54,7 @@ type APIConfig struct {
 	Replications  Replications
 	Webhooks      Webhooks
 	Advisories    Advisories
+	MaxContext    int64 // bytes of a build context; 0: 4 GiB
 	Builder       Builder
 	Ledger        Ledger
 	Keys          Keys
@@ -209,7 +209,10 @@ type BuildRequest struct {
 	Dockerfile string // path in the context; empty: Dockerfile
 	Args       map[string]string
 	Target     string // stage; empty: the last
-	Platform   string // os/arch[/variant]; empty: the server's default
+	Platform   string // os/arch[/variant], several with commas; empty: linux/amd64
+	Labels     map[string]string
+	Git        string // where to fetch the context from; empty: it is sent
+	Check      bool   // build again, compare, and publish nothing
 	SourceURI  string // for the provenance, as the client says
 	Commit     string
 	Context    io.Reader

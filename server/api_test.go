@@ -255,7 +255,7 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") || !strings.HasPrefix(r.Path, "/api/v1/") {
 			continue // what is outside is described by C2SP tlog-tiles
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":release", "{release}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path := strings.NewReplacer(":waiver", "{waiver}", ":build", "{build}", ":approval", "{approval}", ":release", "{release}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)

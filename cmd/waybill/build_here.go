@@ -42,10 +42,10 @@ func (b buildFlags) buildHere(ctx context.Context, c *client, dir string, query 
 	defer engine.Close()
 	registry := remoteRegistry{c}
 	out = server.Built{Repository: r.Repository, Tags: r.Tags, New: true, BuiltAt: time.Now()}
-	out.Key, err = builder.Here(ctx, dir, r, registry, engine, builder.Private{Secrets: secrets, SSH: agents}, shown, func(image gcr.Image) error {
+	out.Key, err = builder.Here(ctx, dir, r, builder.Config{Bases: registry, Engine: engine, Hosts: []string{registry.host()}}, builder.Private{Secrets: secrets, SSH: agents}, shown, func(built builder.Artifact) error {
 		fmt.Fprintln(shown, "pushing")
 		var err error
-		out.Digest, err = registry.push(ctx, r, image)
+		out.Digest, err = registry.push(ctx, r, built)
 		return err
 	})
 	return out, err
@@ -63,14 +63,19 @@ func requestOf(query url.Values) (r builder.Request, err error) {
 		}
 		r.Tags = append(r.Tags, tag)
 	}
-	r.Args = map[string]string{}
-	for _, s := range query["arg"] {
-		k, v, _ := strings.Cut(s, "=")
-		r.Args[k] = v
-	}
+	r.Args, r.Labels = pairsOf(query["arg"]), pairsOf(query["label"])
 	r.Dockerfile, r.Target, r.Platform = query.Get("dockerfile"), query.Get("target"), query.Get("platform")
 	r.Source = builder.Source{URI: query.Get("source"), Commit: query.Get("commit")}
 	return r, nil
+}
+
+func pairsOf(words []string) map[string]string {
+	all := map[string]string{}
+	for _, s := range words {
+		k, v, _ := strings.Cut(s, "=")
+		all[k] = v
+	}
+	return all
 }
 
 func sshAgents(flags []string) ([]sshprovider.AgentConfig, error) {
@@ -90,16 +95,16 @@ func sshAgents(flags []string) ([]sshprovider.AgentConfig, error) {
 
 // localBuildKit is BuildKit as this machine has it.
 func localBuildKit(address string) (*builder.BuildKit, error) {
-	cfg := BuilderConfig{BuildKit: BuildKitConfig{Address: address}}
+	cfg := BuildKitConfig{Address: address}
 	cfg.setDefaults()
-	if err := cfg.BuildKit.wrong(); err != nil {
+	if err := cfg.wrong(); err != nil {
 		return nil, usageError{fmt.Errorf("--builder: %w", err)}
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
 	}
-	return cfg.BuildKit.open(filepath.Join(cache, "waybill"), slog.New(slog.DiscardHandler)), nil
+	return cfg.open(filepath.Join(cache, "waybill"), slog.New(slog.DiscardHandler)), nil
 }
 
 // remoteRegistry is the server as a registry's client sees it.
@@ -111,6 +116,11 @@ func (r remoteRegistry) options(ctx context.Context) []remote.Option {
 		options = append(options, remote.WithAuth(&authn.Basic{Username: "waybill", Password: r.token}))
 	}
 	return options
+}
+
+func (r remoteRegistry) host() string {
+	_, host, _ := strings.Cut(r.base, "://")
+	return host
 }
 
 func (r remoteRegistry) repository(repository artifact.Repository) (name.Repository, error) {
@@ -144,20 +154,26 @@ func (r remoteRegistry) Base(ctx context.Context, _ artifact.Principal, ref arti
 	return image, digest, err
 }
 
-// push writes an image, and its tags.
-func (r remoteRegistry) push(ctx context.Context, q builder.Request, image gcr.Image) (artifact.Digest, error) {
+// push writes an image, or an index with its images, and its tags.
+func (r remoteRegistry) push(ctx context.Context, q builder.Request, built builder.Artifact) (artifact.Digest, error) {
 	repository, err := r.repository(q.Repository)
 	if err != nil {
 		return artifact.Digest{}, err
 	}
-	hash, err := image.Digest()
-	if err != nil {
-		return artifact.Digest{}, err
-	}
 	for _, tag := range q.Tags {
-		if err := remote.Write(repository.Tag(tag.String()), image, r.options(ctx)...); err != nil {
+		switch b := built.(type) {
+		case gcr.Image:
+			err = remote.Write(repository.Tag(tag.String()), b, r.options(ctx)...)
+		case gcr.ImageIndex:
+			err = remote.WriteIndex(repository.Tag(tag.String()), b, r.options(ctx)...)
+		}
+		if err != nil {
 			return artifact.Digest{}, answer(err)
 		}
+	}
+	hash, err := built.Digest()
+	if err != nil {
+		return artifact.Digest{}, err
 	}
 	return artifact.ParseDigest(hash.String())
 }

@@ -22,7 +22,7 @@ func (s buildStore) RecordBases(ctx context.Context, all []artifact.BuiltOn) err
 type runStore struct{ db *postgres.DB }
 
 func (s runStore) AddRun(ctx context.Context, r builder.Run, owner string) (string, error) {
-	request, err := json.Marshal(r.Request)
+	request, err := json.Marshal(storedRequest{r.Request, r.Request.Source.Time})
 	if err != nil {
 		return "", err
 	}
@@ -38,7 +38,16 @@ func (s runStore) ClaimRun(ctx context.Context, id, owner string) (r builder.Run
 	if r.Context, err = artifact.ParseDigest(row.Context); err != nil {
 		return r, false, err
 	}
-	return r, true, json.Unmarshal(row.Request, &r.Request)
+	var request storedRequest
+	err = json.Unmarshal(row.Request, &request)
+	r.Request, r.Request.Source.Time = request.Request, request.CommitTime
+	return r, true, err
+}
+
+// storedRequest is a request with what its provenance leaves out.
+type storedRequest struct {
+	builder.Request
+	CommitTime time.Time
 }
 
 func (s runStore) BeatRun(ctx context.Context, id, owner string) (string, bool, error) {
@@ -83,13 +92,24 @@ func (s runStore) Log(ctx context.Context, id string, after int64, n int) ([][]b
 
 // builderAPI fits the API's requests to builder's.
 type builderAPI struct {
-	runs *builder.Runs
-	db   *postgres.DB
+	service *builder.Service
+	runs    *builder.Runs
+	db      *postgres.DB
 }
 
 func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.BuildRequest, log server.BuildLog) (server.Built, error) {
-	done, err := b.runs.Build(ctx, p, builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Target: r.Target, Platform: r.Platform,
-		Source: builder.Source{URI: r.SourceURI, Commit: r.Commit}}, r.Context, builder.Private{Secrets: r.Secrets}, buildLog{log})
+	request := builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Labels: r.Labels, Target: r.Target, Platform: r.Platform,
+		Source: builder.Source{Git: r.Git, URI: r.SourceURI, Commit: r.Commit}}
+	private := builder.Private{Secrets: r.Secrets}
+	if r.Check {
+		c, err := b.service.Check(ctx, p, request, r.Context, private, buildLog{log})
+		check := &server.BuildCheck{Reproducible: err == nil && c.Digest == c.Again, Before: c.Before, Again: c.Again}
+		for _, d := range c.Differences {
+			check.Differences = append(check.Differences, server.BuildDifference(d))
+		}
+		return server.Built{Repository: r.Repository, Digest: c.Digest, Key: c.Key, Check: check}, err
+	}
+	done, err := b.runs.Build(ctx, p, request, r.Context, private, buildLog{log})
 	return server.Built{Repository: done.Repository, Tags: r.Tags, Digest: done.Digest, Key: done.Key, New: done.Built, BuiltBy: done.BuiltBy, BuiltAt: done.BuiltAt}, err
 }
 

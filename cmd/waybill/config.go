@@ -43,10 +43,10 @@ type Config struct {
 	Policy PolicyConfig `yaml:"policy"`
 	// Scanner bounds the scanner processes.
 	Scanner ScannerConfig `yaml:"scanner"`
-	// Builder says how images are built.
-	Builder BuilderConfig `yaml:"builder"`
 	// Layers bounds what a layer may be: one that passes a bound is denied, with the bound as the reason.
 	Layers LayersConfig `yaml:"layers"`
+	// Builder bounds builds.
+	Builder BuilderConfig `yaml:"builder"`
 	// Advisories says where the advisory database comes from, if not from `waybill db import`.
 	Advisories AdvisoriesConfig `yaml:"advisories"`
 	// VEX says whose statements about findings count.
@@ -309,7 +309,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Scanner.Processes, scanner.Affordable())
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
-	cfg.Builder.setDefaults()
+	cfg.Builder.BuildKit.setDefaults()
 	setDefault(&cfg.Registry.GCGrace, time.Hour)
 	setDefault(&cfg.Policy.WaiverLife, 90*24*time.Hour)
 	setDefault(&cfg.Policy.Waivers, 1000)

@@ -101,7 +101,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
+	builds, runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
+		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
 	if err != nil {
 		return nil, err
@@ -138,9 +139,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	advisories.rescan = a.jobs.RescanAll
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: documents{db, promotions}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{runs, db},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: k, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
-		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
+		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
@@ -180,14 +181,16 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 }
 
 // building makes what builds, and remembers who asked.
-func (a *app) building(cfg Config, service builder.Config) (*builder.Runs, error) {
+func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *builder.Runs, error) {
 	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, a.logger)
-	service.BuildKit = a.buildkit
+	service.Engine = a.buildkit
 	contexts, err := builder.OpenFolder(filepath.Join(cfg.Data, "blobs", "contexts"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return builder.NewRuns(builder.RunsConfig{Service: builder.NewService(service), Store: runStore{a.database}, Contexts: contexts, Logger: a.logger, MaxLog: int64(cfg.Builder.BuildKit.Log)}), nil
+	builds := builder.NewService(service)
+	return builds, builder.NewRuns(builder.RunsConfig{Service: builds, Ready: a.buildkit.Ready, Store: runStore{a.database}, Contexts: contexts, Logger: a.logger,
+		MaxLog: int64(cfg.Builder.BuildKit.Log)}), nil
 }
 
 func (a *app) metrics() *prometheus.Registry {
