@@ -253,7 +253,10 @@ func (b *BuildKit) solveOpt(in Inputs, temp string, private Private) (opt client
 
 // attrs are the frontend's options.
 func (b *BuildKit) attrs(in Inputs, epoch string) (map[string]string, error) {
-	attrs := map[string]string{"filename": defaultFile, "platform": in.Platform.String(), "target": in.Target, "force-network-mode": b.cfg.Network}
+	attrs := map[string]string{"filename": defaultFile, "platform": in.Platform.String(), "target": in.Target}
+	if b.cfg.Network == "none" { // else what the daemon's workers have; the private one's have the host's
+		attrs["force-network-mode"] = "none"
+	}
 	if b.cfg.Memory > 0 {
 		attrs["memory"] = strconv.FormatInt(b.cfg.Memory, 10)
 	}
