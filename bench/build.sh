@@ -37,8 +37,12 @@ export WAYBILL_TOKEN
 up dockerd docker version
 docker login -u bench --password-stdin 127.0.0.1:15000 <<<"$WAYBILL_TOKEN" >/dev/null 2>&1
 
-service=$dir/service large=$dir/large many=$dir/many
-mkdir -p "$service" "$large" "$many/files"
+service=$dir/service large=$dir/large many=$dir/many base=$dir/base
+mkdir -p "$service" "$large" "$many/files" "$base"
+# crane has no USER to set, and root is denied.
+printf 'FROM scratch\nCOPY base /base\nUSER 65532:65532\n' >"$base/Dockerfile"
+touch "$base/base"
+bin/waybill build -t bench/base:v1 "$base" >/dev/null 2>&1
 printf 'FROM scratch\nCOPY app /app\nCOPY config.yaml /etc/app/config.yaml\nUSER 65532:65532\nENTRYPOINT ["/app"]\n' >"$service/Dockerfile"
 echo "listen: :8080" >"$service/config.yaml"
 head -c 20M bin/waybill >"$service/app"
@@ -58,7 +62,7 @@ timed() { # name command…
 	if [[ -z ${best[$name]:-} || $took -lt ${best[$name]} ]]; then best[$name]=$took; fi
 }
 docker_both() { docker build -q -t "127.0.0.1:15000/bench/docker:$1" "$service" && docker push -q "127.0.0.1:15000/bench/docker:$1"; }
-crane_append() { tar -C "$service" -c app config.yaml | internal/tools/bin/crane append --insecure -f - -t "127.0.0.1:15000/bench/crane:$1"; }
+crane_append() { tar -C "$service" -c app config.yaml | internal/tools/bin/crane append --insecure -b 127.0.0.1:15000/bench/base:v1 -f - -t "127.0.0.1:15000/bench/crane:$1"; }
 waybill_build() { bin/waybill build -t "bench/$1:v$3" "$2"; }
 # As one would by hand, on one core: a tar, compressed, and its digest.
 by_hand() { taskset -c 0 sh -c "tar -C '$1' -c files | gzip | sha256sum"; }

@@ -36,7 +36,7 @@ func (c *copying) archive(name, dest string) (done bool, err error) {
 	if is, err := isTar(from); err != nil || !is {
 		return false, err
 	}
-	if err := c.mkdirAll(dest); err != nil {
+	if err := c.mkdirAs(dest, 0o755); err != nil { // --chmod is for files that are no archives
 		return true, err
 	}
 	top, err := c.files.resolve(dest, true)
