@@ -36,7 +36,7 @@ func (c *copying) archive(name, dest string) (done bool, err error) {
 	if is, err := isTar(from); err != nil || !is {
 		return false, err
 	}
-	if err := c.mkdirAll(dest); err != nil {
+	if err := c.mkdirAs(dest, 0o755); err != nil { // --chmod is for files that are no archives
 		return true, err
 	}
 	top, err := c.files.resolve(dest, true)
@@ -70,9 +70,12 @@ func (c *copying) extract(top string, n *node) error {
 
 // lead makes the folders that an archive does not name.
 func (c *copying) lead(top, p string) error {
-	dir, err := c.files.resolveIn(top, parent(p), true)
+	dir, err := c.files.leading(top, parent(p))
 	if err != nil {
 		return err
+	}
+	if isDir(c.files.get(dir)) {
+		return nil
 	}
 	for _, d := range append(parents(dir), dir) {
 		if c.files.get(d) == nil {

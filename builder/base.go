@@ -74,9 +74,12 @@ func (t *tree) apply(layer *source) error {
 // lead to the entry are followed, a folder joins one that is there, anything else replaces what is there. A hard link
 // becomes another name of its file.
 func (t *tree) extract(top string, n *node) error {
-	dir, err := t.resolveIn(top, path.Join("/", parent(n.path)), true)
+	dir, err := t.leading(top, parent(n.path))
 	if err != nil {
 		return err
+	}
+	if t.drops > maxDrops {
+		return artifact.Errorf(artifact.Invalid, "the archive replaces folders by files more than %d times", maxDrops)
 	}
 	n.path = path.Join(dir, path.Base(n.path))
 	if n.kind == artifact.Hardlink {
@@ -101,6 +104,18 @@ func (t *tree) extract(top string, n *node) error {
 	}
 	t.put(n)
 	return nil
+}
+
+// leading resolves the folder of an entry, which most often is that of the entry before.
+func (t *tree) leading(top, dir string) (string, error) {
+	if t.lead.known && t.lead.top == top && t.lead.dir == dir {
+		return t.lead.at, nil
+	}
+	at, err := t.resolveIn(top, dir, true)
+	if err == nil {
+		t.lead.top, t.lead.dir, t.lead.at, t.lead.known = top, dir, at, true
+	}
+	return at, err
 }
 
 // parents are the folders that lead to a path, outermost first.

@@ -221,7 +221,10 @@ func unpack(r io.Reader, root *os.Root, limits Limits) (*tree, error) {
 			continue
 		}
 		name := path.Clean(h.Name)
-		if !filepath.IsLocal(name) || len(name) > maxPath {
+		if len(name) > maxPath || strings.Count(name, "/") >= maxDepth {
+			return nil, artifact.Errorf(artifact.Invalid, "the build context holds a path of %d bytes and %d names; %d and %d are possible", len(name), strings.Count(name, "/")+1, maxPath, maxDepth)
+		}
+		if !filepath.IsLocal(name) {
 			return nil, artifact.Errorf(artifact.Invalid, "the build context holds %.200q, which is outside of it", h.Name)
 		}
 		if count++; count > u.limits.Files {

@@ -143,7 +143,9 @@ func (c *copying) pattern(pattern, dest string, parents bool) error {
 		if !ok {
 			pivot, rest = "/", pattern
 		}
-		rest = strings.TrimPrefix(path.Join("/", rest), "/")
+		if rest = strings.TrimPrefix(path.Join("/", rest), "/"); rest == "" {
+			return artifact.Errorf(artifact.Invalid, "%.200q names no file whose folders --parents could keep", pattern)
+		}
 		var err error
 		if c.include, err = patternmatcher.New([]string{rest}); err != nil {
 			return artifact.Errorf(artifact.Invalid, "pattern %.200q: %w", pattern, err)
@@ -420,8 +422,15 @@ func (c *copying) set(n *node) {
 	c.changed[n.path] = true
 }
 
-// mkdirAll makes a folder and those that lead to it, links followed.
+// mkdirAll makes a folder and those that lead to it, links followed, with the mode and owner of what is copied.
 func (c *copying) mkdirAll(p string) error {
+	if c.mode != nil {
+		return c.mkdirAs(p, *c.mode&0o777)
+	}
+	return c.mkdirAs(p, 0o755)
+}
+
+func (c *copying) mkdirAs(p string, mode int64) error {
 	at, err := c.files.resolve(p, true)
 	if err != nil {
 		return err
@@ -429,10 +438,7 @@ func (c *copying) mkdirAll(p string) error {
 	if at == "" {
 		return nil
 	}
-	made := node{kind: artifact.Dir, mode: 0o755}
-	if c.mode != nil {
-		made.mode = *c.mode & 0o777
-	}
+	made := node{kind: artifact.Dir, mode: mode}
 	if c.owner != nil {
 		made.uid, made.gid = c.owner.uid, c.owner.gid
 	}

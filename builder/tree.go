@@ -195,6 +195,11 @@ func size(n int64) string {
 type tree struct {
 	nodes map[string]*node
 	below map[string][]string // names in a folder, sorted; nil until they are asked for
+	drops int                 // how often something gave way with all that was below it
+	lead  struct {
+		top, dir, at string
+		known        bool
+	} // the folder that the last entry of an archive led to
 }
 
 func newTree() *tree { return &tree{nodes: map[string]*node{}} }
@@ -226,6 +231,11 @@ func (t *tree) put(n *node) {
 	} else if old.kind == artifact.Dir && n.kind != artifact.Dir {
 		t.drop(func(p string) bool { return strings.HasPrefix(p, n.path+"/") })
 	}
+	if n.kind != artifact.Dir {
+		t.lead.known = t.lead.known && n.kind != artifact.Symlink && t.nodes[n.path] == nil
+	} else if old := t.nodes[n.path]; old != nil && old.kind == artifact.Symlink {
+		t.lead.known = false
+	}
 	t.nodes[n.path] = n
 	for dir := path.Dir(n.path); dir != "."; dir = path.Dir(dir) {
 		if isDir(t.nodes[dir]) {
@@ -241,7 +251,8 @@ func (t *tree) drop(gone func(p string) bool) {
 			delete(t.nodes, p)
 		}
 	}
-	t.below = nil
+	t.below, t.lead.known = nil, false
+	t.drops++
 }
 
 // names returns the names in a folder, sorted.
@@ -324,6 +335,8 @@ func joinParts(parts []string) string { return strings.Join(parts, "/") }
 const (
 	maxEntries = 1_000_000
 	maxPath    = 4096
+	maxDepth   = 255  // names in a path
+	maxDrops   = 1000 // each is a pass over the tree
 )
 
 // list reads the headers of a source. Paths that climb out are refused.
@@ -388,6 +401,9 @@ func archiveNode(h *tar.Header) (*node, error) {
 	}
 	if len(h.Name) > maxPath {
 		return nil, artifact.Errorf(artifact.Invalid, "the archive holds a path of %d bytes; %d are possible", len(h.Name), maxPath)
+	}
+	if len(parts) > maxDepth {
+		return nil, artifact.Errorf(artifact.Invalid, "the archive holds a path of %d names; %d are possible", len(parts), maxDepth)
 	}
 	if len(parts) == 0 {
 		return nil, nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -56,6 +57,10 @@ func (s *waybillServer) build(token string, query url.Values, context []byte) (s
 		return server.Built{}, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(res.Body)
+		return server.Built{}, fmt.Errorf("%d: %s", res.StatusCode, said)
+	}
 	var last server.BuildEvent
 	for lines := json.NewDecoder(res.Body); lines.More(); {
 		last = server.BuildEvent{}
@@ -173,7 +178,7 @@ func TestBuildGit(t *testing.T) {
 	write(".gitattributes", "app export-ignore\n")
 	git("-C", "returns.git", "add", "-A")
 	git("-C", "returns.git", "commit", "--quiet", "-m", "one")
-	commit, tree := git("-C", "returns.git", "rev-parse", "HEAD"), git("-C", "returns.git", "rev-parse", "HEAD:service")
+	commit := git("-C", "returns.git", "rev-parse", "HEAD")
 	write("service/app", "two")
 	git("-C", "returns.git", "commit", "--quiet", "-a", "-m", "two")
 	execPath := strings.TrimSpace(must(t, "git", "--exec-path"))
@@ -193,7 +198,11 @@ func TestBuildGit(t *testing.T) {
 	// The same files in a folder, dated as the commit is, are the same image.
 	git("-C", "returns.git", "checkout", "--quiet", commit)
 	require.Equal(t, one, lastLine(s.ok(pusher, "build", "-t", "shop/returns:v1", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", filepath.Join(dir, "returns.git/service"))))
-	_ = tree
+	provenance := must(t, "env", "DOCKER_CONFIG="+s.dockerConfig(pusher), "cosign", "download", "attestation", "--predicate-type", "slsaprovenance1", "--allow-http-registry", s.host+"/"+two)
+	var envelope struct{ Payload []byte }
+	require.NoError(t, json.Unmarshal([]byte(provenance), &envelope))
+	require.Contains(t, string(envelope.Payload), git("-C", "returns.git", "rev-parse", "main"))
+	require.Contains(t, string(envelope.Payload), git("-C", "returns.git", "rev-parse", "main:service"))
 
 	_, stderr, code := s.waybill(pusher, "build", "-t", "shop/returns:v3", "https://elsewhere.example/returns.git#main")
 	require.Equal(t, 1, code)
