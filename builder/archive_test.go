@@ -202,7 +202,7 @@ func TestCheck(t *testing.T) {
 	count := 0
 	service := NewService(Config{Bases: testBases{}, Store: noBuilds{}, Engine: differing{&count}, Folder: t.TempDir()})
 	packed := tarOf(file("Dockerfile", 0o644, "FROM scratch\nRUN date\n"))
-	c, err := service.Check(context.Background(), artifact.System, Request{Repository: repository}, bytes.NewReader(packed), io.Discard)
+	c, err := service.Check(context.Background(), artifact.System, Request{Repository: repository}, bytes.NewReader(packed), Private{}, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, 2, count)
 	require.NotEqual(t, c.Digest, c.Again)
@@ -213,7 +213,7 @@ func TestCheck(t *testing.T) {
 	}, c.Differences)
 
 	packed = tarOf(file("Dockerfile", 0o644, "FROM base/small:1\nCOPY Dockerfile /\n"))
-	c, err = service.Check(context.Background(), artifact.System, Request{Repository: repository, Platform: "linux/amd64"}, bytes.NewReader(packed), io.Discard)
+	c, err = service.Check(context.Background(), artifact.System, Request{Repository: repository, Platform: "linux/amd64"}, bytes.NewReader(packed), Private{}, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, c.Digest, c.Again)
 	require.Equal(t, 2, count, "the native engine made these")

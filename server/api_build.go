@@ -63,7 +63,7 @@ type (
 		Target     string   `query:"target" maxLength:"200" doc:"The stage to build; without it, the last"`
 		Platform   string   `query:"platform" maxLength:"400" example:"linux/amd64,linux/arm64" doc:"Several make an index; without it, linux/amd64"`
 		Labels     []string `query:"label,explode" maxItems:"200" doc:"Labels of the image: NAME=VALUE"`
-		Git        string   `query:"context" maxLength:"2000" example:"https://git.example.com/shop/returns.git#v456" doc:"Repository to fetch the context from; the body is empty then"`
+		Git        string   `query:"context" maxLength:"2000" example:"https://git.shop.internal/returns.git#v456" doc:"Repository to fetch the context from; the body is empty then"`
 		Check      bool     `query:"check" doc:"Build again, compare the digests, publish nothing"`
 		Source     string   `query:"source" maxLength:"2000" doc:"Where the context comes from, for the provenance"`
 		Secrets    string   `header:"Waybill-Build-Secrets" maxLength:"262144" doc:"Secrets for RUN --mount=type=secret: ID=BASE64, with commas between"`

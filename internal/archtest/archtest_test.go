@@ -47,14 +47,15 @@ var mayImport = map[string][]string{
 		"scanner", "server", "signer", "storage", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
-	"bench":            {},
-	"bench/scale":      {"postgres"},
-	"bench/verdict":    {},
-	"bench/rematch":    {"artifact", "jobs", "postgres", "scanner"},
-	"examples/returns": {},
-	"internal/e2e":     {},
-	"internal/demo":    {},
-	"internal/child":   {},
+	"bench":              {},
+	"bench/scale":        {"postgres"},
+	"bench/verdict":      {},
+	"bench/rematch":      {"artifact", "jobs", "postgres", "scanner"},
+	"examples/returns":   {},
+	"examples/platforms": {},
+	"internal/e2e":       {},
+	"internal/demo":      {},
+	"internal/child":     {},
 }
 
 // onlyIn says which packages may import a module of others.
@@ -68,7 +69,7 @@ var onlyIn = map[string][]string{
 	"github.com/sigstore/cosign":       {"signer"},
 	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.
-	"github.com/containerd/containerd/v2": {},
+	"github.com/containerd/containerd/v2": {"builder"},
 	"helm.sh/helm":                        {},
 }
 
