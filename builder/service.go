@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -116,38 +117,35 @@ func mayBuild(p artifact.Principal, repository artifact.Repository) error {
 	return nil
 }
 
-// plan reads the context, from the archive or the repository that the request names, into a folder of temp.
-func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (*Plan, error) {
-	root, err := contextRoot(temp)
+// plan reads the context, from the archive or the repository that the request names, into a file in temp.
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (_ *Plan, err error) {
+	spool, err := os.Create(filepath.Join(temp, "context"))
 	if err != nil {
 		return nil, full(err)
 	}
+	defer func() {
+		if err != nil {
+			spool.Close()
+		}
+	}()
 	if r.Source.Git != "" {
 		fetched, err := s.cfg.Fetcher.Fetch(ctx, r.Source.Git, temp, s.cfg.Limits)
 		if err != nil {
-			return nil, errors.Join(err, root.Close())
+			return nil, err
 		}
 		defer fetched.Close()
 		archive, r.Source = fetched, fetched.Source
 	}
-	files, err := unpack(archive, root, s.cfg.Limits)
+	files, err := unpack(archive, spool, s.cfg.Limits)
 	if err != nil {
-		return nil, errors.Join(err, root.Close())
+		return nil, err
 	}
 	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
 	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	plan.root = root
-	return plan, nil
-}
-
-func contextRoot(temp string) (*os.Root, error) {
-	dir := temp + "/context"
-	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return os.OpenRoot(dir)
+	plan.spool = spool
+	return plan, nil
 }
 
 // once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.

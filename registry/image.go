@@ -8,6 +8,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 
 	"waybill/artifact"
 )
@@ -23,10 +24,14 @@ func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repositor
 	} else {
 		return artifact.Digest{}, err
 	}
+	// At once, as clients do: while one is inspected, the next is written.
+	writing, within := errgroup.WithContext(ctx)
+	writing.SetLimit(3)
 	for _, layer := range layers {
-		if err := r.putLayer(ctx, p, repository, layer); err != nil {
-			return artifact.Digest{}, err
-		}
+		writing.Go(func() error { return r.putLayer(within, p, repository, layer) })
+	}
+	if err := writing.Wait(); err != nil {
+		return artifact.Digest{}, err
 	}
 	body, err := img.RawManifest()
 	if err != nil {
