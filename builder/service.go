@@ -40,6 +40,8 @@ type Store interface {
 
 // Publisher puts images into the registry, by the same path as any push.
 type Publisher interface {
+	// Expect says that a Publish follows soon; it returns at once.
+	Expect(ctx context.Context)
 	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, built Artifact) (artifact.Digest, error)
 	// Tag sets more tags on what is there; NotFound when it was deleted.
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
@@ -180,6 +182,7 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 }
 
 func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
+	s.cfg.Publisher.Expect(ctx)
 	built, release, err := plan.build(ctx, temp, s.cfg.Limits, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err

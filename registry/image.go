@@ -13,6 +13,9 @@ import (
 	"waybill/artifact"
 )
 
+// Expect says that a push follows soon, so that what inspects it can be started meanwhile.
+func (r *Registry) Expect(ctx context.Context) { r.pushing(ctx) }
+
 // PutImage pushes an image from within the process, by the same rules as any push.
 func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, img v1.Image) (artifact.Digest, error) {
 	layers, err := img.Layers()
