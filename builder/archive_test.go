@@ -136,7 +136,7 @@ func TestContexts(t *testing.T) {
 		"too many":            {[]entry{dockerfile, file("a", 0o644, ""), file("b", 0o644, "")}, Limits{Files: 2}, "more than 2 files"},
 		"climbs":              {[]entry{dockerfile, file("../a", 0o644, "")}, Limits{}, "outside of it"},
 		"absolute":            {[]entry{dockerfile, file("/etc/passwd", 0o644, "")}, Limits{}, "outside of it"},
-		"through a link":      {[]entry{dockerfile, {tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}, ""}, {tar.Header{Name: "l/x", Typeflag: tar.TypeReg}, ""}}, Limits{}, `"l/x"`},
+		"through a link":      {[]entry{dockerfile, {tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}, ""}, {tar.Header{Name: "l/x", Typeflag: tar.TypeReg}, ""}}, Limits{}, `below "l", which is no folder`},
 		"a device":            {[]entry{dockerfile, {tar.Header{Name: "d", Typeflag: tar.TypeBlock}, ""}}, Limits{}, "neither file, folder nor link"},
 		"twice":               {[]entry{dockerfile, file("a", 0o644, "1"), file("a", 0o644, "2")}, Limits{}, `"a"`},
 		"no Dockerfile":       {[]entry{file("a", 0o644, "1")}, Limits{}, "there is no Dockerfile"},
@@ -160,21 +160,78 @@ func TestContexts(t *testing.T) {
 	require.Equal(t, artifact.Full, artifact.KindOf(full(&os.PathError{Err: syscall.ENOSPC})))
 }
 
+// TestWriteContext: an engine that wants the context on disk gets all of it, and nothing out of it is written.
+func TestWriteContext(t *testing.T) {
+	t.Parallel()
+	packed := tarOf(file("Dockerfile", 0o644, "FROM scratch\n"), file(".dockerignore", 0o644, "d\n"), file("d/run", 0o755, "r"), entry{tar.Header{Name: "out", Typeflag: tar.TypeSymlink, Linkname: "../.."}, ""})
+	_, plan, err := buildTar(t, bytes.NewReader(packed), Request{}, Limits{})
+	require.NoError(t, err)
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	require.NoError(t, plan.writeContext(root))
+	b, err := os.ReadFile(filepath.Join(dir, "d/run"))
+	require.NoError(t, err)
+	require.Equal(t, "r", string(b))
+	info, err := os.Stat(filepath.Join(dir, "d/run"))
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&0o100)
+	target, err := os.Readlink(filepath.Join(dir, "out"))
+	require.NoError(t, err)
+	require.Equal(t, "../..", target)
+}
+
 // TestStreams: a build holds a buffer, not the files.
 func TestStreams(t *testing.T) { //nolint:paralleltest // it measures what all of the program allocates
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), nil, 0o600))
 	require.NoError(t, os.Truncate(filepath.Join(dir, "large"), 64<<20))
-	root, err := os.OpenRoot(dir)
+	f, err := os.Open(filepath.Join(dir, "large"))
 	require.NoError(t, err)
-	defer root.Close()
+	defer f.Close()
 	work := newWorkspace(t.TempDir(), 1<<30)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err = work.writeLayer(context.Background(), []*node{{path: "large", kind: artifact.Regular, mode: 0o644, size: 64 << 20, content: within{root, "large"}}}, time.Unix(0, 0))
+	_, err = work.writeLayer(context.Background(), []*node{{path: "large", kind: artifact.Regular, mode: 0o644, size: 64 << 20, content: section{f, 0, 64 << 20}}}, time.Unix(0, 0))
 	runtime.ReadMemStats(&after)
 	require.NoError(t, err)
-	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20), "for a layer of 64 MiB")
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(24<<20), "for a layer of 64 MiB")
+}
+
+// TestCompressor: blocks of any number come out in their order, as one stream, and as the same bytes.
+func TestCompressor(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, blockSize - 1, blockSize, blockSize + 1, 9*blockSize + 7} {
+		plain := make([]byte, n)
+		for i := range plain {
+			plain[i] = byte(i >> 9)
+		}
+		var one, two bytes.Buffer
+		for _, out := range []*bytes.Buffer{&one, &two} {
+			c := newCompressor(out)
+			for rest := plain; len(rest) > 0; {
+				size := min(len(rest), 300_000+out.Len()%7)
+				_, err := c.Write(rest[:size])
+				require.NoError(t, err)
+				rest = rest[size:]
+			}
+			require.NoError(t, c.Close())
+			require.NoError(t, c.Close(), "twice")
+		}
+		require.Equal(t, one.Bytes(), two.Bytes())
+		z, err := gzip.NewReader(&one)
+		require.NoError(t, err)
+		back, err := io.ReadAll(z)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(plain, back))
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close()
+	c := newCompressor(full)
+	_, _ = c.Write(make([]byte, 3*blockSize))
+	require.ErrorIs(t, c.Close(), syscall.ENOSPC)
 }
 
 // differing makes other bytes each time.

@@ -172,12 +172,21 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(pack(&tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: ".."}, &tar.Header{Name: "l/x", Typeflag: tar.TypeReg}))
 	f.Add(pack(&tar.Header{Name: "/x", Typeflag: tar.TypeDir}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		outer := t.TempDir()
-		root, err := contextRoot(outer)
+		spool, err := os.Create(filepath.Join(t.TempDir(), "context"))
+		require.NoError(t, err)
+		defer spool.Close()
+		files, err := unpack(bytes.NewReader(b), spool, Limits{Context: 1 << 20, Files: 1000})
+		if err != nil {
+			require.NotEmpty(t, artifact.KindOf(err), "%v", err)
+			return
+		}
+		dir := filepath.Join(t.TempDir(), "context")
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		root, err := os.OpenRoot(dir)
 		require.NoError(t, err)
 		defer root.Close()
-		_, _ = unpack(bytes.NewReader(b), root, Limits{Context: 1 << 20, Files: 1000})
-		entries, err := os.ReadDir(outer)
+		_ = (&Plan{sent: files}).writeContext(root)
+		entries, err := os.ReadDir(filepath.Dir(dir))
 		require.NoError(t, err)
 		require.Len(t, entries, 1, "something was written beside the context")
 	})

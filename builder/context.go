@@ -196,18 +196,19 @@ func withoutIgnored(files *tree, dockerfile string) (*tree, error) {
 	return t, nil
 }
 
-// unpacking writes a context archive below a folder and lists what is there. os.Root lets nothing out of it: a link that leads out
-// stays a link, and is not followed.
+// unpacking lists a context archive, and writes what is in its files to one file, one after the other: no path of the
+// archive is one on disk, and a thousand small files cost no more than a large one.
 type unpacking struct {
-	root   *os.Root
 	files  *tree
+	spool  *os.File
+	used   int64
 	limits Limits
 	buffer []byte
 }
 
-// unpack reads a context to its end.
-func unpack(r io.Reader, root *os.Root, limits Limits) (*tree, error) {
-	u := &unpacking{root, newTree(), limits.withDefaults(), make([]byte, 256<<10)}
+// unpack reads a context to its end, into an empty file.
+func unpack(r io.Reader, spool *os.File, limits Limits) (*tree, error) {
+	u := &unpacking{files: newTree(), spool: spool, limits: limits.withDefaults(), buffer: make([]byte, 256<<10)}
 	archive := tar.NewReader(r)
 	count, total := 0, int64(0)
 	for {
@@ -263,19 +264,25 @@ func full(err error) error {
 }
 
 func (u *unpacking) one(name string, h *tar.Header, content io.Reader) error {
-	if err := u.root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return u.invalid(h, err)
+	if there := u.files.get(name); there != nil && (there.kind != artifact.Dir || h.Typeflag != tar.TypeDir) {
+		return artifact.Errorf(artifact.Invalid, "the build context holds %.200q twice", h.Name)
+	}
+	for dir := parent(name); dir != ""; dir = parent(dir) {
+		there := u.files.get(dir)
+		if there != nil && there.kind != artifact.Dir {
+			return artifact.Errorf(artifact.Invalid, "the build context's %.200q is below %.200q, which is no folder", h.Name, dir)
+		}
+		if there != nil {
+			break
+		}
 	}
 	n := &node{path: name, mode: normalMode(h.FileInfo().Mode())}
 	switch h.Typeflag {
 	case tar.TypeDir:
 		n.kind, n.mode = artifact.Dir, 0o755
-		if err := u.root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return u.invalid(h, err)
-		}
 	case tar.TypeReg, '\x00':
-		n.kind, n.content = artifact.Regular, within{u.root, name}
-		if err := u.write(n, h, content); err != nil {
+		n.kind = artifact.Regular
+		if err := u.write(n, content); err != nil {
 			return err
 		}
 	case tar.TypeLink:
@@ -283,50 +290,62 @@ func (u *unpacking) one(name string, h *tar.Header, content io.Reader) error {
 		if original == nil || original.kind != artifact.Regular {
 			return artifact.Errorf(artifact.Invalid, "the build context's %.200q is a link to %.200q, which is no file of it before", h.Name, h.Linkname)
 		}
-		if err := u.root.Link(original.path, name); err != nil {
-			return u.invalid(h, err)
-		}
 		copied := *original
-		copied.path, copied.content = name, within{u.root, name}
+		copied.path = name
 		n = &copied
 	case tar.TypeSymlink:
 		n.kind, n.mode, n.target = artifact.Symlink, 0o777, h.Linkname
-		if err := u.root.Symlink(h.Linkname, name); err != nil {
-			return u.invalid(h, err)
-		}
 	default:
 		return artifact.Errorf(artifact.Invalid, "the build context's %.200q is neither file, folder nor link", h.Name)
-	}
-	// What the disk takes by way of a link, as no packer writes it, is not where its name says.
-	for _, dir := range parents(name) {
-		if there := u.files.get(dir); there != nil && there.kind != artifact.Dir {
-			return artifact.Errorf(artifact.Invalid, "the build context's %.200q is below %.200q, which is no folder", h.Name, dir)
-		}
 	}
 	u.files.put(n)
 	return nil
 }
 
-func (u *unpacking) write(n *node, h *tar.Header, content io.Reader) error {
-	f, err := u.root.OpenFile(n.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fs.FileMode(n.mode))
-	if err != nil {
-		return u.invalid(h, err)
-	}
+func (u *unpacking) write(n *node, content io.Reader) error {
 	sum := sha256.New()
-	n.size, err = io.CopyBuffer(io.MultiWriter(struct{ io.Writer }{f}, sum), struct{ io.Reader }{content}, u.buffer)
+	var err error
+	n.size, err = io.CopyBuffer(io.MultiWriter(io.NewOffsetWriter(u.spool, u.used), sum), struct{ io.Reader }{content}, u.buffer)
 	n.sum = hexSum(sum)
-	if err := errors.Join(err, f.Close()); err != nil {
-		if full(err) != err { //nolint:errorlint // full returns err itself when it is not
+	n.content = section{u.spool, u.used, n.size}
+	u.used += n.size
+	if err != nil && full(err) == err { //nolint:errorlint // full returns err itself when the disk is not
+		return readError(err)
+	}
+	return err
+}
+
+// writeContext writes the whole context, with what is ignored, below an empty folder, for an engine that wants it on disk.
+// os.Root lets nothing out of it: a link that leads out stays a link, and is not followed.
+func (p *Plan) writeContext(root *os.Root) error {
+	for _, name := range p.sent.sorted() {
+		n := p.sent.nodes[name]
+		var err error
+		switch n.kind {
+		case artifact.Dir:
+			err = root.Mkdir(name, 0o755)
+		case artifact.Symlink:
+			err = root.Symlink(n.target, name)
+		default:
+			err = writeFile(root, n)
+		}
+		if err != nil {
 			return full(err)
 		}
-		return readError(err)
 	}
 	return nil
 }
 
-func (u *unpacking) invalid(h *tar.Header, err error) error {
-	if known := full(err); known != err { //nolint:errorlint // see write
-		return known
+func writeFile(root *os.Root, n *node) error {
+	r, err := n.content.open()
+	if err != nil {
+		return err
 	}
-	return artifact.Errorf(artifact.Invalid, "the build context's %.200q: %w", h.Name, err)
+	defer r.Close()
+	f, err := root.OpenFile(n.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fs.FileMode(n.mode))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
 }

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -61,4 +62,34 @@ func (f *Folder) Delete(_ context.Context, d artifact.Digest) error {
 		return err
 	}
 	return nil
+}
+
+// packSent writes the context as it was sent, with what is ignored, for whoever plans the build anew.
+func (p *Plan) packSent(w io.Writer) error {
+	archive := tar.NewWriter(w)
+	for _, name := range p.sent.sorted() {
+		n := p.sent.nodes[name]
+		h := &tar.Header{Name: name, Mode: n.mode, Format: tar.FormatPAX, ModTime: time.Unix(0, 0), Typeflag: tar.TypeReg, Size: n.size}
+		switch n.kind {
+		case artifact.Dir:
+			h.Typeflag, h.Name, h.Size = tar.TypeDir, name+"/", 0
+		case artifact.Symlink:
+			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, n.target, 0
+		}
+		if err := archive.WriteHeader(h); err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		r, err := n.content.open()
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(archive, r)
+		if err := errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+	}
+	return archive.Close()
 }

@@ -2,8 +2,12 @@ package builder
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -20,14 +24,50 @@ func (b *BuildKit) Build(ctx context.Context, t *Target, w *workspace, log io.Wr
 		return nil, artifact.Errorf(artifact.Unsupported, "%s: %w", t.foreign, err)
 	}
 	r := t.plan.request
-	in := Inputs{File: r.Dockerfile, Dockerfile: t.plan.dockerfile, Context: t.plan.root.Name(), Target: r.Target, Platform: t.platform, Args: r.Args, Labels: r.Labels,
-		At: t.plan.date, Runs: t.runs(), NoCache: t.plan.rebuilt, Bases: t.images()}
-	if ignore, err := t.plan.root.ReadFile(r.Dockerfile + ignoreFile); err == nil {
-		in.Ignore = ignore
-	} else if !os.IsNotExist(err) {
+	folder := filepath.Join(w.folder, "context")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return nil, full(err)
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
 		return nil, err
 	}
+	defer root.Close()
+	if err := t.plan.writeContext(root); err != nil {
+		return nil, err
+	}
+	if err := t.plan.dateContext(root); err != nil {
+		return nil, err
+	}
+	in := Inputs{File: r.Dockerfile, Dockerfile: t.plan.dockerfile, Context: folder, Target: r.Target, Platform: t.platform, Args: r.Args, Labels: r.Labels,
+		At: t.plan.date, Runs: t.runs(), NoCache: t.plan.rebuilt, Bases: t.images()}
+	ignore, ok, err := t.plan.sent.read(r.Dockerfile+ignoreFile, maxDockerfile)
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		in.Ignore = append([]byte{}, ignore...) // empty, it still goes before the other
+	}
 	return b.Solve(ctx, in, w.folder, t.plan.private, log)
+}
+
+// dateContext gives files of different content different times, within the second that all are dated in the end: BuildKit takes
+// two versions of a path for the same where size and time are, and files that are written at once have one time.
+func (p *Plan) dateContext(root *os.Root) error {
+	for name, n := range p.sent.nodes {
+		if n.kind != artifact.Regular {
+			continue
+		}
+		sum, err := strconv.ParseUint(n.sum[:min(8, len(n.sum))], 16, 32)
+		if err != nil {
+			return fmt.Errorf("%s has no sum: %w", name, err)
+		}
+		at := p.date.Add(time.Duration(sum%999_999_999 + 1))
+		if err := root.Chtimes(name, at, at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runs reports whether the target is made by running programs.

@@ -47,7 +47,7 @@ func (l *fileLayer) Uncompressed() (io.ReadCloser, error) {
 }
 
 // writeLayer streams entries, sorted by path, into a gzip-compressed tar in a temporary file. Its bytes follow from the
-// entries and the time alone. It holds one buffer in memory, whatever the sizes.
+// entries and the time alone. It holds a few blocks in memory, whatever the sizes.
 func (w *workspace) writeLayer(ctx context.Context, entries []*node, at time.Time) (_ *fileLayer, err error) {
 	if err := w.prefetch(entries); err != nil {
 		return nil, err
@@ -59,10 +59,8 @@ func (w *workspace) writeLayer(ctx context.Context, entries []*node, at time.Tim
 	defer func() { err = errors.Join(err, f.Close()) }()
 	stored, plain := sha256.New(), sha256.New()
 	counted := &counter{w: io.MultiWriter(f, stored)}
-	z, err := gzip.NewWriterLevel(counted, gzip.DefaultCompression)
-	if err != nil {
-		return nil, err
-	}
+	z := newCompressor(counted)
+	defer func() { err = errors.Join(err, z.Close()) }()
 	layer := layerWriter{archive: tar.NewWriter(io.MultiWriter(z, plain)), at: at, buffer: make([]byte, 256<<10), names: map[*int]*node{}}
 	for _, n := range entries {
 		if err := ctx.Err(); err != nil {

@@ -68,11 +68,12 @@ type Plan struct {
 	contextSum artifact.Digest
 	private    Private
 	rebuilt    bool     // nothing is taken from a cache
-	root       *os.Root // of the context as it was unpacked, with what is ignored
+	sent       *tree    // the context, with what is ignored
+	spool      *os.File // what is in its files
 }
 
-// Close lets go of the context's folder, which who made it removes.
-func (p *Plan) Close() error { return p.root.Close() }
+// Close lets go of the context's file, which who made its folder removes.
+func (p *Plan) Close() error { return p.spool.Close() }
 
 type base struct {
 	ref      artifact.Reference
@@ -93,7 +94,7 @@ func newPlan(ctx context.Context, p artifact.Principal, r Request, files *tree, 
 	if r.Dockerfile == "" {
 		r.Dockerfile = defaultFile
 	}
-	plan := &Plan{request: r, bases: map[string]base{}}
+	plan := &Plan{request: r, sent: files, bases: map[string]base{}}
 	wanted, err := parsePlatforms(r.Platform)
 	if err != nil {
 		return nil, err

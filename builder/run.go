@@ -157,7 +157,7 @@ func failure(b artifact.Build) error {
 // queue stores the context and the run. A crash between the two leaves a context, which Tidy finds no run for.
 func (r *Runs) queue(ctx context.Context, run *Run, work *work) (err error) {
 	packed, w := io.Pipe()
-	go func() { w.CloseWithError(Pack(work.plan.root.Name(), work.plan.request.Dockerfile, w)) }()
+	go func() { w.CloseWithError(work.plan.packSent(w)) }()
 	run.Context, err = r.cfg.Contexts.Put(ctx, packed)
 	_ = packed.Close()
 	if err != nil {

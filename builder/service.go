@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -41,6 +42,8 @@ type Store interface {
 
 // Publisher puts images into the registry, by the same path as any push.
 type Publisher interface {
+	// Expect says that a Publish follows soon; it returns at once.
+	Expect(ctx context.Context)
 	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, built Artifact) (artifact.Digest, error)
 	// Tag sets more tags on what is there; NotFound when it was deleted.
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
@@ -138,38 +141,35 @@ func mayBuild(p artifact.Principal, repository artifact.Repository) error {
 	return nil
 }
 
-// plan reads the context, from the archive or the repository that the request names, into a folder of temp.
-func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (*Plan, error) {
-	root, err := contextRoot(temp)
+// plan reads the context, from the archive or the repository that the request names, into a file in temp.
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (_ *Plan, err error) {
+	spool, err := os.Create(filepath.Join(temp, "context"))
 	if err != nil {
 		return nil, full(err)
 	}
+	defer func() {
+		if err != nil {
+			spool.Close()
+		}
+	}()
 	if r.Source.Git != "" {
 		fetched, err := s.cfg.Fetcher.Fetch(ctx, r.Source.Git, temp, s.cfg.Limits)
 		if err != nil {
-			return nil, errors.Join(err, root.Close())
+			return nil, err
 		}
 		defer fetched.Close()
 		archive, r.Source = fetched, fetched.Source
 	}
-	files, err := unpack(archive, root, s.cfg.Limits)
+	files, err := unpack(archive, spool, s.cfg.Limits)
 	if err != nil {
-		return nil, errors.Join(err, root.Close())
+		return nil, err
 	}
 	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
 	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	plan.root = root
-	return plan, nil
-}
-
-func contextRoot(temp string) (*os.Root, error) {
-	dir := temp + "/context"
-	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return os.OpenRoot(dir)
+	plan.spool = spool
+	return plan, nil
 }
 
 // once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.
@@ -200,6 +200,7 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 }
 
 func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
+	s.cfg.Publisher.Expect(ctx)
 	built, release, err := plan.build(ctx, temp, s.cfg.Limits, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err

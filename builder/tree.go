@@ -45,13 +45,15 @@ type inline []byte
 
 func (b inline) open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
 
-// within is a file of the unpacked context.
-type within struct {
-	root *os.Root
-	name string
+// section is a part of a file.
+type section struct {
+	file     *os.File
+	at, size int64
 }
 
-func (w within) open() (io.ReadCloser, error) { return w.root.Open(w.name) }
+func (s section) open() (io.ReadCloser, error) {
+	return io.NopCloser(io.NewSectionReader(s.file, s.at, s.size)), nil
+}
 
 // source is a tar whose files are read when they are copied: a layer, or an archive that ADD unpacks. So a base of
 // gigabytes costs one pass over its headers, and the disk holds what is copied of it.

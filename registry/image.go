@@ -8,9 +8,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 
 	"waybill/artifact"
 )
+
+// Expect says that a push follows soon, so that what inspects it can be started meanwhile.
+func (r *Registry) Expect(ctx context.Context) { r.pushing(ctx) }
 
 // PutImage pushes an image from within the process, by the same rules as any push.
 func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, img v1.Image) (artifact.Digest, error) {
@@ -23,10 +27,14 @@ func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repositor
 	} else {
 		return artifact.Digest{}, err
 	}
+	// At once, as clients do: while one is inspected, the next is written.
+	writing, within := errgroup.WithContext(ctx)
+	writing.SetLimit(3)
 	for _, layer := range layers {
-		if err := r.putLayer(ctx, p, repository, layer); err != nil {
-			return artifact.Digest{}, err
-		}
+		writing.Go(func() error { return r.putLayer(within, p, repository, layer) })
+	}
+	if err := writing.Wait(); err != nil {
+		return artifact.Digest{}, err
 	}
 	body, err := img.RawManifest()
 	if err != nil {

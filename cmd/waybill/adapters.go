@@ -273,6 +273,8 @@ type publisher struct {
 	db       *postgres.DB
 }
 
+func (p publisher) Expect(ctx context.Context) { p.registry.Expect(ctx) }
+
 func (p publisher) Publish(ctx context.Context, by artifact.Principal, r artifact.Repository, tags []artifact.Tag, built builder.Artifact) (artifact.Digest, error) {
 	if index, ok := built.(gcr.ImageIndex); ok {
 		return p.registry.PutIndex(ctx, by, r, tags, index)
