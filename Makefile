@@ -14,7 +14,7 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := strace docker.io podman buildah skopeo crun umoci mmdebstrap jq curl git ca-certificates
+TEST_PACKAGES := strace docker.io podman buildah skopeo crun runc umoci mmdebstrap jq curl git ca-certificates
 # Where Node.js did not come from Debian, npm came with it, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
@@ -36,7 +36,7 @@ deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
 # Clients and a KMS that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
-tools: $(TOOLS)/cosign $(TOOLS)/v3/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/oidc-provider/node_modules
+tools: $(TOOLS)/cosign $(TOOLS)/v3/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/buildkitd $(TOOLS)/oidc-provider/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -56,6 +56,10 @@ $(TOOLS)/trivy: internal/tools/trivy/go.mod
 $(TOOLS)/vault: internal/tools/vault/go.mod internal/tools/vault/main.go
 	@echo "compiling vault; the first time takes about four minutes"
 	cd internal/tools/vault && $(GO) build -trimpath -ldflags '-s -w' -o ../bin/vault .
+# The daemon that Dockerfiles with RUN are built with.
+$(TOOLS)/buildkitd: internal/tools/buildkitd/go.mod
+	@echo "compiling buildkitd; the first time takes about two minutes"
+	cd internal/tools/buildkitd && $(GO) build -trimpath -ldflags '-s -w' -o ../bin/buildkitd github.com/moby/buildkit/cmd/buildkitd
 $(TOOLS)/oidc-provider/node_modules:
 	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/oidc-provider oidc-provider@9.13.3
 $(TOOLS)/golangci-lint:
@@ -63,7 +67,7 @@ $(TOOLS)/golangci-lint:
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The scanner's own packages are compiled with the experiment, and tested through the built program.
-test: deps tools build examples/returns/returns
+test: deps tools build examples/returns/returns examples/platforms/hello-amd64 examples/platforms/hello-arm64
 	$(GO) vet ./...
 	$(GO) test -timeout 30m ./...
 
@@ -74,6 +78,9 @@ lint: $(TOOLS)/golangci-lint
 examples/returns/returns: $(wildcard examples/returns/*.go)
 	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./examples/returns
 
+examples/platforms/hello-%: examples/platforms/main.go
+	GOOS=linux GOARCH=$* $(GO) build -trimpath -ldflags '-s -w' -o $@ ./examples/platforms
+
 demo: deps tools build examples/returns/returns
 	internal/demo/demo.sh
 
@@ -81,4 +88,4 @@ image:
 	docker build -t waybill:$(VERSION) --build-arg VERSION=$(VERSION) .
 
 clean:
-	rm -rf bin .demo examples/returns/returns
+	rm -rf bin .demo examples/returns/returns examples/platforms/hello-*

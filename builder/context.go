@@ -4,6 +4,7 @@ package builder
 
 import (
 	"archive/tar"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/patternmatcher"
@@ -21,23 +22,51 @@ import (
 	"waybill/artifact"
 )
 
-// Bounds of a build context.
+// Limits bound what a build reads. The zero value of each is the default.
+type Limits struct {
+	Context  int64 // bytes of a context. Default 4 GiB
+	Files    int   // files, folders and links of a context. Default 200,000
+	Unpacked int64 // bytes that are unpacked of archives that ADD names, and of bases that files are copied from. Default 20 GiB
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Context == 0 {
+		l.Context = 4 << 30
+	}
+	if l.Files == 0 {
+		l.Files = 200_000
+	}
+	if l.Unpacked == 0 {
+		l.Unpacked = 20 << 30
+	}
+	return l
+}
+
 const (
-	maxContextFiles = 200_000
-	maxContextBytes = 4 << 30
-	ignoreFile      = ".dockerignore"
-	defaultFile     = "Dockerfile"
+	ignoreFile  = ".dockerignore"
+	defaultFile = "Dockerfile"
 )
 
 // Pack writes a folder as a tar, without what its .dockerignore names. The archive follows from names, contents and
-// whether a file is executable, and from nothing else: not from times, owners, umask or the order of a folder.
-func Pack(dir string, w io.Writer) error {
-	ignored, err := loadIgnore(os.DirFS(dir))
+// whether a file is executable, and from nothing else: not from times, owners, umask or the order of a folder. How much it may be
+// is for who reads it to say.
+func Pack(dir, dockerfile string, w io.Writer) error {
+	if dockerfile == "" {
+		dockerfile = defaultFile
+	}
+	dockerfile = path.Clean(dockerfile)
+	ignored, err := loadIgnore(dockerfile, func(name string) ([]byte, bool, error) {
+		b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, false, nil
+		}
+		return b, err == nil, err
+	})
 	if err != nil {
 		return err
 	}
 	out := tar.NewWriter(w)
-	files, total := 0, int64(0)
+	buffer := make([]byte, 256<<10)
 	err = filepath.WalkDir(dir, func(p string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -47,35 +76,28 @@ func Pack(dir string, w io.Writer) error {
 			return err
 		}
 		name := filepath.ToSlash(rel)
-		// The two files are sent in any case, for the server to read; it leaves them out of copies in its turn.
-		if name != defaultFile && name != ignoreFile {
+		// These are sent in any case, for the server to read; it leaves them out of copies in its turn.
+		if name != dockerfile && name != ignoreFile && name != dockerfile+ignoreFile {
 			skip, err := ignored.matches(name)
 			if err != nil {
 				return err
 			}
 			if skip {
-				if entry.IsDir() && !ignored.exceptions() {
+				if entry.IsDir() && !ignored.exceptions() && !strings.HasPrefix(dockerfile, name+"/") {
 					return filepath.SkipDir
 				}
 				return nil
 			}
 		}
-		if files++; files > maxContextFiles {
-			return artifact.Errorf(artifact.TooLarge, "the build context has more than %d files; leave some out with a %s", maxContextFiles, ignoreFile)
-		}
-		n, err := packOne(out, p, name, entry)
-		if total += n; total > maxContextBytes {
-			return artifact.Errorf(artifact.TooLarge, "the build context is larger than %d GiB; leave something out with a %s", maxContextBytes>>30, ignoreFile)
-		}
-		return err
+		return packOne(out, p, name, entry, buffer)
 	})
 	return errors.Join(err, out.Close())
 }
 
-func packOne(out *tar.Writer, p, name string, entry fs.DirEntry) (int64, error) {
+func packOne(out *tar.Writer, p, name string, entry fs.DirEntry, buffer []byte) error {
 	info, err := entry.Info()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	h := &tar.Header{Name: name, Mode: normalMode(info.Mode()), Format: tar.FormatPAX, ModTime: time.Unix(0, 0)}
 	switch {
@@ -83,28 +105,28 @@ func packOne(out *tar.Writer, p, name string, entry fs.DirEntry) (int64, error) 
 		h.Typeflag, h.Size = tar.TypeReg, info.Size()
 		f, err := os.Open(p)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		defer f.Close()
 		if err := out.WriteHeader(h); err != nil {
-			return 0, err
+			return err
 		}
-		n, err := io.Copy(out, io.LimitReader(f, info.Size()))
+		n, err := io.CopyBuffer(out, struct{ io.Reader }{io.LimitReader(f, info.Size())}, buffer)
 		if err == nil && n != info.Size() {
 			err = fmt.Errorf("%s changed while it was read; build again", name)
 		}
-		return n, err
+		return err
 	case info.IsDir():
 		h.Typeflag, h.Name = tar.TypeDir, name+"/"
 	case info.Mode()&fs.ModeSymlink != 0:
 		h.Typeflag, h.Mode = tar.TypeSymlink, 0o777
 		if h.Linkname, err = os.Readlink(p); err != nil {
-			return 0, err
+			return err
 		}
 	default:
-		return 0, artifact.Errorf(artifact.Invalid, "%s is a device, socket or pipe, which no image can hold; leave it out with a %s", name, ignoreFile)
+		return artifact.Errorf(artifact.Invalid, "%s is a device, socket or pipe, which no image can hold; leave it out with a %s", name, ignoreFile)
 	}
-	return 0, out.WriteHeader(h)
+	return out.WriteHeader(h)
 }
 
 // normalMode is git's notion: a file is executable or not, whatever umask it was checked out with.
@@ -120,23 +142,30 @@ type ignore struct {
 	matcher *patternmatcher.PatternMatcher
 }
 
-func loadIgnore(dir fs.FS) (ignore, error) {
-	f, err := dir.Open(ignoreFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return ignore{}, nil
-	} else if err != nil {
-		return ignore{}, err
+// loadIgnore reads DOCKERFILE.dockerignore, or else .dockerignore, as BuildKit does.
+func loadIgnore(dockerfile string, read func(name string) ([]byte, bool, error)) (ignore, error) {
+	for _, name := range []string{dockerfile + ignoreFile, ignoreFile} {
+		b, ok, err := read(name)
+		if err != nil {
+			return ignore{}, err
+		}
+		if !ok {
+			continue
+		}
+		if len(b) > maxDockerfile {
+			return ignore{}, artifact.Errorf(artifact.TooLarge, "%s is larger than %s", name, size(maxDockerfile))
+		}
+		patterns, err := ignorefile.ReadAll(strings.NewReader(string(b)))
+		if err != nil {
+			return ignore{}, artifact.Errorf(artifact.Invalid, "%s: %w", name, err)
+		}
+		matcher, err := patternmatcher.New(patterns)
+		if err != nil {
+			return ignore{}, artifact.Errorf(artifact.Invalid, "%s: %w", name, err)
+		}
+		return ignore{matcher}, nil
 	}
-	defer f.Close()
-	patterns, err := ignorefile.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil {
-		return ignore{}, artifact.Errorf(artifact.Invalid, "%s: %w", ignoreFile, err)
-	}
-	matcher, err := patternmatcher.New(patterns)
-	if err != nil {
-		return ignore{}, artifact.Errorf(artifact.Invalid, "%s: %w", ignoreFile, err)
-	}
-	return ignore{matcher}, nil
+	return ignore{}, nil
 }
 
 func (i ignore) matches(name string) (bool, error) {
@@ -148,170 +177,175 @@ func (i ignore) matches(name string) (bool, error) {
 
 func (i ignore) exceptions() bool { return i.matcher != nil && i.matcher.Exclusions() }
 
-// unpack writes a context archive below root. os.Root lets nothing out of it: a link that leads out stays a link, and
-// is not followed.
-func unpack(r io.Reader, root *os.Root) error {
+// withoutIgnored is the context as copies see it.
+func withoutIgnored(files *tree, dockerfile string) (*tree, error) {
+	ignored, err := loadIgnore(dockerfile, func(name string) ([]byte, bool, error) { return files.read(name, maxDockerfile) })
+	if err != nil || ignored.matcher == nil {
+		return files, err
+	}
+	t := newTree()
+	for _, name := range files.sorted() {
+		skip, err := ignored.matches(name)
+		if err != nil {
+			return nil, artifact.Errorf(artifact.Invalid, "%s: %w", ignoreFile, err)
+		}
+		if !skip {
+			t.put(files.nodes[name]) // and the folders that lead there, when they are ignored
+		}
+	}
+	return t, nil
+}
+
+// unpacking lists a context archive, and writes what is in its files to one file, one after the other: no path of the
+// archive is one on disk, and a thousand small files cost no more than a large one.
+type unpacking struct {
+	files  *tree
+	spool  *os.File
+	used   int64
+	limits Limits
+	buffer []byte
+}
+
+// unpack reads a context to its end, into an empty file.
+func unpack(r io.Reader, spool *os.File, limits Limits) (*tree, error) {
+	u := &unpacking{files: newTree(), spool: spool, limits: limits.withDefaults(), buffer: make([]byte, 256<<10)}
 	archive := tar.NewReader(r)
-	files, total := 0, int64(0)
+	count, total := 0, int64(0)
 	for {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return u.files, nil
 		} else if err != nil {
-			return artifact.Errorf(artifact.Invalid, "the build context is no tar archive: %w", err)
+			return nil, readError(err)
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader { // git archive begins with one
+			continue
 		}
 		name := path.Clean(h.Name)
+		if len(name) > maxPath || strings.Count(name, "/") >= maxDepth {
+			return nil, artifact.Errorf(artifact.Invalid, "the build context holds a path of %d bytes and %d names; %d and %d are possible", len(name), strings.Count(name, "/")+1, maxPath, maxDepth)
+		}
 		if !filepath.IsLocal(name) {
-			return artifact.Errorf(artifact.Invalid, "the build context holds %.200q, which is outside of it", h.Name)
+			return nil, artifact.Errorf(artifact.Invalid, "the build context holds %.200q, which is outside of it", h.Name)
 		}
-		if files++; files > maxContextFiles {
-			return artifact.Errorf(artifact.TooLarge, "the build context has more than %d files", maxContextFiles)
+		if count++; count > u.limits.Files {
+			return nil, artifact.Errorf(artifact.TooLarge, "the build context has more than %d files; leave some out with a %s, or raise builder.files in the configuration", u.limits.Files, ignoreFile)
 		}
-		if total += h.Size; total > maxContextBytes {
-			return artifact.Errorf(artifact.TooLarge, "the build context is larger than %d GiB", maxContextBytes>>30)
+		if total += h.Size; total > u.limits.Context || h.Size < 0 {
+			return nil, artifact.Errorf(artifact.TooLarge, "the build context is larger than %s (%.200q would exceed it); leave something out with a %s, or raise builder.context in the configuration", size(u.limits.Context), name, ignoreFile)
 		}
-		if err := unpackOne(root, name, h, archive); err != nil {
-			return err
+		if name == "." {
+			continue
+		}
+		if err := u.one(name, h, archive); err != nil {
+			return nil, full(err)
 		}
 	}
 }
 
-func unpackOne(root *os.Root, name string, h *tar.Header, content io.Reader) error {
-	invalid := func(err error) error {
-		if err == nil {
-			return nil
+// readError tells what breaks off from what is no archive; a bound of who sends it says so itself.
+func readError(err error) error {
+	var known *artifact.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return artifact.Errorf(artifact.Invalid, "the build context breaks off; send it again: %w", err)
+	}
+	return artifact.Errorf(artifact.Invalid, "the build context is no tar archive: %w", err)
+}
+
+// full says so when the disk is.
+func full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return artifact.Errorf(artifact.Full, "the disk that builds work on is full; the operator must make room: %w", err)
+	}
+	return err
+}
+
+func (u *unpacking) one(name string, h *tar.Header, content io.Reader) error {
+	if there := u.files.get(name); there != nil && (there.kind != artifact.Dir || h.Typeflag != tar.TypeDir) {
+		return artifact.Errorf(artifact.Invalid, "the build context holds %.200q twice", h.Name)
+	}
+	for dir := parent(name); dir != ""; dir = parent(dir) {
+		there := u.files.get(dir)
+		if there != nil && there.kind != artifact.Dir {
+			return artifact.Errorf(artifact.Invalid, "the build context's %.200q is below %.200q, which is no folder", h.Name, dir)
 		}
-		return artifact.Errorf(artifact.Invalid, "the build context's %.200q: %w", h.Name, err)
+		if there != nil {
+			break
+		}
 	}
-	if name == "." {
-		return nil
-	}
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return invalid(err)
-	}
+	n := &node{path: name, mode: normalMode(h.FileInfo().Mode())}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		if err := root.Mkdir(name, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return invalid(err)
+		n.kind, n.mode = artifact.Dir, 0o755
+	case tar.TypeReg, '\x00':
+		n.kind = artifact.Regular
+		if err := u.write(n, content); err != nil {
+			return err
 		}
-	case tar.TypeReg:
-		f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fs.FileMode(normalMode(h.FileInfo().Mode())))
-		if err != nil {
-			return invalid(err)
+	case tar.TypeLink:
+		original := u.files.get(path.Clean(h.Linkname))
+		if original == nil || original.kind != artifact.Regular {
+			return artifact.Errorf(artifact.Invalid, "the build context's %.200q is a link to %.200q, which is no file of it before", h.Name, h.Linkname)
 		}
-		_, err = io.Copy(f, content)
-		return errors.Join(err, f.Close())
+		copied := *original
+		copied.path = name
+		n = &copied
 	case tar.TypeSymlink:
-		return invalid(root.Symlink(h.Linkname, name))
+		n.kind, n.mode, n.target = artifact.Symlink, 0o777, h.Linkname
 	default:
-		return artifact.Errorf(artifact.Invalid, "the build context's %.200q is neither file, folder nor symbolic link", h.Name)
+		return artifact.Errorf(artifact.Invalid, "the build context's %.200q is neither file, folder nor link", h.Name)
+	}
+	u.files.put(n)
+	return nil
+}
+
+func (u *unpacking) write(n *node, content io.Reader) error {
+	sum := sha256.New()
+	var err error
+	n.size, err = io.CopyBuffer(io.MultiWriter(io.NewOffsetWriter(u.spool, u.used), sum), struct{ io.Reader }{content}, u.buffer)
+	n.sum = hexSum(sum)
+	n.content = section{u.spool, u.used, n.size}
+	u.used += n.size
+	if err != nil && full(err) == err { //nolint:errorlint // full returns err itself when the disk is not
+		return readError(err)
+	}
+	return err
+}
+
+// writeContext writes the whole context, with what is ignored, below an empty folder, for an engine that wants it on disk.
+// os.Root lets nothing out of it: a link that leads out stays a link, and is not followed.
+func (p *Plan) writeContext(root *os.Root) error {
+	for _, name := range p.sent.sorted() {
+		n := p.sent.nodes[name]
+		var err error
+		switch n.kind {
+		case artifact.Dir:
+			err = root.Mkdir(name, 0o755)
+		case artifact.Symlink:
+			err = root.Symlink(n.target, name)
+		default:
+			err = writeFile(root, n)
+		}
+		if err != nil {
+			return full(err)
+		}
 	}
 	return nil
 }
 
-// contextTree lists an unpacked context, without what its .dockerignore names.
-func contextTree(root *os.Root) (*tree, error) {
-	ignored, err := loadIgnore(root.FS())
+func writeFile(root *os.Root, n *node) error {
+	r, err := n.content.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t := newTree()
-	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || name == "." {
-			return err
-		}
-		skip, err := ignored.matches(name)
-		if err != nil || skip {
-			return err // a folder's exceptions may still be wanted
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		n := &node{path: name, mode: normalMode(info.Mode())}
-		switch {
-		case info.IsDir():
-			n.kind = artifact.Dir
-		case info.Mode()&fs.ModeSymlink != 0:
-			n.kind, n.mode = artifact.Symlink, 0o777
-			if n.target, err = root.Readlink(name); err != nil {
-				return err
-			}
-		default:
-			n.kind, n.size = artifact.Regular, info.Size()
-			n.open = func() (io.ReadCloser, error) { return root.Open(name) }
-		}
-		t.put(n)
-		return nil
-	})
-	return t, err
-}
-
-// node is a file of a tree.
-type node struct {
-	path     string // cleaned and relative
-	kind     artifact.FileType
-	mode     int64
-	uid, gid int
-	size     int64
-	target   string // of a link
-	open     func() (io.ReadCloser, error)
-}
-
-// tree is what can be copied from, or what is there already: a context, or a stage's file system.
-type tree struct{ nodes map[string]*node }
-
-func newTree() *tree { return &tree{map[string]*node{}} }
-
-func (t *tree) put(n *node) {
-	t.nodes[n.path] = n
-	for dir := path.Dir(n.path); dir != "."; dir = path.Dir(dir) {
-		if _, ok := t.nodes[dir]; ok {
-			return
-		}
-		t.nodes[dir] = &node{path: dir, kind: artifact.Dir, mode: 0o755}
+	defer r.Close()
+	f, err := root.OpenFile(n.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fs.FileMode(n.mode))
+	if err != nil {
+		return err
 	}
-}
-
-// sorted returns the paths below a folder ("" is all), without the folder itself.
-func (t *tree) sorted(dir string) []string {
-	var names []string
-	for name := range t.nodes {
-		if dir == "" || strings.HasPrefix(name, dir+"/") {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// resolve follows links, inside the tree, in all of a path (or all but its last part) and returns where it leads.
-func (t *tree) resolve(p string, last bool) (string, error) {
-	parts, done := splitPath(p), ""
-	for links := 0; len(parts) > 0; {
-		part := parts[0]
-		parts = parts[1:]
-		if part == ".." {
-			done = strings.TrimPrefix(path.Dir("/"+done), "/")
-			continue
-		}
-		next := path.Join(done, part)
-		n, ok := t.nodes[next]
-		if !ok || n.kind != artifact.Symlink || (len(parts) == 0 && !last) {
-			done = next
-			continue
-		}
-		if links++; links > 40 {
-			return "", fmt.Errorf("%q: too many links", p)
-		}
-		if strings.HasPrefix(n.target, "/") {
-			done = ""
-		}
-		parts = append(splitPath(n.target), parts...)
-	}
-	return done, nil
-}
-
-func splitPath(p string) []string {
-	return slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." })
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
 }

@@ -1,349 +1,513 @@
 package builder
 
 import (
-	"archive/tar"
 	"bufio"
-	"bytes"
-	"compress/bzip2"
-	"errors"
 	"io"
+	"os"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/patternmatcher"
+	mode "github.com/tonistiigi/dchapes-mode"
 
 	"waybill/artifact"
 )
 
-// copying is a COPY or ADD under way: what it adds, by path.
+// copying is a COPY or ADD under way. It follows what BuildKit's copier does step by step (tonistiigi/fsutil, copy/copy.go,
+// and BuildKit's solver/llbsolver/file/backend.go), on a tree instead of a disk, so that both make the same files.
 type copying struct {
-	stage   *stage
+	files   *tree           // that is copied to
+	changed map[string]bool // paths that the layer will have
 	from    *tree
-	source  instructions.SourcesAndDest
-	chown   string
-	chmod   string
-	exclude []string
-	parents bool
-	unpack  bool // ADD: local archives are unpacked
+	work    *workspace
 
-	uid, gid int
-	mode     int64 // -1: as it was
-	added    map[string]*node
+	owner    *owner // of what is copied and made; nil: as it was, and root's what is made
+	mode     *int64 // of --chmod=0755
+	modeSet  *mode.Set
+	include  *patternmatcher.PatternMatcher // of --parents
+	exclude  *patternmatcher.PatternMatcher
+	unpack   bool
+	pending  []pendingDir  // folders on the way to what include matches
+	hardlink map[*int]*int // the copies of files with several names
 }
 
-// entries evaluates the instruction, as the Dockerfile reference says of COPY and ADD.
-func (c *copying) entries() ([]*node, error) {
-	c.added, c.mode = map[string]*node{}, -1
-	if err := c.ownership(); err != nil {
+type owner struct{ uid, gid int }
+
+// pendingDir is a folder that is made once something in it is copied.
+type pendingDir struct {
+	from *node
+	to   string
+	done bool
+}
+
+// copyOptions are the flags of COPY and ADD.
+type copyOptions struct {
+	chown, chmod  string
+	exclude       []string
+	parents, link bool
+	unpack        bool
+}
+
+// copyFiles evaluates a COPY or ADD whose words are expanded.
+func (s *stage) copyFiles(command instructions.Command, from *tree, source instructions.SourcesAndDest, opt copyOptions) error {
+	if err := s.load(); err != nil {
+		return err
+	}
+	c := &copying{files: s.files, changed: map[string]bool{}, from: from, work: s.work, unpack: opt.unpack}
+	if opt.link && opt.chmod == "" { // as BuildKit: a --chmod makes a plain copy of it
+		c.files = newTree()
+	}
+	if err := c.options(opt); err != nil {
+		return err
+	}
+	dest := destination(s.config().WorkingDir, source.DestPath)
+	if len(source.SourcePaths)+len(source.SourceContents) > 1 && !strings.HasSuffix(dest, "/") {
+		// BuildKit lets the last of them win, against what the Dockerfile reference says.
+		if at, err := c.files.resolve(dest, true); err != nil || !isDir(c.files.get(at)) {
+			return artifact.Errorf(artifact.Invalid, "several files are copied to %.200q; a folder's name ends with /", source.DestPath)
+		}
+	}
+	for _, pattern := range source.SourcePaths {
+		if err := c.pattern(pattern, dest, opt.parents); err != nil {
+			return err
+		}
+	}
+	for _, heredoc := range source.SourceContents {
+		one := newTree()
+		name := strings.TrimPrefix(path.Join("/", heredoc.Path), "/")
+		one.put(&node{path: name, kind: artifact.Regular, mode: 0o644, size: int64(len(heredoc.Data)), content: inline(heredoc.Data)})
+		c.from, c.include = one, nil
+		if err := c.copy(name, dest); err != nil {
+			return err
+		}
+	}
+	return s.layer(historyOfCopy(command, source, opt), c)
+}
+
+// destination is an absolute path that keeps the slash at its end, which says that it is a folder.
+func destination(workdir, dest string) string {
+	dir := dest == "" || dest == "." || strings.HasSuffix(dest, "/") || strings.HasSuffix(dest, "/.")
+	if !path.IsAbs(dest) {
+		dest = path.Join("/", workdir, dest)
+	}
+	if dest = path.Clean(dest); dir && dest != "/" {
+		dest += "/"
+	}
+	return dest
+}
+
+func (c *copying) options(opt copyOptions) error {
+	var err error
+	if opt.chown != "" {
+		if c.owner, err = c.lookup(opt.chown, true); err != nil {
+			return err
+		}
+	}
+	if opt.chmod != "" {
+		if err := c.chmod(opt.chmod); err != nil {
+			return err
+		}
+	}
+	if len(opt.exclude) > 0 {
+		if c.exclude, err = patternmatcher.New(opt.exclude); err != nil {
+			return artifact.Errorf(artifact.Invalid, "--exclude: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *copying) chmod(text string) error {
+	if bits, err := strconv.ParseUint(text, 8, 32); err == nil {
+		if bits > 0o7777 {
+			return artifact.Errorf(artifact.Invalid, "--chmod=%s: want an octal mode from 0 to 07777", text)
+		}
+		m := int64(bits)
+		c.mode = &m
+		return nil
+	}
+	set, err := mode.ParseWithUmask(text, 0)
+	if err != nil {
+		return artifact.Errorf(artifact.Invalid, "--chmod=%.100s: want an octal mode such as 0755, or a symbolic one such as u=rwX,go=rX", text)
+	}
+	c.modeSet = &set
+	return nil
+}
+
+// pattern copies what a source path, which may hold wildcards, matches.
+func (c *copying) pattern(pattern, dest string, parents bool) error {
+	c.include = nil
+	if parents {
+		pivot, rest, ok := strings.Cut(pattern, "/./")
+		if !ok {
+			pivot, rest = "/", pattern
+		}
+		if rest = strings.TrimPrefix(path.Join("/", rest), "/"); rest == "" {
+			return artifact.Errorf(artifact.Invalid, "%.200q names no file whose folders --parents could keep", pattern)
+		}
+		var err error
+		if c.include, err = patternmatcher.New([]string{rest}); err != nil {
+			return artifact.Errorf(artifact.Invalid, "pattern %.200q: %w", pattern, err)
+		}
+		if !hasWildcards(pivot) && !hasWildcards(rest) {
+			if _, err := c.glob(path.Join("/", pivot, rest)); err != nil {
+				return err
+			}
+		}
+		pattern = pivot
+	}
+	found, err := c.glob(pattern)
+	if err != nil {
+		return err
+	}
+	for _, name := range found {
+		if c.unpack {
+			if done, err := c.archive(name, dest); err != nil {
+				return err
+			} else if done {
+				continue
+			}
+		}
+		if err := c.copy(name, dest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func hasWildcards(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '*', '?', '[':
+			return true
+		case '\\':
+			i++
+		}
+	}
+	return false
+}
+
+// glob returns the paths that a pattern of path.Match matches; "" is the root. Links that lead to what is matched are
+// followed; a pattern that matches nothing is no error, a path that is not there is one.
+func (c *copying) glob(pattern string) ([]string, error) {
+	parts := splitPath(path.Join("/", pattern))
+	fixed := 0
+	for fixed < len(parts) && !hasWildcards(parts[fixed]) {
+		fixed++
+	}
+	base := joinParts(parts[:fixed])
+	at, err := c.from.resolve(base, true)
+	if err != nil {
 		return nil, err
 	}
-	dest := c.source.DestPath
-	if !path.IsAbs(dest) {
-		dir := dest == "." || dest == "" || strings.HasSuffix(dest, "/")
-		dest = path.Join("/", c.stage.config.WorkingDir, dest)
-		if dir && dest != "/" {
-			dest += "/"
-		}
+	if c.from.get(at) == nil {
+		return nil, artifact.Errorf(artifact.NotFound, "%.300q is not there to be copied: misspelt, named in %s, or a link that leads out of the context", strings.TrimPrefix(pattern, "/"), ignoreFile)
 	}
-	for _, content := range c.source.SourceContents {
-		data := []byte(content.Data)
-		if content.Expand {
-			expanded, err := c.stage.expand(content.Data)
-			if err != nil {
-				return nil, err
+	if fixed == len(parts) {
+		return []string{base}, nil
+	}
+	found := []string{at}
+	for _, part := range parts[fixed:] {
+		var next []string
+		for _, dir := range found {
+			for _, name := range c.from.names(dir) {
+				if ok, err := path.Match(part, name); err != nil {
+					return nil, artifact.Errorf(artifact.Invalid, "pattern %.200q: %w", pattern, err)
+				} else if ok {
+					next = append(next, path.Join(dir, name))
+				}
 			}
-			data = []byte(expanded)
 		}
-		target := dest
-		if strings.HasSuffix(dest, "/") {
-			target = path.Join(dest, content.Path)
-		}
-		if err := c.add(&node{kind: artifact.Regular, mode: 0o644, size: int64(len(data)), open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}, target); err != nil {
-			return nil, err
-		}
-	}
-	var sources []string
-	for _, pattern := range c.source.SourcePaths {
-		if strings.Contains(pattern, "://") || strings.HasPrefix(pattern, "git@") {
-			return nil, artifact.Errorf(artifact.Unsupported, "%s: only files of the context, of a stage or of an image are copied; fetch it before the build", pattern)
-		}
-		found, err := c.glob(pattern)
-		if err != nil {
-			return nil, err
-		}
-		sources = append(sources, found...)
-	}
-	if len(sources)+len(c.source.SourceContents) > 1 && !strings.HasSuffix(dest, "/") {
-		return nil, artifact.Errorf(artifact.Invalid, "several files are copied to %q; a folder's name ends with /", c.source.DestPath)
-	}
-	for _, source := range sources {
-		if err := c.one(source, dest); err != nil {
-			return nil, err
-		}
-	}
-	all := make([]*node, 0, len(c.added))
-	for _, n := range c.added {
-		all = append(all, n)
-	}
-	return all, nil
-}
-
-// glob returns the paths that a pattern of path.Match matches, sorted; "" is the root.
-func (c *copying) glob(pattern string) ([]string, error) {
-	parts := splitPath(pattern)
-	if slices.Contains(parts, "..") {
-		parts = splitPath(path.Join("/", pattern))
-	}
-	clean := joinParts(parts)
-	if clean == "" {
-		return []string{""}, nil
-	}
-	if !strings.ContainsAny(clean, `*?[\`) {
-		resolved, err := c.from.resolve(clean, false)
-		if err != nil {
-			return nil, err
-		}
-		if _, ok := c.from.nodes[resolved]; !ok {
-			return nil, artifact.Errorf(artifact.NotFound, "%q is not there to be copied; is it named in .dockerignore?", pattern)
-		}
-		return []string{resolved}, nil
-	}
-	var found []string
-	for _, name := range c.from.sorted("") {
-		if ok, err := path.Match(clean, name); err != nil {
-			return nil, artifact.Errorf(artifact.Invalid, "pattern %q: %w", pattern, err)
-		} else if ok {
-			found = append(found, name)
-		}
-	}
-	if len(found) == 0 {
-		return nil, artifact.Errorf(artifact.NotFound, "nothing matches %q", pattern)
+		found = next
 	}
 	return found, nil
 }
 
-// one copies a file to a file or into a folder, or a folder's content into a folder.
-func (c *copying) one(source, dest string) error {
-	if c.parents {
-		dest = path.Join(dest, path.Dir(source)) + "/"
-	}
-	n := c.from.nodes[source]
-	if n != nil && n.kind == artifact.Symlink {
-		// A link that is named itself is followed; one inside a folder is copied as it is.
-		target, err := c.from.resolve(source, true)
-		if err != nil {
+// copy copies a file to a file or into a folder, or a folder's content into a folder.
+func (c *copying) copy(name, dest string) error {
+	if folder, last := path.Split(dest); last != "" {
+		if err := c.mkdirAll(folder); err != nil {
 			return err
 		}
-		if n = c.from.nodes[target]; n == nil {
-			return artifact.Errorf(artifact.Invalid, "%s is a link to %s, which is not in the context", source, target)
-		}
-		if n.kind == artifact.Dir {
-			source = target
-		}
-	}
-	if n == nil || n.kind == artifact.Dir {
-		return c.folder(source, dest)
-	}
-	if c.excluded(path.Base(source)) {
-		return nil
-	}
-	if c.unpack {
-		if done, err := c.archive(n, dest); err != nil || done {
-			return err
-		}
-	}
-	if strings.HasSuffix(dest, "/") || c.isDir(dest) {
-		dest = path.Join(dest, path.Base(source))
-	}
-	return c.add(n, dest)
-}
-
-func (c *copying) folder(source, dest string) error {
-	if err := c.add(&node{kind: artifact.Dir, mode: 0o755}, dest); err != nil {
+	} else if err := c.mkdirAll(dest); err != nil {
 		return err
 	}
-	for _, name := range c.from.sorted(source) {
-		rel := strings.TrimPrefix(strings.TrimPrefix(name, source), "/")
-		if c.excluded(rel) {
+	to, err := c.files.resolve(dest, true)
+	if err != nil {
+		return err
+	}
+	at, err := c.from.resolve(name, true)
+	if err != nil {
+		return err
+	}
+	n := c.from.get(at)
+	if n == nil {
+		return artifact.Errorf(artifact.Invalid, "%s is a link to %s, which is not there to be copied", name, at)
+	}
+	there := c.files.get(to)
+	if n.kind != artifact.Dir && isDir(there) {
+		to = path.Join(to, path.Base(name))
+	}
+	made := parent(to)
+	if n.kind == artifact.Dir && there == nil {
+		made = to
+	}
+	if err := c.mkdirAll(made); err != nil {
+		return err
+	}
+	c.hardlink, c.pending = map[*int]*int{}, nil
+	return c.walk(walk{from: at, node: n, to: to})
+}
+
+// walk is one step of a copy.
+type walk struct {
+	from, rel, to string // rel: below what is copied; "" at its top
+	node          *node
+	nested        bool // a folder that is there takes on the owner and mode of the one that is copied
+	include       patternmatcher.MatchInfo
+	exclude       patternmatcher.MatchInfo
+}
+
+func (c *copying) walk(w walk) error {
+	included, excluded, err := c.match(&w)
+	if err != nil {
+		return err
+	}
+	if included {
+		if err := c.makePending(w.nested); err != nil {
+			return err
+		}
+	}
+	if w.node.kind != artifact.Dir {
+		if !included {
+			return nil
+		}
+		if isDir(c.files.get(w.to)) {
+			return artifact.Errorf(artifact.Invalid, "/%s is a folder, and the file %s would replace it", w.to, w.from)
+		}
+		return c.put(w.node, w.to)
+	}
+	if included {
+		if err := c.folder(w.node, w.to, w.nested); err != nil {
+			return err
+		}
+	}
+	if excluded && !c.exclude.Exclusions() {
+		return nil
+	}
+	c.pending = append(c.pending, pendingDir{w.node, w.to, included})
+	for _, name := range c.from.names(w.from) {
+		below := path.Join(w.from, name)
+		next := walk{from: below, rel: path.Join(w.rel, name), to: path.Join(w.to, name), node: c.from.get(below), nested: true, include: w.include, exclude: w.exclude}
+		if err := c.walk(next); err != nil {
+			return err
+		}
+	}
+	c.pending = c.pending[:len(c.pending)-1]
+	return nil
+}
+
+// match says whether --parents and --exclude want a path copied. What is named itself is not asked about.
+func (c *copying) match(w *walk) (included, excluded bool, err error) {
+	included = true
+	if w.rel == "" {
+		return true, false, nil
+	}
+	if c.include != nil {
+		if included, w.include, err = c.include.MatchesUsingParentResults(w.rel, w.include); err != nil {
+			return false, false, artifact.Errorf(artifact.Invalid, "--parents: %w", err)
+		}
+	}
+	if c.exclude != nil {
+		if excluded, w.exclude, err = c.exclude.MatchesUsingParentResults(w.rel, w.exclude); err != nil {
+			return false, false, artifact.Errorf(artifact.Invalid, "--exclude: %w", err)
+		}
+	}
+	return included && !excluded, excluded, nil
+}
+
+// makePending makes the folders that lead to what include matched.
+func (c *copying) makePending(nested bool) error {
+	for i := range c.pending {
+		p := &c.pending[i]
+		if p.done {
 			continue
 		}
-		if err := c.add(c.from.nodes[name], path.Join(dest, rel)); err != nil {
+		p.done = true
+		if there := c.files.get(p.to); isDir(there) {
+			if nested && p.to != "" {
+				changed := *there
+				changed.mode = p.from.mode
+				c.set(&changed)
+			}
+		} else if err := c.folder(p.from, p.to, nested); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *copying) excluded(rel string) bool {
-	if len(c.exclude) == 0 {
-		return false
+func (c *copying) folder(n *node, to string, nested bool) error {
+	there := c.files.get(to)
+	if there != nil && there.kind != artifact.Dir {
+		return artifact.Errorf(artifact.Invalid, "/%s is no folder, and a folder would be copied to it", to)
 	}
-	matched, err := patternmatcher.MatchesOrParentMatches(rel, c.exclude)
-	return err == nil && matched
-}
-
-func (c *copying) isDir(dest string) bool {
-	p, err := c.stage.files.resolve(dest, true)
-	if err != nil {
-		return false
-	}
-	n, ok := c.stage.files.nodes[p]
-	return p == "" || ok && n.kind == artifact.Dir
-}
-
-// add puts a file where it goes in the stage: links of the folders that lead there are followed, and folders that are
-// missing are made.
-func (c *copying) add(from *node, dest string) error {
-	p, err := c.stage.files.resolve(path.Clean(dest), from.kind == artifact.Dir)
-	if err != nil {
-		return err
-	}
-	if p == "" || p == "." {
+	if to == "" || there != nil && !nested {
 		return nil
 	}
-	for _, part := range parents(p) {
-		if n, ok := c.stage.files.nodes[part]; ok && n.kind == artifact.Dir {
-			continue
-		}
-		if _, ok := c.added[part]; !ok {
-			c.added[part] = &node{path: part, kind: artifact.Dir, mode: 0o755, uid: c.uid, gid: c.gid}
-		}
-	}
-	if from.kind == artifact.Dir {
-		if n, ok := c.stage.files.nodes[p]; ok && n.kind == artifact.Dir {
-			return nil // it is there, and keeps its owner and mode
-		}
+	return c.put(n, to)
+}
+
+// put copies a node, with the owner and mode that the flags give it.
+func (c *copying) put(from *node, to string) error {
+	if strings.HasPrefix(path.Base(to), whiteoutPrefix) {
+		return artifact.Errorf(artifact.Invalid, "/%s cannot be in an image: names that begin with %s stand for removed files in layers", to, whiteoutPrefix)
 	}
 	n := *from
-	n.path = p
-	if c.chown != "" { // else what comes from a stage keeps its owner; the context's files are root's
-		n.uid, n.gid = c.uid, c.gid
+	n.path = to
+	if c.owner != nil {
+		n.uid, n.gid = c.owner.uid, c.owner.gid
 	}
-	if c.mode >= 0 && n.kind != artifact.Symlink {
-		n.mode = c.mode
+	if n.kind != artifact.Symlink {
+		n.mode = c.modeOf(from)
 	}
-	c.added[p] = &n
+	if from.file != nil {
+		if c.hardlink[from.file] == nil {
+			c.hardlink[from.file] = new(int)
+		}
+		n.file = c.hardlink[from.file]
+	}
+	c.set(&n)
 	return nil
 }
 
-func parents(p string) []string {
-	var all []string
-	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
-		all = append(all, dir)
+func (c *copying) modeOf(n *node) int64 {
+	switch {
+	case c.mode != nil:
+		return *c.mode
+	case c.modeSet != nil:
+		return fromFileMode(c.modeSet.Apply(toFileMode(n)))
 	}
-	slices.Reverse(all)
-	return all
+	return n.mode
 }
 
-// ownership evaluates --chown and --chmod.
-func (c *copying) ownership() error {
-	if c.chmod != "" {
-		mode, err := strconv.ParseUint(c.chmod, 8, 12)
-		if err != nil {
-			return artifact.Errorf(artifact.Unsupported, "--chmod=%s: want an octal mode such as 0755", c.chmod)
+func toFileMode(n *node) os.FileMode {
+	m := os.FileMode(n.mode) & os.ModePerm
+	if n.kind == artifact.Dir {
+		m |= os.ModeDir
+	}
+	for bit, special := range specialBits {
+		if n.mode&bit != 0 {
+			m |= special
 		}
-		c.mode = int64(mode)
 	}
-	if c.chown == "" {
-		return nil
+	return m
+}
+
+func fromFileMode(m os.FileMode) int64 {
+	bits := int64(m.Perm())
+	for bit, special := range specialBits {
+		if m&special != 0 {
+			bits |= bit
+		}
 	}
-	user, group, hasGroup := strings.Cut(c.chown, ":")
-	var err error
-	var primary int
-	if c.uid, primary, err = c.lookup("etc/passwd", user); err != nil {
+	return bits
+}
+
+var specialBits = map[int64]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky}
+
+func (c *copying) set(n *node) {
+	c.files.put(n)
+	c.changed[n.path] = true
+}
+
+// mkdirAll makes a folder and those that lead to it, links followed, with the mode and owner of what is copied.
+func (c *copying) mkdirAll(p string) error {
+	if c.mode != nil {
+		return c.mkdirAs(p, *c.mode&0o777)
+	}
+	return c.mkdirAs(p, 0o755)
+}
+
+func (c *copying) mkdirAs(p string, mode int64) error {
+	at, err := c.files.resolve(p, true)
+	if err != nil {
 		return err
 	}
-	if c.gid = primary; !hasGroup {
+	if at == "" {
 		return nil
 	}
-	c.gid, _, err = c.lookup("etc/group", group)
-	return err
+	made := node{kind: artifact.Dir, mode: mode}
+	if c.owner != nil {
+		made.uid, made.gid = c.owner.uid, c.owner.gid
+	}
+	for _, dir := range append(parents(at), at) {
+		switch there := c.files.get(dir); {
+		case there == nil:
+			n := made
+			n.path = dir
+			c.set(&n)
+		case there.kind != artifact.Dir:
+			return artifact.Errorf(artifact.Invalid, "/%s is no folder, and something would be copied into it", dir)
+		}
+	}
+	return nil
 }
 
-// lookup returns the number of a user or group name, and of a user its group's.
-func (c *copying) lookup(file, name string) (id, group int, err error) {
+// lookup evaluates USER or --chown: numbers, or names of the stage's /etc/passwd and /etc/group. A name that nobody has is
+// an error when it is strict; BuildKit takes it for root.
+func (c *copying) lookup(text string, strict bool) (*owner, error) {
+	user, group, hasGroup := strings.Cut(text, ":")
+	var o owner
+	var err error
+	if o.uid, o.gid, err = c.id("etc/passwd", user, strict); err != nil {
+		return nil, artifact.Errorf(artifact.Invalid, "--chown=%.100s: %w", text, err)
+	}
+	if hasGroup {
+		if o.gid, _, err = c.id("etc/group", group, strict); err != nil {
+			return nil, artifact.Errorf(artifact.Invalid, "--chown=%.100s: %w", text, err)
+		}
+	}
+	return &o, nil
+}
+
+// id returns the number of a user or group name, and of a user its group's.
+func (c *copying) id(file, name string, strict bool) (id, group int, err error) {
+	if name == "root" || name == "" {
+		return 0, 0, nil
+	}
 	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
 		return int(n), int(n), nil
 	}
-	p, err := c.stage.files.resolve(file, true)
+	p, err := c.files.resolve(file, true)
 	if err != nil {
 		return 0, 0, err
 	}
-	n, ok := c.stage.files.nodes[p]
-	if !ok || n.open == nil {
-		return 0, 0, artifact.Errorf(artifact.Invalid, "--chown=%s: the stage has no /%s; use a number", name, file)
+	n := c.files.get(p)
+	if n == nil || n.kind != artifact.Regular {
+		if !strict {
+			return 0, 0, nil
+		}
+		return 0, 0, artifact.Errorf(artifact.Invalid, "the stage has no /%s that says who %s is; use a number", file, name)
 	}
-	r, err := n.open()
+	r, err := n.content.open()
 	if err != nil {
 		return 0, 0, err
 	}
 	defer r.Close()
-	for lines := bufio.NewScanner(io.LimitReader(r, 1<<20)); lines.Scan(); {
+	for lines := bufio.NewScanner(io.LimitReader(r, 10<<20)); lines.Scan(); {
 		fields := strings.Split(lines.Text(), ":")
-		if len(fields) >= 3 && fields[0] == name {
-			id, err = strconv.Atoi(fields[2])
-			if err == nil && file == "etc/passwd" && len(fields) >= 4 {
-				group, err = strconv.Atoi(fields[3])
-			}
-			return id, group, err
+		if len(fields) < 3 || fields[0] != name {
+			continue
 		}
-	}
-	return 0, 0, artifact.Errorf(artifact.Invalid, "--chown=%s: the stage's /%s has no such name", name, file)
-}
-
-// archive unpacks a local tar, compressed or not, into a folder; done is false when the file is none.
-func (c *copying) archive(n *node, dest string) (done bool, err error) {
-	r, err := n.open()
-	if err != nil {
-		return false, err
-	}
-	defer r.Close()
-	plain, err := plainTar(bufio.NewReaderSize(r, 1<<10))
-	if err != nil || plain == nil {
-		return false, err
-	}
-	t, err := loadTree(plain, c.stage.temp)
-	if errors.Is(err, tar.ErrHeader) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	for _, name := range t.sorted("") {
-		if err := c.add(t.nodes[name], path.Join(dest, name)); err != nil {
-			return true, err
+		if id, err = strconv.Atoi(fields[2]); err == nil && file == "etc/passwd" && len(fields) > 3 {
+			group, err = strconv.Atoi(fields[3])
 		}
+		return id, group, err
 	}
-	return true, nil
+	if !strict {
+		return 0, 0, nil
+	}
+	return 0, 0, artifact.Errorf(artifact.Invalid, "the stage's /%s has no such name", file)
 }
-
-// plainTar returns the tar in a file, or nil when it is none.
-func plainTar(r *bufio.Reader) (io.Reader, error) {
-	head, err := r.Peek(263)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch {
-	case len(head) > 262 && bytes.HasPrefix(head[257:], []byte("ustar")):
-		return r, nil
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, nil //nolint:nilerr // it only begins like one
-		}
-		return z, nil
-	case bytes.HasPrefix(head, []byte("BZh")):
-		return bzip2.NewReader(r), nil
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
-	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		return nil, artifact.Errorf(artifact.Unsupported, "ADD does not unpack xz archives; use gzip, bzip2 or zstd")
-	}
-	return nil, nil
-}
-
-func joinParts(parts []string) string { return strings.Join(parts, "/") }

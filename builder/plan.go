@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -19,17 +18,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"waybill/artifact"
 )
-
-// engine names what turns a plan into bytes. Whatever changes those bytes changes it, so that its keys differ.
-const engine = "waybill-native/1"
 
 // Request is what somebody wants built.
 type Request struct {
@@ -37,214 +32,202 @@ type Request struct {
 	Tags       []artifact.Tag
 	Dockerfile string // path in the context; empty is Dockerfile
 	Args       map[string]string
-	Target     string // stage; empty is the last
-	Platform   string // os/arch[/variant]; empty is linux/amd64, on every machine
+	Labels     map[string]string // set on the image, beside the Dockerfile's
+	Target     string            // stage; empty is the last
+	Platform   string            // os/arch[/variant], several with commas; empty is linux/amd64, on every machine
 	Source     Source
 }
 
-// Source says where the context comes from, as the caller claims.
+// Source says where the context comes from: as the caller claims, or, when Fetched, as the service saw for itself.
 type Source struct {
-	URI    string `json:"uri,omitempty"`
-	Commit string `json:"commit,omitempty"`
-	Tree   string `json:"tree,omitempty"` // of the commit
+	Git     string    `json:"-"` // a git URL to fetch the context from: see Fetcher; empty when the context is sent
+	URI     string    `json:"uri,omitempty"`
+	Commit  string    `json:"commit,omitempty"`
+	Tree    string    `json:"tree,omitempty"` // the commit's tree, or that of the folder in it, as git hashes it
+	Fetched bool      `json:"fetched,omitempty"`
+	Time    time.Time `json:"-"` // of the commit; zero when it is not known
 }
 
 // Bases resolves what FROM and COPY --from name outside the Dockerfile: images of this registry.
 type Bases interface {
-	// Base returns the image that ref means on a platform, for one who may pull it, and its digest.
+	// Base returns the image that ref means on a platform, for one who may pull it, and its digest. What policy denies is
+	// refused, as is what was recalled.
 	Base(ctx context.Context, p artifact.Principal, ref artifact.Reference, platform artifact.Platform) (v1.Image, artifact.Digest, error)
 }
 
 // Plan is a build with every input pinned.
 type Plan struct {
 	request    Request
-	platform   artifact.Platform
-	context    *tree
+	context    *tree // without what is ignored
 	dockerfile []byte
-	escape     rune
-	stages     []instructions.Stage
-	meta       []instructions.ArgCommand
-	target     int
-	bases      map[string]base // by the reference as it is written, expanded
-	used       map[string]string
+	engine     Engine
+	targets    []*Target
+	bases      map[string]base // by the reference as it is written, expanded, and its platform where there are several
+	date       time.Time       // of files and image
 	key        artifact.Digest
 	contextSum artifact.Digest
+	private    Private
+	rebuilt    bool     // nothing is taken from a cache
+	sent       *tree    // the context, with what is ignored
+	spool      *os.File // what is in its files
 }
+
+// Close lets go of the context's file, which who made its folder removes.
+func (p *Plan) Close() error { return p.spool.Close() }
 
 type base struct {
-	ref    artifact.Reference
-	digest artifact.Digest
-	image  v1.Image
+	ref      artifact.Reference
+	digest   artifact.Digest
+	image    v1.Image
+	platform artifact.Platform
 }
 
-// newPlan parses the Dockerfile with BuildKit's own parser, refuses what this engine cannot do, and pins every base.
-func newPlan(ctx context.Context, p artifact.Principal, r Request, root *os.Root, bases Bases) (*Plan, error) {
+// planning is what newPlan needs of the service.
+type planning struct {
+	bases  Bases
+	hosts  []string // that this registry is reached at: FROM may name them
+	engine Engine   // for what the native one cannot build; nil when there is none
+}
+
+// newPlan parses the Dockerfile with BuildKit's own parser, finds the stages that the target is made of, and pins every base.
+func newPlan(ctx context.Context, p artifact.Principal, r Request, files *tree, with planning) (*Plan, error) {
 	if r.Dockerfile == "" {
 		r.Dockerfile = defaultFile
 	}
-	plan := &Plan{request: r, bases: map[string]base{}, used: map[string]string{}}
-	var err error
-	if plan.platform, err = parsePlatform(r.Platform); err != nil {
+	plan := &Plan{request: r, sent: files, bases: map[string]base{}}
+	wanted, err := parsePlatforms(r.Platform)
+	if err != nil {
 		return nil, err
 	}
-	if plan.dockerfile, err = readDockerfile(root, r.Dockerfile); err != nil {
+	if plan.dockerfile, err = readDockerfile(files, r.Dockerfile); err != nil {
 		return nil, err
 	}
-	if err := plan.parse(); err != nil {
+	if plan.context, err = withoutIgnored(files, r.Dockerfile); err != nil {
 		return nil, err
 	}
-	if plan.context, err = contextTree(root); err != nil {
+	plan.contextSum = plan.context.digest()
+	for _, platform := range wanted {
+		t := &Target{plan: plan, platform: platform, explicit: r.Platform != ""}
+		plan.targets = append(plan.targets, t)
+		if err := t.resolve(ctx, p, with); err != nil {
+			return nil, err
+		}
+	}
+	if err := plan.choose(with.engine); err != nil {
 		return nil, err
 	}
-	if plan.contextSum, err = plan.context.digest(); err != nil {
-		return nil, err
-	}
-	if err := plan.pin(ctx, p, bases); err != nil {
+	if plan.date, err = plan.time(); err != nil {
 		return nil, err
 	}
 	return plan, plan.makeKey()
 }
 
-func parsePlatform(text string) (artifact.Platform, error) {
+// maxPlatforms is how many images one build makes.
+const maxPlatforms = 16
+
+func parsePlatforms(text string) ([]artifact.Platform, error) {
 	if text == "" {
-		text = "linux/amd64"
+		return []artifact.Platform{{OS: "linux", Architecture: "amd64"}}, nil
 	}
-	parts := strings.Split(text, "/")
-	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") || parts[0] != "linux" {
-		return artifact.Platform{}, artifact.Errorf(artifact.Invalid, "platform %.60q: want linux/ARCH or linux/ARCH/VARIANT", text)
+	var all []artifact.Platform
+	for one := range strings.SplitSeq(text, ",") {
+		p, err := parsePlatform(one)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(all, func(other artifact.Platform) bool { return other.String() == p.String() }) {
+			return nil, artifact.Errorf(artifact.Invalid, "platform %s is named twice", p)
+		}
+		if all = append(all, p); len(all) > maxPlatforms {
+			return nil, artifact.Errorf(artifact.TooLarge, "more than %d platforms are named", maxPlatforms)
+		}
 	}
-	p := artifact.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	return p, nil
+	return all, nil
 }
 
-func readDockerfile(root *os.Root, name string) ([]byte, error) {
-	f, err := root.Open(path.Clean(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, artifact.Errorf(artifact.Invalid, "there is no %s in the build context; name another with -f", name)
-	} else if err != nil {
-		return nil, artifact.Errorf(artifact.Invalid, "%s: %w", name, err)
+func parsePlatform(text string) (artifact.Platform, error) {
+	p, err := platforms.Parse(strings.TrimSpace(text))
+	if err != nil || p.OS != "linux" || !strings.HasPrefix(strings.TrimSpace(text), "linux/") {
+		return artifact.Platform{}, artifact.Errorf(artifact.Invalid, "platform %.60q: want linux/ARCH or linux/ARCH/VARIANT", text)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 1<<20+1))
-	if err == nil && len(b) > 1<<20 {
-		err = artifact.Errorf(artifact.TooLarge, "%s is larger than 1 MiB", name)
+	p = platforms.Normalize(p)
+	return artifact.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}, nil
+}
+
+// maxDockerfile bounds a Dockerfile and a .dockerignore, in bytes.
+const maxDockerfile = 1 << 20
+
+func readDockerfile(files *tree, name string) ([]byte, error) {
+	b, ok, err := files.read(name, maxDockerfile)
+	if err == nil && !ok {
+		err = artifact.Errorf(artifact.Invalid, "there is no %s in the build context; name another with -f", name)
 	}
 	return b, err
 }
 
-func (p *Plan) parse() error {
-	result, err := parser.Parse(bytes.NewReader(p.dockerfile))
+// read returns a small file's content, links followed; ok is false when there is no such file.
+func (t *tree) read(name string, bound int64) (b []byte, ok bool, err error) {
+	at, err := t.resolve(path.Clean(name), true)
 	if err != nil {
-		return p.located(err)
+		return nil, false, err
 	}
-	p.escape = result.EscapeToken
-	if p.stages, p.meta, err = instructions.Parse(result.AST, linter.New(&linter.Config{Warn: func(string, string, string, string, []parser.Range) {}})); err != nil {
-		return p.located(err)
+	n := t.get(at)
+	if n == nil || n.kind != artifact.Regular {
+		return nil, false, nil
 	}
-	p.target = len(p.stages) - 1
-	if p.request.Target != "" {
-		at, ok := p.stage(p.request.Target)
-		if !ok {
-			return artifact.Errorf(artifact.Invalid, "%s has no stage %q", p.request.Dockerfile, p.request.Target)
-		}
-		p.target = at
+	if n.size > bound {
+		return nil, true, artifact.Errorf(artifact.TooLarge, "%s is larger than %s", name, size(bound))
 	}
-	for _, s := range p.needed() {
-		for _, command := range p.stages[s].Commands {
-			if _, ok := command.(*instructions.RunCommand); ok {
-				return artifact.Errorf(artifact.Unsupported, "%s:%d: RUN is not offered yet: this server builds Dockerfiles without RUN; build what RUN makes before, and COPY it, or build with docker and push",
-					p.request.Dockerfile, line(command))
-			}
-		}
+	r, err := n.content.open()
+	if err != nil {
+		return nil, true, err
 	}
-	return nil
+	defer r.Close()
+	b, err = io.ReadAll(io.LimitReader(r, bound))
+	return b, true, err
 }
 
-// located gives a parser's error its line.
+// located gives a parser's error its line and column.
 func (p *Plan) located(err error) error {
 	var at *parser.LocationError
 	if errors.As(err, &at) && len(at.Locations) > 0 && len(at.Locations[0]) > 0 {
-		start := at.Locations[0][0].Start
-		return artifact.Errorf(artifact.Invalid, "%s:%d:%d: %v", p.request.Dockerfile, start.Line, start.Character+1, err)
+		line := at.Locations[0][0].Start.Line
+		return artifact.Errorf(artifact.Invalid, "%s:%d:%d: %v", p.request.Dockerfile, line, p.column(line, err.Error()), err)
 	}
 	return artifact.Errorf(artifact.Invalid, "%s: %v", p.request.Dockerfile, err)
 }
 
-func line(c instructions.Command) int {
-	if at := c.Location(); len(at) > 0 {
-		return at[0].Start.Line
+// column is where in a line the flag is that an error names, else where the instruction begins: the parser knows lines
+// alone.
+func (p *Plan) column(line int, message string) int {
+	lines := bytes.Split(p.dockerfile, []byte("\n"))
+	if line < 1 || line > len(lines) {
+		return 1
 	}
-	return 0
+	text := string(lines[line-1])
+	if _, word, ok := strings.Cut(message, "unknown flag: "); ok {
+		word, _, _ = strings.Cut(word, " ")
+		if at := strings.Index(text, word); at >= 0 {
+			return at + 1
+		}
+	}
+	return len(text) - len(strings.TrimLeft(text, " \t")) + 1
 }
 
-// stage returns the index of a stage by its name or number.
-func (p *Plan) stage(name string) (int, bool) {
-	for i, s := range p.stages {
-		if strings.EqualFold(s.Name, name) && name != "" {
-			return i, true
-		}
+// at gives an error the line of its instruction.
+func (p *Plan) at(c instructions.Command, err error) error { return p.atLine(line(c), err) }
+
+func (p *Plan) atLine(line int, err error) error {
+	var known *artifact.Error
+	if !errors.As(err, &known) {
+		return fmt.Errorf("%s:%d: %w", p.request.Dockerfile, line, err)
 	}
-	if n, err := strconv.Atoi(name); err == nil && n >= 0 && n < len(p.stages) {
-		return n, true
-	}
-	return 0, false
+	located := artifact.Errorf(known.Kind, "%s:%d: %s", p.request.Dockerfile, line, err)
+	located.Reasons = known.Reasons
+	return located
 }
 
-// needed returns the stages that the target is made of, in their order.
-func (p *Plan) needed() []int {
-	wanted := map[int]bool{}
-	var want func(i int)
-	want = func(i int) {
-		if wanted[i] {
-			return
-		}
-		wanted[i] = true
-		if from, ok := p.stage(p.stages[i].BaseName); ok && from < i {
-			want(from)
-		}
-		for _, c := range p.stages[i].Commands {
-			if cp, ok := c.(*instructions.CopyCommand); ok && cp.From != "" {
-				if from, ok := p.stage(cp.From); ok && from < i {
-					want(from)
-				}
-			}
-		}
-	}
-	want(p.target)
-	return slices.Sorted(maps.Keys(wanted))
-}
-
-// pin resolves every image that the needed stages name.
-func (p *Plan) pin(ctx context.Context, principal artifact.Principal, bases Bases) error {
-	for _, i := range p.needed() {
-		s := p.stages[i]
-		name, err := p.expandMeta(s.BaseName)
-		if err != nil {
-			return err
-		}
-		if from, ok := p.stage(name); name != "scratch" && (!ok || from >= i) {
-			if err := p.pinOne(ctx, principal, bases, name, firstLine(s.Location)); err != nil {
-				return err
-			}
-		}
-		for _, c := range s.Commands {
-			cp, ok := c.(*instructions.CopyCommand)
-			if !ok || cp.From == "" {
-				continue
-			}
-			if from, ok := p.stage(cp.From); ok && from < i {
-				continue
-			}
-			if err := p.pinOne(ctx, principal, bases, cp.From, line(c)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
+func line(c instructions.Command) int { return firstLine(c.Location()) }
 
 func firstLine(at []parser.Range) int {
 	if len(at) > 0 {
@@ -253,92 +236,46 @@ func firstLine(at []parser.Range) int {
 	return 0
 }
 
-func (p *Plan) pinOne(ctx context.Context, principal artifact.Principal, bases Bases, name string, line int) error {
-	if _, ok := p.bases[name]; ok {
-		return nil
-	}
-	ref, err := artifact.ParseReference(name)
-	if err != nil && !strings.ContainsAny(name, ":@") {
-		ref, err = artifact.ParseReference(name + ":latest")
-	}
-	if err != nil {
-		return artifact.Errorf(artifact.Invalid, "%s:%d: base %.200q: want scratch, an earlier stage, or an image of this registry such as base/debian:12 or base/debian@sha256:…", p.request.Dockerfile, line, name)
-	}
-	image, digest, err := bases.Base(ctx, principal, ref, p.platform)
-	if err != nil {
-		var known *artifact.Error
-		if errors.As(err, &known) {
-			return artifact.Errorf(known.Kind, "%s:%d: base %s: %s", p.request.Dockerfile, line, name, known.Message)
-		}
-		return fmt.Errorf("base %s: %w", name, err)
-	}
-	p.bases[name] = base{ref, digest, image}
-	return nil
-}
-
-// expandMeta expands the ARGs that stand before the first FROM.
-func (p *Plan) expandMeta(word string) (string, error) {
-	env := p.platformArgs()
-	lex := shell.NewLex(p.escape)
-	for _, c := range p.meta {
-		for _, arg := range c.Args {
-			value, given := p.request.Args[arg.Key]
-			if given {
-				p.used[arg.Key] = value
-			} else if arg.Value != nil {
-				var err error
-				if value, err = expandWith(lex, *arg.Value, env); err != nil {
-					return "", err
-				}
-			}
-			env[arg.Key] = value
-		}
-	}
-	return expandWith(lex, word, env)
-}
-
-func expandWith(lex *shell.Lex, word string, env map[string]string) (string, error) {
-	var list []string
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		list = append(list, k+"="+env[k])
-	}
-	out, _, err := lex.ProcessWord(word, shell.EnvsFromSlice(list))
-	if err != nil {
-		return "", artifact.Errorf(artifact.Invalid, "%.200q: %v", word, err)
-	}
-	return out, nil
-}
-
-// platformArgs are the arguments that are there in every build; BUILDPLATFORM is the target's, since a result must not
-// depend on where it is built.
-func (p *Plan) platformArgs() map[string]string {
-	env := map[string]string{}
-	for _, prefix := range []string{"TARGET", "BUILD"} {
-		env[prefix+"PLATFORM"], env[prefix+"OS"], env[prefix+"ARCH"], env[prefix+"VARIANT"] = p.platform.String(), p.platform.OS, p.platform.Architecture, p.platform.Variant
-	}
-	return env
-}
-
 // Key identifies the inputs: equal keys give equal bytes.
 func (p *Plan) Key() artifact.Digest { return p.key }
 
+// makeKey hashes all that the bytes follow from, and nothing else: not who asks, when, or for which tag; nor the commit,
+// but for its time.
 func (p *Plan) makeKey() error {
 	bases := map[string]string{}
 	for name, b := range p.bases {
 		bases[name] = b.digest.String()
 	}
+	var wanted []string
+	for _, t := range p.targets {
+		wanted = append(wanted, t.platform.String())
+	}
 	canonical, err := json.Marshal(struct {
-		Engine, Context, Dockerfile, Target, Platform string
-		Args, Bases                                   map[string]string
-	}{engine, p.contextSum.String(), artifact.DigestOf(p.dockerfile).String(), p.request.Target, p.platform.String(), p.request.Args, bases})
+		Engine, Context, Dockerfile, Target string
+		Platforms                           []string
+		Explicit                            bool
+		Args, Labels, Bases                 map[string]string
+		Time                                int64
+	}{p.engine.Name(), p.contextSum.String(), artifact.DigestOf(p.dockerfile).String(), p.request.Target, wanted, p.request.Platform != "",
+		p.request.Args, p.request.Labels, bases, p.date.Unix()})
 	p.key = artifact.DigestOf(canonical)
 	return err
 }
 
-// time is what every file and the image are dated: SOURCE_DATE_EPOCH, else the epoch's start, never now.
+// epochArg says what files are dated (reproducible-builds.org, "SOURCE_DATE_EPOCH").
+const epochArg = "SOURCE_DATE_EPOCH"
+
+// time is what every file and the image are dated: SOURCE_DATE_EPOCH as an argument, else as the Dockerfile's ARG has it, else
+// the time of the commit, else the epoch's start; never now.
 func (p *Plan) time() (time.Time, error) {
-	text, ok := p.request.Args["SOURCE_DATE_EPOCH"]
+	text, ok := p.request.Args[epochArg]
 	if !ok {
+		text, ok = p.targets[0].global[epochArg]
+	}
+	if !ok || text == "" || text == "context" {
+		if p.request.Source.Time.Unix() > 0 {
+			return p.request.Source.Time.UTC(), nil
+		}
 		return time.Unix(0, 0).UTC(), nil
 	}
 	seconds, err := strconv.ParseInt(text, 10, 64)
@@ -349,30 +286,20 @@ func (p *Plan) time() (time.Time, error) {
 }
 
 // digest hashes names, modes, links and contents.
-func (t *tree) digest() (artifact.Digest, error) {
+func (t *tree) digest() artifact.Digest {
 	sum := sha256.New()
-	for _, name := range t.sorted("") {
+	for _, name := range t.sorted() {
 		n := t.nodes[name]
-		content := ""
-		if n.open != nil {
-			r, err := n.open()
-			if err != nil {
-				return artifact.Digest{}, err
-			}
-			file := sha256.New()
-			_, err = io.Copy(file, r)
-			r.Close()
-			if err != nil {
-				return artifact.Digest{}, err
-			}
-			content = hex.EncodeToString(file.Sum(nil))
-		}
-		fmt.Fprintf(sum, "%q %s %o %q %s\n", name, n.kind, n.mode, n.target, content)
+		fmt.Fprintf(sum, "%q %s %o %q %s\n", name, n.kind, n.mode, n.target, n.sum)
 	}
-	return artifact.DigestFrom("sha256", sum), nil
+	return artifact.DigestFrom("sha256", sum)
 }
 
+func hexSum(sum interface{ Sum(b []byte) []byte }) string { return hex.EncodeToString(sum.Sum(nil)) }
+
 // builderVersion is for provenance: what compiled the engine is part of what made the bytes.
-func builderVersion(version string) map[string]string {
-	return map[string]string{"waybill": version, "engine": engine, "go": runtime.Version()}
+func (p *Plan) builderVersion(version string) map[string]string {
+	return map[string]string{"waybill": version, "engine": p.engine.Name(), "go": runtime.Version()}
 }
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -34,7 +34,7 @@ func named(name string, d artifact.Digest) resource {
 type built struct {
 	Builder    map[string]any
 	Request    Request
-	Platform   artifact.Platform
+	Platform   string // or several, with commas
 	Key        artifact.Digest
 	Context    artifact.Digest // of all files that were sent
 	Dockerfile artifact.Digest
@@ -67,11 +67,14 @@ func (b built) provenance() (json.RawMessage, error) {
 	}
 	args := map[string]string{}
 	maps.Copy(args, b.Request.Args)
+	parameters := map[string]any{"dockerfile": b.Request.Dockerfile, "target": b.Request.Target, "platform": b.Platform, "args": args, "source": b.Request.Source}
+	if len(b.Request.Labels) > 0 {
+		parameters["labels"] = b.Request.Labels
+	}
 	return json.Marshal(map[string]any{
 		"buildDefinition": map[string]any{
 			"buildType": buildType,
-			"externalParameters": map[string]any{"dockerfile": b.Request.Dockerfile, "target": b.Request.Target, "platform": b.Platform.String(),
-				"args": args, "source": b.Request.Source},
+			"externalParameters":   parameters,
 			"internalParameters":   map[string]any{"key": b.Key.String()},
 			"resolvedDependencies": dependencies,
 		},
@@ -84,7 +87,7 @@ func (b built) provenance() (json.RawMessage, error) {
 
 // provenance is that of a plan that was built.
 func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawMessage, error) {
-	b := built{Builder: map[string]any{"id": cfg.ID, "version": builderVersion(cfg.Version)}, Request: p.request, Platform: p.platform, Key: p.key,
+	b := built{Builder: map[string]any{"id": cfg.ID, "version": p.builderVersion(cfg.Version)}, Request: p.request, Platform: p.request.Platform, Key: p.key,
 		Context: p.contextSum, Dockerfile: artifact.DigestOf(p.dockerfile), Bases: map[string]artifact.Reference{}, Started: record.StartedAt, Ended: ended}
 	for name, base := range p.bases {
 		b.Bases[name] = artifact.Reference{Repository: base.ref.Repository, Digest: base.digest}

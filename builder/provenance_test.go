@@ -21,15 +21,15 @@ func TestProvenance(t *testing.T) {
 		want   string // the dependency
 		told   string // the parameter
 	}{
-		"commit and tree": {Source{"https://git.example.com/shop", commit, tree}, `,{"name":"source","uri":"https://git.example.com/shop","digest":{"gitCommit":"` + commit + `","gitTree":"` + tree + `"}}`,
+		"commit and tree": {Source{URI: "https://git.example.com/shop", Commit: commit, Tree: tree}, `,{"name":"source","uri":"https://git.example.com/shop","digest":{"gitCommit":"` + commit + `","gitTree":"` + tree + `"}}`,
 			`{"uri":"https://git.example.com/shop","commit":"` + commit + `","tree":"` + tree + `"}`},
-		"a name for a commit": {Source{"https://git.example.com/shop", "v1.2", ""}, "", `{"uri":"https://git.example.com/shop","commit":"v1.2"}`},
+		"a name for a commit": {Source{URI: "https://git.example.com/shop", Commit: "v1.2"}, "", `{"uri":"https://git.example.com/shop","commit":"v1.2"}`},
 		"unknown":             {Source{}, "", `{}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			raw, err := built{Builder: map[string]any{"id": "https://waybill.dev/builder/native"}, Request: Request{Dockerfile: "Dockerfile", Args: map[string]string{"VERSION": "1"}, Source: c.source},
-				Platform: artifact.Platform{OS: "linux", Architecture: "amd64"}, Key: digest, Context: digest, Dockerfile: digest,
+				Platform: "linux/amd64", Key: digest, Context: digest, Dockerfile: digest,
 				Bases: map[string]artifact.Reference{"base/debian:12": {Repository: repository, Digest: digest}}, Started: at, Ended: at.Add(time.Second)}.provenance()
 			require.NoError(t, err)
 			require.JSONEq(t, `{"buildDefinition":{"buildType":"https://waybill.dev/build-types/dockerfile/v1","externalParameters":{"args":{"VERSION":"1"},"dockerfile":"Dockerfile","platform":"linux/amd64",

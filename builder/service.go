@@ -8,9 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/singleflight"
 
 	"waybill/artifact"
@@ -34,13 +34,19 @@ type Store interface {
 	StartBuild(ctx context.Context, r Record) error
 	// EndBuild stores the digest and the provenance, or why it failed.
 	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
+	// RecordBases stores what images were built on.
+	RecordBases(ctx context.Context, all []artifact.BuiltOn) error
 }
 
 // Publisher puts images into the registry, by the same path as any push.
 type Publisher interface {
-	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, image v1.Image) (artifact.Digest, error)
+	// Expect says that a Publish follows soon; it returns at once.
+	Expect(ctx context.Context)
+	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, built Artifact) (artifact.Digest, error)
 	// Tag sets more tags on what is there; NotFound when it was deleted.
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
+	// Stored returns an image or index of the repository; NotFound when it was deleted.
+	Stored(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (Artifact, error)
 	// Attest has the provenance of a published image signed and attached.
 	Attest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error
 }
@@ -50,9 +56,13 @@ type Config struct {
 	Store     Store
 	Bases     Bases
 	Publisher Publisher
-	Folder    string // for temporary files
-	Version   string // of this program, for provenance
-	ID        string // of this builder, a URI, for provenance
+	Engine    Engine   // for what the native one cannot build; nil: that is refused
+	Fetcher   *Fetcher // of git contexts; nil: none are fetched
+	Limits    Limits
+	Hosts     []string // that this registry is reached at, which FROM may name
+	Folder    string   // for temporary files
+	Version   string   // of this program, for provenance
+	ID        string   // of this builder, a URI, for provenance
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
@@ -76,45 +86,88 @@ type Result struct {
 	BuiltAt    time.Time
 }
 
-// Build builds a context, a tar stream, unless its key was built before: then it answers with that build's digest. log
-// gets a line per instruction.
-func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, log io.Writer) (Result, error) {
-	if !p.Can(artifact.ActionBuild, r.Repository) || !p.Can(artifact.ActionPush, r.Repository) {
-		return Result{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Roles(), r.Repository)
+// prepare reads a context, a tar stream unless the request names a repository, and pins all that the build is made of.
+func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, archive io.Reader) (*work, error) {
+	if err := mayBuild(p, r.Repository); err != nil {
+		return nil, err
 	}
 	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
 	if err != nil {
-		return Result{}, err
+		return nil, full(err)
 	}
-	defer os.RemoveAll(temp)
-	root, err := contextRoot(temp)
+	plan, err := s.plan(ctx, p, r, archive, temp)
 	if err != nil {
-		return Result{}, err
-	}
-	defer root.Close()
-	if err := unpack(archive, root); err != nil {
-		return Result{}, err
-	}
-	plan, err := newPlan(ctx, p, r, root, s.cfg.Bases)
-	if err != nil {
-		return Result{}, err
-	}
-	// Requests that stand at the same key share one build; each then sets its own tags.
-	shared, err, _ := s.running.Do(r.Repository.String()+" "+plan.Key().String(), func() (any, error) { return s.once(ctx, p, plan, temp, log) })
-	if err != nil {
-		return Result{}, err
-	}
-	result := shared.(Result)
-	err = s.cfg.Publisher.Tag(ctx, p, r.Repository, r.Tags, result.Digest)
-	return result, err
-}
-
-func contextRoot(temp string) (*os.Root, error) {
-	dir := temp + "/context"
-	if err := os.Mkdir(dir, 0o700); err != nil {
+		_ = os.RemoveAll(temp)
 		return nil, err
 	}
-	return os.OpenRoot(dir)
+	return &work{plan: plan, temp: temp}, nil
+}
+
+// finish builds what was prepared, unless its key was built before: then it answers with that build's digest.
+func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log io.Writer) (Result, error) {
+	r := w.plan.request
+	// Requests that stand at the same key share one build; each then sets its own tags.
+	shared, err, _ := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w.plan, w.temp, log) })
+	if err != nil {
+		return Result{}, err
+	}
+	return s.tagged(ctx, p, r, shared.(Result), nil)
+}
+
+// tagged sets a request's tags on what was built.
+func (s *Service) tagged(ctx context.Context, p artifact.Principal, r Request, result Result, err error) (Result, error) {
+	if err != nil {
+		return Result{}, err
+	}
+	return result, s.cfg.Publisher.Tag(ctx, p, r.Repository, r.Tags, result.Digest)
+}
+
+// before returns the build of the same inputs that is done, and whose image is still there.
+func (s *Service) before(ctx context.Context, p artifact.Principal, plan *Plan) (Result, bool, error) {
+	repository := plan.request.Repository
+	before, ok, err := s.cfg.Store.Build(ctx, repository, plan.Key())
+	if err != nil || !ok || s.cfg.Publisher.Tag(ctx, p, repository, nil, before.Digest) != nil {
+		return Result{}, false, err
+	}
+	return Result{Repository: repository, Digest: before.Digest, Key: plan.Key(), BuiltBy: before.StartedBy, BuiltAt: before.StartedAt}, true, nil
+}
+
+func mayBuild(p artifact.Principal, repository artifact.Repository) error {
+	if !p.Can(artifact.ActionBuild, repository) || !p.Can(artifact.ActionPush, repository) {
+		return artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, repository)
+	}
+	return nil
+}
+
+// plan reads the context, from the archive or the repository that the request names, into a file in temp.
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (_ *Plan, err error) {
+	spool, err := os.Create(filepath.Join(temp, "context"))
+	if err != nil {
+		return nil, full(err)
+	}
+	defer func() {
+		if err != nil {
+			spool.Close()
+		}
+	}()
+	if r.Source.Git != "" {
+		fetched, err := s.cfg.Fetcher.Fetch(ctx, r.Source.Git, temp, s.cfg.Limits)
+		if err != nil {
+			return nil, err
+		}
+		defer fetched.Close()
+		archive, r.Source = fetched, fetched.Source
+	}
+	files, err := unpack(archive, spool, s.cfg.Limits)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
+	if err != nil {
+		return nil, err
+	}
+	plan.spool = spool
+	return plan, nil
 }
 
 // once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.
@@ -125,12 +178,8 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 		return Result{}, err
 	}
 	defer release()
-	before, ok, err := s.cfg.Store.Build(ctx, repository, plan.Key())
-	if err != nil {
-		return Result{}, err
-	}
-	if ok && s.cfg.Publisher.Tag(ctx, p, repository, nil, before.Digest) == nil {
-		return Result{Repository: repository, Digest: before.Digest, Key: plan.Key(), BuiltBy: before.StartedBy, BuiltAt: before.StartedAt}, nil
+	if before, ok, err := s.before(ctx, p, plan); err != nil || ok {
+		return before, err
 	}
 	record := Record{Repository: repository, Key: plan.Key(), StartedBy: p.Name, StartedAt: s.cfg.Now().UTC()}
 	if err := s.cfg.Store.StartBuild(ctx, record); err != nil {
@@ -149,13 +198,18 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 }
 
 func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
-	image, err := plan.build(ctx, temp, log)
+	s.cfg.Publisher.Expect(ctx)
+	built, release, err := plan.build(ctx, temp, s.cfg.Limits, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err
 	}
+	defer release()
 	fmt.Fprintln(log, "publishing")
-	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, image)
+	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
 	if err != nil {
+		return digest, nil, err
+	}
+	if err := s.cfg.Store.RecordBases(ctx, plan.builtOn(digest)); err != nil {
 		return digest, nil, err
 	}
 	provenance, err := plan.provenance(s.cfg, record, s.cfg.Now().UTC())

@@ -2,337 +2,220 @@ package builder
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"waybill/artifact"
 )
 
-// stage is a stage of a Dockerfile while it is built.
+// stage is a stage of a Dockerfile while it is built. What its instructions do to the config is what BuildKit's
+// frontend/dockerfile/dockerfile2llb/convert.go does.
 type stage struct {
-	plan      *Plan
-	temp      string
-	at        time.Time
-	image     v1.Image
-	config    v1.Config
-	files     *tree // what is there; nil until it is asked for
-	args      map[string]string
-	layerType types.MediaType
-	cmdSet    bool // a CMD of this stage outlives an ENTRYPOINT
-	log       io.Writer
-	done      map[int]*stage
+	target *Target
+	plan   *stagePlan
+	ctx    context.Context //nolint:containedctx // of the instruction that runs
+	work   *workspace
+	log    io.Writer
+	done   map[int]*stage
+	spec   dockerspec.DockerOCIImage
+	layers []v1.Layer
+	base   v1.Image          // whose files are listed when they are asked for; nil for scratch
+	files  *tree             // what is there; nil until it is asked for
+	env    map[string]string // arguments and environment, whichever was set last
+	cmdSet bool              // a CMD of this stage outlives an ENTRYPOINT
 }
 
-// build makes the target's image in a temporary folder.
-func (p *Plan) build(ctx context.Context, temp string, log io.Writer) (v1.Image, error) {
-	at, err := p.time()
-	if err != nil {
-		return nil, err
-	}
-	done := map[int]*stage{}
-	for _, i := range p.needed() {
-		s, err := p.begin(i, done, temp, at, log)
-		if err != nil {
-			return nil, err
-		}
-		for _, command := range p.stages[i].Commands {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			fmt.Fprintf(log, "[%s] %s\n", s.name(i), command)
-			if err := s.run(command); err != nil {
-				return nil, p.at(command, err)
-			}
-		}
-		if s.image, err = s.finish(); err != nil {
-			return nil, err
-		}
-		done[i] = s
-	}
-	return done[p.target].image, nil
-}
-
-func (s *stage) name(i int) string {
-	if name := s.plan.stages[i].Name; name != "" {
-		return name
-	}
-	return fmt.Sprintf("stage %d", i)
-}
-
-// at gives an error the line of its instruction.
-func (p *Plan) at(c instructions.Command, err error) error {
-	kind := artifact.KindOf(err)
-	if kind == "" {
-		return fmt.Errorf("%s:%d: %w", p.request.Dockerfile, line(c), err)
-	}
-	return artifact.Errorf(kind, "%s:%d: %v", p.request.Dockerfile, line(c), err)
-}
+func (s *stage) config() *dockerspec.DockerOCIImageConfig { return &s.spec.Config }
 
 // begin starts a stage from scratch, an earlier stage or a base.
-func (p *Plan) begin(i int, done map[int]*stage, temp string, at time.Time, log io.Writer) (*stage, error) {
-	s := &stage{plan: p, temp: temp, at: at, args: map[string]string{}, log: log, done: done, layerType: types.OCILayer}
-	name, err := p.expandMeta(p.stages[i].BaseName)
-	if err != nil {
-		return nil, err
-	}
-	switch from, ok := p.stage(name); {
-	case name == "scratch":
-		s.image, err = scratch(p.platform, at)
+func (t *Target) begin(i int, done map[int]*stage, work *workspace, log io.Writer) (*stage, error) {
+	plan := t.stages[i]
+	s := &stage{target: t, plan: plan, work: work, log: log, done: done, env: map[string]string{}}
+	switch {
+	case plan.from >= 0:
+		if err := s.goOn(done[plan.from]); err != nil {
+			return nil, err
+		}
+	case plan.BaseName == scratchName:
 		s.files = newTree()
-	case ok && from < i:
-		s.image = done[from].image
+		s.spec.OS, s.spec.Architecture, s.spec.Variant = t.platform.OS, t.platform.Architecture, t.platform.Variant
+		s.spec.RootFS.Type = "layers"
+		s.config().WorkingDir = "/"
 	default:
-		s.image = p.bases[name].image
+		if err := s.onImage(plan.base.image); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
+	s.config().OnBuild = nil // its triggers ran, or will have
+	if !slices.ContainsFunc(s.config().Env, func(v string) bool { return strings.HasPrefix(v, "PATH=") }) {
+		s.config().Env = append(s.config().Env, "PATH="+defaultPath)
 	}
-	mediaType, err := s.image.MediaType()
-	if err != nil {
-		return nil, err
-	}
-	if mediaType == types.DockerManifestSchema2 {
-		s.layerType = types.DockerLayer
-	}
-	config, err := s.image.ConfigFile()
-	if err != nil {
-		return nil, err
-	}
-	s.config = *config.Config.DeepCopy()
-	if len(s.config.OnBuild) > 0 {
-		return nil, artifact.Errorf(artifact.Unsupported, "base %s has ONBUILD triggers (%s), which this engine does not run", name, strings.Join(s.config.OnBuild, "; "))
+	for _, variable := range s.config().Env {
+		k, v, _ := strings.Cut(variable, "=")
+		s.env[k] = v
 	}
 	return s, nil
 }
 
-func scratch(platform artifact.Platform, at time.Time) (v1.Image, error) {
-	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	return mutate.ConfigFile(image, &v1.ConfigFile{OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant, Created: v1.Time{Time: at},
-		RootFS: v1.RootFS{Type: "layers"}})
+// defaultPath is what BuildKit gives images that have no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// goOn takes over an earlier stage: its config, its layers, its files and its arguments.
+func (s *stage) goOn(from *stage) error {
+	b, err := json.Marshal(from.spec)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, &s.spec); err != nil {
+		return err
+	}
+	s.layers, s.base, s.env = slices.Clone(from.layers), from.base, maps.Clone(from.env)
+	if from.files != nil {
+		s.files = from.files.clone()
+	}
+	return nil
 }
 
-// expand expands a word with the stage's arguments and environment, as far as they are known by now.
-func (s *stage) expand(word string) (string, error) {
-	env := s.plan.platformArgs()
-	for k := range env {
-		if _, declared := s.args[k]; !declared {
-			delete(env, k) // they must be declared to be used
-		}
+func (s *stage) onImage(image v1.Image) error {
+	raw, err := image.RawConfigFile()
+	if err != nil {
+		return err
 	}
-	for k, v := range s.args {
-		env[k] = v
+	if err := json.Unmarshal(raw, &s.spec); err != nil {
+		return artifact.Errorf(artifact.Invalid, "the config of base %s cannot be read: %w", s.plan.BaseName, err)
 	}
-	for _, variable := range s.config.Env {
-		k, v, _ := strings.Cut(variable, "=")
-		env[k] = v
-	}
-	return expandWith(shell.NewLex(s.plan.escape), word, env)
+	s.base = image
+	s.layers, err = image.Layers()
+	return err
 }
 
 // run evaluates one instruction.
-func (s *stage) run(command instructions.Command) error {
-	if expanding, ok := command.(instructions.SupportsSingleWordExpansion); ok {
-		if err := expanding.Expand(s.expand); err != nil {
-			return err
-		}
+func (s *stage) run(ctx context.Context, command instructions.Command) error {
+	s.ctx = ctx
+	if err := s.expandIn(command); err != nil {
+		return err
 	}
 	switch c := command.(type) {
 	case *instructions.ArgCommand:
 		return s.arg(c)
-	case *instructions.CopyCommand:
-		return s.copy(c)
-	case *instructions.AddCommand:
-		return s.add(c)
 	case *instructions.WorkdirCommand:
 		return s.workdir(c)
+	case *instructions.CopyCommand:
+		from := s.target.plan.context
+		if c.From != "" {
+			var err error
+			if from, err = s.source(c.From); err != nil {
+				return err
+			}
+		}
+		return s.copyFiles(c, from, c.SourcesAndDest, copyOptions{chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents, link: c.Link})
+	case *instructions.AddCommand:
+		if c.Checksum != "" {
+			return artifact.Errorf(artifact.Invalid, "--checksum is for what is downloaded")
+		}
+		return s.copyFiles(c, s.target.plan.context, c.SourcesAndDest, copyOptions{chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, link: c.Link, unpack: c.Unpack == nil || *c.Unpack})
 	default:
 		return s.configure(command)
 	}
 }
 
-// configure evaluates the instructions that only change the config.
-func (s *stage) configure(command instructions.Command) error {
-	switch c := command.(type) {
-	case *instructions.EnvCommand:
-		for _, kv := range c.Env {
-			s.setEnv(kv.Key, kv.Value)
-		}
-	case *instructions.LabelCommand:
-		if s.config.Labels == nil {
-			s.config.Labels = map[string]string{}
-		}
-		for _, kv := range c.Labels {
-			s.config.Labels[kv.Key] = kv.Value
-		}
-	case *instructions.UserCommand:
-		s.config.User = c.User
-	case *instructions.EntrypointCommand:
-		s.config.Entrypoint = s.commandLine(c.ShellDependantCmdLine)
-		if !s.cmdSet {
-			s.config.Cmd = nil
-		}
-	case *instructions.CmdCommand:
-		s.config.Cmd, s.cmdSet = s.commandLine(c.ShellDependantCmdLine), true
-	case *instructions.ExposeCommand:
-		return s.expose(c)
-	case *instructions.VolumeCommand:
-		if s.config.Volumes == nil {
-			s.config.Volumes = map[string]struct{}{}
-		}
-		for _, v := range c.Volumes {
-			s.config.Volumes[v] = struct{}{}
-		}
-	case *instructions.StopSignalCommand:
-		s.config.StopSignal = c.Signal
-	case *instructions.ShellCommand:
-		s.config.Shell = c.Shell
-	case *instructions.HealthCheckCommand:
-		h := c.Health
-		s.config.Healthcheck = &v1.HealthConfig{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}
-	case *instructions.OnbuildCommand:
-		s.config.OnBuild = append(s.config.OnBuild, c.Expression)
-	case *instructions.MaintainerCommand:
-		return artifact.Errorf(artifact.Unsupported, "MAINTAINER was removed from Dockerfiles; use LABEL org.opencontainers.image.authors=%q", c.Maintainer)
-	default:
-		return artifact.Errorf(artifact.Unsupported, "%s is not offered", command.Name())
-	}
-	return s.history(command, nil)
-}
-
-func (s *stage) setEnv(key, value string) {
-	entry := key + "=" + value
-	for i, v := range s.config.Env {
-		if k, _, _ := strings.Cut(v, "="); k == key {
-			s.config.Env[i] = entry
-			return
-		}
-	}
-	s.config.Env = append(s.config.Env, entry)
-}
-
-func (s *stage) commandLine(c instructions.ShellDependantCmdLine) []string {
-	if !c.PrependShell {
-		return c.CmdLine
-	}
-	shell := s.config.Shell
-	if len(shell) == 0 {
-		shell = []string{"/bin/sh", "-c"}
-	}
-	return append(slices.Clone(shell), strings.Join(c.CmdLine, " "))
-}
-
-func (s *stage) expose(c *instructions.ExposeCommand) error {
-	if s.config.ExposedPorts == nil {
-		s.config.ExposedPorts = map[string]struct{}{}
-	}
-	for _, word := range c.Ports {
-		expanded, err := s.expand(word)
-		if err != nil {
+// expandIn expands an instruction's words, and the content of heredocs, where quotes stay.
+func (s *stage) expandIn(command instructions.Command) error {
+	_, isArg := command.(*instructions.ArgCommand) // whose default counts only when no value is given
+	if c, ok := command.(instructions.SupportsSingleWordExpansion); ok && !isArg {
+		if err := c.Expand(s.expand); err != nil {
 			return err
 		}
-		for _, port := range strings.Fields(expanded) {
-			number, protocol, _ := strings.Cut(port, "/")
-			if number == "" || strings.Trim(number, "0123456789-") != "" {
-				return artifact.Errorf(artifact.Invalid, "port %q: want NUMBER or NUMBER/PROTOCOL", port)
-			}
-			if protocol == "" {
-				protocol = "tcp"
-			}
-			s.config.ExposedPorts[number+"/"+strings.ToLower(protocol)] = struct{}{}
-		}
 	}
-	return s.history(c, nil)
+	if c, ok := command.(instructions.SupportsSingleWordExpansionRaw); ok {
+		return c.ExpandRaw(func(word string) (string, error) {
+			lex := shell.NewLex('\\')
+			lex.SkipProcessQuotes = true
+			out, _, err := lex.ProcessWord(word, environ(s.env))
+			if err != nil {
+				return "", artifact.Errorf(artifact.Invalid, "the heredoc: %v", err)
+			}
+			return out, nil
+		})
+	}
+	return nil
 }
+
+func (s *stage) expand(word string) (string, error) { return s.target.expand(word, s.env) }
 
 // arg declares arguments: the request's value, else the default, else that of an ARG before the first FROM.
 func (s *stage) arg(c *instructions.ArgCommand) error {
+	var said []string
 	for _, a := range c.Args {
-		if value, given := s.plan.request.Args[a.Key]; given {
-			s.args[a.Key], s.plan.used[a.Key] = value, value
+		value, known := s.target.plan.request.Args[a.Key]
+		switch {
+		case known:
+		case a.Value != nil:
+			var err error
+			if value, err = s.expand(*a.Value); err != nil {
+				return err
+			}
+			known = true
+		default:
+			value, known = s.target.global[a.Key]
+		}
+		if !known {
+			said = append(said, a.Key)
 			continue
 		}
-		if a.Value != nil {
-			s.args[a.Key] = *a.Value
-			continue
-		}
-		value, err := s.plan.expandMeta("${" + a.Key + "}")
-		if err != nil {
-			return err
-		}
-		s.args[a.Key] = value
+		s.env[a.Key] = value
+		said = append(said, a.Key+"="+value)
 	}
-	return s.history(c, nil)
+	s.history("ARG "+strings.Join(said, " "), true)
+	return nil
 }
 
 func (s *stage) workdir(c *instructions.WorkdirCommand) error {
 	dir := c.Path
 	if !path.IsAbs(dir) {
-		dir = path.Join("/", s.config.WorkingDir, dir)
+		dir = path.Join("/", s.config().WorkingDir, dir)
 	}
-	s.config.WorkingDir = path.Clean(dir)
+	s.config().WorkingDir = path.Clean(dir)
 	if err := s.load(); err != nil {
 		return err
 	}
-	// The folder is made as a copy of an empty one would.
-	making := &copying{stage: s, from: newTree(), mode: -1, added: map[string]*node{}}
-	if err := making.add(&node{kind: artifact.Dir, mode: 0o755}, s.config.WorkingDir); err != nil {
-		return err
-	}
-	return s.layer(c, making.added)
-}
-
-func (s *stage) copy(c *instructions.CopyCommand) error {
-	from := s.plan.context
-	if c.From != "" {
+	making := &copying{files: s.files, changed: map[string]bool{}, work: s.work}
+	if user := s.config().User; user != "" {
 		var err error
-		if from, err = s.source(c.From); err != nil {
+		if making.owner, err = making.lookup(user, false); err != nil {
 			return err
 		}
 	}
-	return s.copying(c, &copying{stage: s, from: from, source: c.SourcesAndDest, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents})
-}
-
-func (s *stage) add(c *instructions.AddCommand) error {
-	if c.Checksum != "" {
-		return artifact.Errorf(artifact.Unsupported, "ADD --checksum is for downloads, which this engine does not make")
-	}
-	return s.copying(c, &copying{stage: s, from: s.plan.context, source: c.SourcesAndDest, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, unpack: c.Unpack == nil || *c.Unpack})
-}
-
-func (s *stage) copying(command instructions.Command, c *copying) error {
-	if err := s.load(); err != nil {
+	if err := making.mkdirAll(s.config().WorkingDir); err != nil {
 		return err
 	}
-	if _, err := c.entries(); err != nil {
-		return err
-	}
-	return s.layer(command, c.added)
+	return s.layer("WORKDIR "+s.config().WorkingDir, making)
 }
 
 // source returns the files of an earlier stage or of an image.
 func (s *stage) source(name string) (*tree, error) {
-	if i, ok := s.plan.stage(name); ok && s.done[i] != nil {
-		err := s.done[i].load()
-		return s.done[i].files, err
+	if b, ok := s.plan.images[name]; ok {
+		return s.target.loaded(b.image, s.work)
 	}
-	b, ok := s.plan.bases[name]
-	if !ok {
-		return nil, artifact.Errorf(artifact.Invalid, "--from=%s is neither an earlier stage nor an image", name)
+	i, err := s.target.source(s.ctx, artifact.Principal{}, len(s.target.stages), name, planning{})
+	if err != nil || s.done[i] == nil {
+		return nil, fmt.Errorf("stage %s was not built: %w", name, err)
 	}
-	flattened := mutate.Extract(b.image)
-	defer flattened.Close()
-	return loadTree(flattened, s.temp)
+	if err := s.done[i].load(); err != nil {
+		return nil, err
+	}
+	return s.done[i].files, nil
 }
 
 // load lists what the stage holds by now.
@@ -340,47 +223,59 @@ func (s *stage) load() error {
 	if s.files != nil {
 		return nil
 	}
-	flattened := mutate.Extract(s.image)
-	defer flattened.Close()
 	var err error
-	s.files, err = loadTree(flattened, s.temp)
+	s.files, err = loadImage(s.base, s.work)
 	return err
 }
 
-// layer appends what an instruction added, if it added anything.
-func (s *stage) layer(command instructions.Command, added map[string]*node) error {
-	entries := make([]*node, 0, len(added))
-	for _, n := range added {
-		entries = append(entries, n)
+// layer appends what an instruction changed, if it changed anything.
+func (s *stage) layer(said string, c *copying) error {
+	if len(c.changed) == 0 {
+		s.history(said, true)
+		return nil
 	}
-	if len(entries) == 0 {
-		return s.history(command, nil)
+	entries := make([]*node, 0, len(c.changed))
+	for _, p := range slices.Sorted(maps.Keys(c.changed)) {
+		if n := c.files.get(p); n != nil {
+			entries = append(entries, n)
+		}
 	}
-	l, err := writeLayer(s.temp, entries, s.at, s.layerType)
+	l, err := s.work.writeLayer(s.ctx, entries, s.target.plan.date)
 	if err != nil {
 		return err
 	}
-	for _, n := range entries {
-		s.files.put(n)
+	if c.files != s.files {
+		for _, n := range entries {
+			s.files.put(n)
+		}
 	}
-	return s.history(command, l)
+	s.layers = append(s.layers, l)
+	s.spec.RootFS.DiffIDs = append(s.spec.RootFS.DiffIDs, ociDigest(l.diffID))
+	s.history(said, false)
+	return nil
 }
 
-// history appends the instruction to the image's history, with its layer or none.
-func (s *stage) history(command instructions.Command, l v1.Layer) (err error) {
-	entry := v1.History{Created: v1.Time{Time: s.at}, CreatedBy: fmt.Sprint(command), Comment: engine, EmptyLayer: l == nil}
-	s.image, err = mutate.Append(s.image, mutate.Addendum{Layer: l, History: entry})
-	return err
+// history appends the instruction to the image's history, in BuildKit's words.
+func (s *stage) history(said string, noLayer bool) {
+	at := s.target.plan.date
+	s.spec.History = append(s.spec.History, ocispec.History{Created: &at, CreatedBy: said, Comment: nativeName, EmptyLayer: noLayer})
 }
 
-// finish writes the config that the instructions came to.
+// finish writes the image that the instructions came to.
 func (s *stage) finish() (v1.Image, error) {
-	config, err := s.image.ConfigFile()
-	if err != nil {
-		return nil, err
+	at := s.target.plan.date
+	s.spec.Created = &at
+	if labels := s.target.plan.request.Labels; len(labels) > 0 {
+		if s.config().Labels == nil {
+			s.config().Labels = map[string]string{}
+		}
+		maps.Copy(s.config().Labels, labels)
 	}
-	config = config.DeepCopy()
-	config.Config, config.Created = s.config, v1.Time{Time: s.at}
-	config.Author, config.Container, config.DockerVersion = "", "", "" //nolint:staticcheck // a base may still have them
-	return mutate.ConfigFile(s.image, config)
+	if s.target.explicit {
+		s.spec.OS, s.spec.Architecture = s.target.platform.OS, s.target.platform.Architecture
+		if s.target.platform.Variant != "" {
+			s.spec.Variant = s.target.platform.Variant
+		}
+	}
+	return assemble(s.spec, s.layers)
 }

@@ -35,6 +35,7 @@ type Config struct {
 	Collector   *Collector
 	Keeper      *Keeper
 	Deliverer   *Deliverer
+	Builder     *Builder
 	// Alone says that no other replica works on this database: then what is marked as running at the start was left by
 	// a process that was killed. With others, it is taken up when jobTimeout has passed.
 	Alone  bool
@@ -45,6 +46,7 @@ type Config struct {
 type Client struct {
 	river *river.Client[pgx.Tx]
 	lost  *lost
+	tidy  func(ctx context.Context, alone bool) error // nil with other replicas
 }
 
 // jobTimeout is longer than any one scan; a rescan of everything goes on from where the next run finds it.
@@ -78,6 +80,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Collector)
 	river.AddWorker(workers, cfg.Keeper)
 	river.AddWorker(workers, cfg.Deliverer)
+	river.AddWorker(workers, cfg.Builder)
+	river.AddWorker(workers, &tidier{tidy: cfg.Builder.Tidy})
 	periodic := []*river.PeriodicJob{
 		river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
 			func() (river.JobArgs, *river.InsertOpts) { return houseArgs{}, nil }, &river.PeriodicJobOpts{RunOnStart: true}),
@@ -85,6 +89,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 			func() (river.JobArgs, *river.InsertOpts) { return collectArgs{}, nil }, nil),
 		river.NewPeriodicJob(river.PeriodicInterval(askKeep),
 			func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
+		river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
+			func() (river.JobArgs, *river.InsertOpts) { return tidyArgs{}, nil }, nil),
 	}
 	if cfg.Advisories != nil {
 		river.AddWorker(workers, cfg.Advisories)
@@ -93,7 +99,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	lost := &lost{pool: cfg.Pool, logger: cfg.Logger, running: map[int64]bool{}}
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
 		Workers:              workers,
-		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}, queueWebhook: {MaxWorkers: 4}},
+		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 4}, queueScan: {MaxWorkers: 2}, queueReplication: {MaxWorkers: 2}, queueWebhook: {MaxWorkers: 4}, queueBuild: {MaxWorkers: cfg.Builder.Most}},
 		Logger:               slog.New(quiet{cfg.Logger.Handler()}),
 		PeriodicJobs:         periodic,
 		Middleware:           []rivertype.Middleware{lost},
@@ -105,7 +111,11 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{river: client, lost: lost}, nil
+	c := &Client{river: client, lost: lost}
+	if cfg.Alone {
+		c.tidy = cfg.Builder.Tidy
+	}
+	return c, nil
 }
 
 // retryPolicy tries soon, since what fails here fails mostly for a dependency that is away, and at most a minute apart.
@@ -160,6 +170,11 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 
 // Start begins to work.
 func (c *Client) Start(ctx context.Context) error {
+	if c.tidy != nil {
+		if err := c.tidy(ctx, true); err != nil {
+			return err
+		}
+	}
 	if err := c.river.Start(ctx); err != nil {
 		return err
 	}

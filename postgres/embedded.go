@@ -21,6 +21,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"waybill/internal/child"
 )
 
 // Embedded is a private PostgreSQL server in a folder of its own: a child process on a Unix socket, with fsync on.
@@ -254,7 +256,7 @@ func Reachable(dir string) bool {
 }
 
 // start starts a server process and waits until it answers.
-func (e *Embedded) start(ctx context.Context) (*process, error) {
+func (e *Embedded) start(ctx context.Context) (*child.Process, error) {
 	config, err := pgx.ParseConfig(e.url)
 	if err != nil {
 		return nil, err
@@ -266,12 +268,12 @@ func (e *Embedded) start(ctx context.Context) (*process, error) {
 		"-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=on", "-c", "max_connections=64",
 		"-c", "shared_buffers=64MB", "-c", "jit=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
 	e.dress(cmd)
-	p, err := run(cmd)
+	p, err := child.Start(cmd, outputKept)
 	if err != nil {
 		return nil, err
 	}
 	if err := awaitReady(ctx, p, config, e.role); err != nil {
-		p.stop()
+		stop(p)
 		return nil, err
 	}
 	return p, nil
@@ -306,7 +308,7 @@ func isPostgres(pid int) bool {
 }
 
 // awaitReady waits for a minute, or as long as the server says that it is starting: it makes good what a crash left.
-func awaitReady(ctx context.Context, p *process, config *pgx.ConnConfig, role string) error {
+func awaitReady(ctx context.Context, p *child.Process, config *pgx.ConnConfig, role string) error {
 	admin := config.Copy()
 	admin.Database = "postgres"
 	for deadline := time.Now().Add(60 * time.Second); ; {
@@ -316,13 +318,13 @@ func awaitReady(ctx context.Context, p *process, config *pgx.ConnConfig, role st
 			return ensureDatabase(ctx, conn, role)
 		}
 		select {
-		case <-p.ended:
-			return fmt.Errorf("it ended at once: %s", p.output)
+		case <-p.Ended:
+			return fmt.Errorf("it ended at once: %s", p.Output)
 		default:
 		}
 		var pg *pgconn.PgError
 		if starting := errors.As(err, &pg) && pg.Code == "57P03"; !starting && time.Now().After(deadline) {
-			return fmt.Errorf("it does not answer: %w: %s", err, p.output)
+			return fmt.Errorf("it does not answer: %w: %s", err, p.Output)
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return err

@@ -22,7 +22,7 @@ import (
 
 // large are the tables that grow with what is pushed.
 var large = []string{"repositories", "blobs", "repository_blobs", "uploads", "manifests", "manifest_references", "tags", "tag_history", "layer_facts", "layer_analyses",
-	"scans", "findings", "verdicts", "signatures", "attestations", "promotions", "deployments", "grants", "ledger_entries", "ledger_hashes", "ledger_checkpoints", "builds", "pull_days"}
+	"scans", "findings", "verdicts", "signatures", "attestations", "promotions", "deployments", "grants", "ledger_entries", "ledger_hashes", "ledger_checkpoints", "builds", "pull_days", "build_runs", "build_logs", "build_bases"}
 
 // whole are statements that read all of a large table, with why they may: a part of their text, and the reason.
 var whole = map[string]string{
@@ -38,6 +38,7 @@ var whole = map[string]string{
 	"select coalesce(sum(size), 0) from blobs":                                  "the total quota counts what there is, every half minute at most",
 	"select coalesce(sum(offset_), 0) from uploads":                             "uploads under way are few",
 	"select count(*), coalesce(sum(size), 0)::bigint from blobs":                "a check of all blobs says how many there are",
+	"from build_runs order by asked_at desc, id limit":                          "the newest, by the index of that order",
 	"on p.id = d.promotion;":                                                    "deployment() adds which",
 }
 

@@ -40,6 +40,8 @@ type DB struct {
 	OnAttached func(ctx context.Context, tx pgx.Tx, ref artifact.Reference) error
 	// OnScanned is told likewise of scans that say something new; nil tells nobody, and nothing is compared.
 	OnScanned func(ctx context.Context, tx pgx.Tx, e artifact.ScanEvent) error
+	// OnBuild is told of each build that is queued, in the transaction that stores it.
+	OnBuild func(ctx context.Context, tx pgx.Tx, id string) error
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error

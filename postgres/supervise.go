@@ -2,12 +2,11 @@ package postgres
 
 import (
 	"fmt"
-	"os/exec"
-	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"waybill/internal/child"
 )
 
 const (
@@ -19,22 +18,22 @@ const (
 
 // supervise starts the server again whenever it ends by itself, until it is stopped, or does not start any more. While
 // its disk is full or read-only, it is tried for ever: it can only be the operator who ends that.
-func (e *Embedded) supervise(p *process) {
+func (e *Embedded) supervise(p *child.Process) {
 	defer close(e.done)
 	row := 0
 	for {
 		begun := time.Now()
 		select {
 		case <-e.running.Done():
-			p.stop()
+			stop(p)
 			return
-		case <-p.ended:
+		case <-p.Ended:
 		}
 		if time.Since(begun) > steady {
 			row = 0
 		}
-		e.logger.Error("PostgreSQL ended, and is started again", "error", p.end())
-		if p = e.again(&row, p.end()); p == nil {
+		e.logger.Error("PostgreSQL ended, and is started again", "error", p.End())
+		if p = e.again(&row, p.End()); p == nil {
 			return
 		}
 		e.logger.Info("PostgreSQL runs again", "after", time.Since(begun).Round(time.Millisecond))
@@ -43,7 +42,7 @@ func (e *Embedded) supervise(p *process) {
 
 // again returns a server that was started anew; nil when it is stopped meanwhile, or given up. row counts starts that did
 // not last.
-func (e *Embedded) again(row *int, why error) *process {
+func (e *Embedded) again(row *int, why error) *child.Process {
 	for wait := e.wait << min(*row, 8); *row < restarts; wait = min(2*wait, restartMax) {
 		if pause(e.running, wait) != nil {
 			return nil
@@ -76,65 +75,8 @@ func outOfRoom(err error) bool {
 	return false
 }
 
-// process is a child.
-type process struct {
-	cmd    *exec.Cmd
-	output *tail
-	ended  chan struct{}
-}
-
-// run starts a child that ends with this process.
-func run(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, output: &tail{}, ended: make(chan struct{})}
-	cmd.Stderr = p.output
-	started := make(chan error)
-	go func() {
-		// Pdeathsig fires when the thread that forked ends, so that thread must live as long as the child.
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // end says how it was
-			close(p.ended)
-		}
-	}()
-	return p, <-started
-}
-
-// end says how it ended.
-func (p *process) end() error {
-	return fmt.Errorf("%s: %s", p.cmd.ProcessState, p.output)
-}
+// outputKept is how many bytes of what a server prints are kept, for the error that needs them.
+const outputKept = 4096
 
 // stop ends a server by its fast shutdown (SIGINT) and waits; after ten seconds it kills.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGINT)
-	select {
-	case <-p.ended:
-	case <-time.After(10 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-p.ended
-	}
-}
-
-// tail keeps the last few kilobytes of what a child prints, for the error that needs them.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if over := len(t.b) - 4096; over > 0 {
-		t.b = t.b[over:]
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
-}
+func stop(p *child.Process) { p.Stop(syscall.SIGINT, 10*time.Second) }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/internal/child"
 )
 
 // broken is a PostgreSQL whose program does as the script says, and notes each start in a file.
@@ -47,7 +48,7 @@ func TestGivenUp(t *testing.T) {
 func TestNotGivenUpWhileDiskIsFull(t *testing.T) {
 	t.Parallel()
 	e, starts := broken(t, "echo 'FATAL: could not write lock file: No space left on device' >&2; exit 1")
-	ended := make(chan *process)
+	ended := make(chan *child.Process)
 	go func() {
 		row := 0
 		ended <- e.again(&row, errors.New("it was killed"))

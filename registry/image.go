@@ -8,23 +8,21 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 
 	"waybill/artifact"
 )
 
+// Expect says that a push follows soon, so that what inspects it can be started meanwhile.
+func (r *Registry) Expect(ctx context.Context) { r.pushing(ctx) }
+
 // PutImage pushes an image from within the process, by the same rules as any push.
 func (r *Registry) PutImage(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, img v1.Image) (artifact.Digest, error) {
-	mediaType, body, err := r.putContent(ctx, p, repository, img)
+	_, body, err := r.putContent(ctx, p, repository, img)
 	if err != nil {
 		return artifact.Digest{}, err
 	}
-	ref := artifact.Reference{Repository: repository, Digest: artifact.DigestOf(body)}
-	if len(tags) > 0 {
-		ref.Tag = tags[0]
-		tags = tags[1:]
-	}
-	pushed, err := r.PutManifest(ctx, p, ref, mediaType, body, tags)
-	return pushed.Digest, err
+	return r.putBuilt(ctx, p, repository, tags, img, body)
 }
 
 // putContent pushes an image's blobs, and returns its manifest.
@@ -37,10 +35,14 @@ func (r *Registry) putContent(ctx context.Context, p artifact.Principal, reposit
 	if err != nil {
 		return "", nil, err
 	}
+	// At once, as clients do: while one is inspected, the next is written.
+	writing, within := errgroup.WithContext(ctx)
+	writing.SetLimit(3)
 	for _, layer := range append(layers, config) {
-		if err := r.putLayer(ctx, p, repository, layer); err != nil {
-			return "", nil, err
-		}
+		writing.Go(func() error { return r.putLayer(within, p, repository, layer) })
+	}
+	if err := writing.Wait(); err != nil {
+		return "", nil, err
 	}
 	if body, err = img.RawManifest(); err != nil {
 		return "", nil, err

@@ -12,12 +12,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"waybill/internal/child"
 )
 
 // process is one running scanner; one request at a time.
@@ -30,7 +31,7 @@ type process struct {
 	folder     string
 	databases  Databases
 	unconfined string // what its Hello said
-	stderr     *tail
+	stderr     *child.Tail
 	ended      chan struct{}
 	expiry     *time.Timer // while idle
 	spared     bool        // that timer ran out once
@@ -57,7 +58,7 @@ func start(ctx context.Context, cfg Config, databases Databases) (_ *process, er
 		return nil, err
 	}
 	defer theirs.Close()
-	p := &process{files: ours, databases: databases, stderr: &tail{}, ended: make(chan struct{})}
+	p := &process{files: ours, databases: databases, stderr: child.NewTail(8192), ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.files.Close()
@@ -238,26 +239,4 @@ func CleanFolders(folder string) {
 	for _, dir := range left {
 		_ = os.RemoveAll(dir)
 	}
-}
-
-// tail keeps the last few kilobytes of what a child prints.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if over := len(t.b) - 8192; over > 0 {
-		t.b = t.b[over:]
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
 }

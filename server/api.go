@@ -31,7 +31,6 @@ const (
 const (
 	maxJSON     = 1 << 20 // bytes of a JSON or YAML body
 	maxArchive  = 2 << 30 // bytes of an advisory database archive
-	maxContext  = 4 << 30 // bytes of a build context
 	maxPageSize = 1000    // ledger entries in one answer
 )
 
@@ -56,6 +55,7 @@ type APIConfig struct {
 	Replications  Replications
 	Webhooks      Webhooks
 	Advisories    Advisories
+	MaxContext    int64 // bytes of a build context; 0: 4 GiB
 	Builder       Builder
 	Ledger        Ledger
 	Keys          Keys
@@ -188,7 +188,24 @@ type Advisories interface {
 type Builder interface {
 	// Build reads the context to its end, builds it unless its inputs were built before, and publishes the image. Lines
 	// for people go to log as they come.
-	Build(ctx context.Context, p artifact.Principal, r BuildRequest, log io.Writer) (Built, error)
+	Build(ctx context.Context, p artifact.Principal, r BuildRequest, log BuildLog) (Built, error)
+	// Run returns one request for a build, or a NotFound error; Runs the newest n of a repository (the zero one: of all), newest first.
+	Run(ctx context.Context, id string) (artifact.Build, error)
+	Runs(ctx context.Context, r artifact.Repository, n int) ([]artifact.Build, error)
+	// Follow tells what a build says behind a piece of its log, until it has ended.
+	Follow(ctx context.Context, id string, after int64, tell func(seq int64, e BuildEvent)) (artifact.Build, error)
+	// Cancel ends a build that has not ended; Conflict when it has.
+	Cancel(ctx context.Context, id, by string) error
+	// BuiltOn returns what images were built on: the next n behind one, in their order. BasesOf is that of one image.
+	BuiltOn(ctx context.Context, after artifact.BuiltOn, n int) ([]artifact.BuiltOn, error)
+	BasesOf(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]artifact.BuiltOn, error)
+}
+
+// BuildLog is where a build's caller hears of it.
+type BuildLog interface {
+	io.Writer         // of lines
+	Begun(id string)  // before anything else
+	Report(event any) // of BuildKit: a SolveStatus of its client
 }
 
 // BuildRequest asks for a build. Context is the build context as a tar stream, bounded and from a client: hostile.
@@ -198,11 +215,15 @@ type BuildRequest struct {
 	Dockerfile string // path in the context; empty: Dockerfile
 	Args       map[string]string
 	Target     string // stage; empty: the last
-	Platform   string // os/arch[/variant]; empty: the server's default
+	Platform   string // os/arch[/variant], several with commas; empty: linux/amd64
+	Labels     map[string]string
+	Git        string // where to fetch the context from; empty: it is sent
+	Check      bool   // build again, compare, and publish nothing
 	SourceURI  string // for the provenance, as the client says
 	Commit     string
 	Tree       string
 	Context    io.Reader
+	Secrets    map[string][]byte // by id; neither stored nor logged
 }
 
 // Ledger reads the append-only log.
@@ -328,6 +349,11 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionManage), streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent"), a.checkBlobs)
 
 	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent"), a.build)
+	register(a, needs(artifact.ActionLook), get("list-builds", "/builds", "Builds, newest first", "Builds"), a.builds)
+	register(a, needs(artifact.ActionLook), get("get-build", "/builds/{build}", "How far a build is", "Builds"), a.buildRun)
+	register(a, needs(artifact.ActionLook), eventStream(get("follow-build", "/builds/{build}/log", "What a build says, until it has ended", "Builds")), a.buildLog)
+	register(a, needs(artifact.ActionBuild), post("cancel-build", "/builds/{build}/cancel", "End a build", "Builds"), a.cancelBuild)
+	register(a, needs(artifact.ActionLook), get("bases", "/bases", "What images were built on, and what is wrong with that by now", "Builds"), a.bases)
 
 	a.mountDescription(engine)
 }

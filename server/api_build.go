@@ -16,8 +16,11 @@ import (
 	"waybill/artifact"
 )
 
-// BuildEvent is one line of a build's answer. The last line has Result or Problem, and no other does.
+// BuildEvent is one line of a build's answer. The first has ID, unless the same inputs were built before; the last has Result
+// or Problem, and no other does.
 type BuildEvent struct {
+	ID      string   `json:"id,omitempty"`
+	Status  any      `json:"status,omitempty"` // what BuildKit reports: SolveStatus of its Go client
 	Log     string   `json:"log,omitempty"`
 	Result  *Built   `json:"result,omitempty"`
 	Problem *Problem `json:"problem,omitempty"`
@@ -32,6 +35,22 @@ type Built struct {
 	New        bool                `json:"new"`
 	BuiltBy    string              `json:"builtBy,omitempty"`
 	BuiltAt    time.Time           `json:"builtAt,omitzero"`
+	Check      *BuildCheck         `json:"check,omitempty"` // when it was asked for; nothing was published then
+}
+
+// BuildCheck is what a build that was made again came to, beside Built's digest.
+type BuildCheck struct {
+	Reproducible bool              `json:"reproducible"`
+	Before       bool              `json:"before"` // it was compared with a build of before, else with one that was made for this
+	Again        artifact.Digest   `json:"again"`
+	Differences  []BuildDifference `json:"differences,omitempty"` // the first hundred
+}
+
+// BuildDifference is a file, or a part of the config, that differs.
+type BuildDifference struct {
+	Platform string `json:"platform,omitempty"`
+	Path     string `json:"path"`
+	How      string `json:"how"`
 }
 
 type (
@@ -42,8 +61,12 @@ type (
 		Dockerfile string   `query:"dockerfile" maxLength:"1000" doc:"Path in the context; without it, Dockerfile"`
 		Args       []string `query:"arg,explode" maxItems:"200" doc:"Build arguments: NAME=VALUE"`
 		Target     string   `query:"target" maxLength:"200" doc:"The stage to build; without it, the last"`
-		Platform   string   `query:"platform" maxLength:"100" example:"linux/amd64"`
+		Platform   string   `query:"platform" maxLength:"400" example:"linux/amd64,linux/arm64" doc:"Several make an index; without it, linux/amd64"`
+		Labels     []string `query:"label,explode" maxItems:"200" doc:"Labels of the image: NAME=VALUE"`
+		Git        string   `query:"context" maxLength:"2000" example:"https://git.shop.internal/returns.git#v456" doc:"Repository to fetch the context from; the body is empty then"`
+		Check      bool     `query:"check" doc:"Build again, compare the digests, publish nothing"`
 		Source     string   `query:"source" maxLength:"2000" doc:"Where the context comes from, for the provenance"`
+		Secrets    string   `header:"Waybill-Build-Secrets" maxLength:"262144" doc:"Secrets for RUN --mount=type=secret: ID=BASE64, with commas between"`
 		Commit     string   `query:"commit" maxLength:"200" doc:"The source's commit, for the provenance"`
 		Tree       string   `query:"tree" maxLength:"200" doc:"The hash of that commit's tree, for the provenance"`
 	}
@@ -64,7 +87,7 @@ func (a *API) build(ctx context.Context, p artifact.Principal, in *buildInput) (
 	return &buildOutput{Body: func(hc huma.Context) {
 		// The client may still send its context while it reads the log.
 		_ = http.NewResponseController(humagin.Unwrap(hc).Writer).EnableFullDuplex()
-		r.Context = in.body(maxContext, "the build context")
+		r.Context = in.body(a.maxContext(), "the build context")
 		events := &eventWriter{hc: hc}
 		done, err := a.cfg.Builder.Build(hc.Context(), p, r, events)
 		if err != nil {
@@ -87,7 +110,7 @@ func (a *API) endStream(hc huma.Context, events *eventWriter, err error, last fu
 }
 
 func (in *buildInput) request() (BuildRequest, error) {
-	r := BuildRequest{Dockerfile: in.Dockerfile, Args: map[string]string{}, Target: in.Target, Platform: in.Platform, SourceURI: in.Source, Commit: in.Commit, Tree: in.Tree}
+	r := BuildRequest{Dockerfile: in.Dockerfile, Target: in.Target, Platform: in.Platform, SourceURI: in.Source, Commit: in.Commit, Tree: in.Tree, Git: in.Git, Check: in.Check}
 	var err error
 	if r.Repository, err = artifact.ParseRepository(in.Repository); err != nil {
 		return r, err
@@ -99,14 +122,35 @@ func (in *buildInput) request() (BuildRequest, error) {
 		}
 		r.Tags = append(r.Tags, tag)
 	}
-	for _, s := range in.Args {
+	if r.Args, err = pairs(in.Args, "build argument"); err != nil {
+		return r, err
+	}
+	if r.Labels, err = pairs(in.Labels, "label"); err != nil {
+		return r, err
+	}
+	r.Secrets, err = parseSecrets(in.Secrets)
+	return r, err
+}
+
+func pairs(words []string, what string) (map[string]string, error) {
+	all := map[string]string{}
+	for _, s := range words {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok || name == "" {
-			return r, artifact.Errorf(artifact.Invalid, "build argument %.60q: want NAME=VALUE", name)
+			return nil, artifact.Errorf(artifact.Invalid, "%s %.60q: want NAME=VALUE", what, name)
 		}
-		r.Args[name] = value
+		all[name] = value
 	}
-	return r, nil
+	return all, nil
+}
+
+// maxContext is how many bytes of a tar a context may take: the files', and what the archive adds to each.
+func (a *API) maxContext() int64 {
+	n := a.cfg.MaxContext
+	if n == 0 {
+		n = 4 << 30
+	}
+	return n + n/4 + 256<<20
 }
 
 // eventWriter sends events as they come; each line that is written to it becomes one of a build's log. It is safe for
@@ -145,6 +189,12 @@ func (w *eventWriter) send(e any) {
 	}
 	w.write(e)
 }
+
+// Begun tells a build's id.
+func (w *eventWriter) Begun(id string) { w.send(BuildEvent{ID: id}) }
+
+// Report tells what BuildKit says.
+func (w *eventWriter) Report(status any) { w.send(BuildEvent{Status: status}) }
 
 func (w *eventWriter) flush() {
 	w.write(BuildEvent{Log: w.line.String()})

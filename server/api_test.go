@@ -102,6 +102,11 @@ func routes() []route {
 		{"POST", "/gc", json, `{}`, "admin", ""},
 		{"POST", "/fsck", json, `{}`, "admin", ""},
 		{"POST", "/builds?repository=shop%2Freturns&tag=v1", "application/x-tar", "tar", "pusher admin", "pusher"},
+		{"GET", "/builds", "", "", lookers, ""},
+		{"GET", "/builds/one", "", "", lookers, "reader"},
+		{"GET", "/builds/one/log", "", "", lookers, "reader"},
+		{"POST", "/builds/one/cancel", json, `{}`, "pusher admin", "pusher"},
+		{"GET", "/bases?ref=shop%2Freturns:v456", "", "", lookers, "reader"},
 	}
 }
 
@@ -179,7 +184,7 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 		if !below {
 			path = "/" + path
 		}
-		path = strings.NewReplacer(":waiver", "7", ":approval", "3", ":release", "shop-1", ":key", strings.Repeat("a", 64), ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
+		path = strings.NewReplacer(":waiver", "7", ":build", "one", ":approval", "3", ":release", "shop-1", ":key", strings.Repeat("a", 64), ":id", "known", ":kind", "policy", ":name", "baseline", "*path", "0/000.p/3").Replace(path)
 		assert.True(t, covered[r.Method+" "+path], "%s %s is in no row of the table", r.Method, r.Path)
 	}
 }
@@ -257,7 +262,7 @@ func TestDescriptionIsWholeAndValid(t *testing.T) {
 		if strings.HasPrefix(r.Path, "/api/v1/openapi") || !strings.HasPrefix(r.Path, "/api/v1/") {
 			continue // what is outside is described by C2SP tlog-tiles
 		}
-		path := strings.NewReplacer(":waiver", "{waiver}", ":approval", "{approval}", ":release", "{release}", ":key", "{key}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
+		path := strings.NewReplacer(":waiver", "{waiver}", ":build", "{build}", ":approval", "{approval}", ":release", "{release}", ":key", "{key}", ":id", "{id}", ":kind", "{kind}", ":name", "{name}").Replace(r.Path)
 		item := document.Paths.Find(path)
 		require.NotNil(t, item, path)
 		operation := item.GetOperation(r.Method)
@@ -494,6 +499,24 @@ func TestBuildFails(t *testing.T) {
 	last := events[len(events)-1]
 	require.Contains(t, last.Problem.Detail, "RUN is not built here")
 	require.NotEmpty(t, last.Problem.RequestID)
+}
+
+func TestBuildIsFollowed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	got := call(t, s, "reader", "GET", "/builds/one/log", "", "")
+	require.Equal(t, "text/event-stream", got.header.Get("Content-Type"))
+	text := string(got.body)
+	require.Contains(t, text, "id: 1\ndata: {\"log\":\"line 1\"}\n\nid: 2\ndata: {\"log\":\"line 2\"}\n\nevent: end\ndata: {")
+	require.Contains(t, text, `"state":"done"`)
+	require.Equal(t, 404, call(t, s, "reader", "GET", "/builds/two/log", "", "").status)
+	call(t, s, "pusher", "POST", "/builds/one/cancel", "application/json", "{}")
+	require.Equal(t, []string{"cancel one by token:pusher"}, w.changes())
+	var bases server.BaseList
+	call(t, s, "reader", "GET", "/bases?stale=true", "", "").decode(t, &bases)
+	require.Len(t, bases.Bases, 1)
+	require.Equal(t, 400, call(t, s, "reader", "GET", "/bases?after=x", "", "").status)
 }
 
 func decodeEvents(t *testing.T, body []byte) []server.BuildEvent {

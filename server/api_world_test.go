@@ -551,7 +551,7 @@ func (w *world) AdvisoryDatabase(context.Context) (artifact.AdvisoryDatabase, bo
 // buildFake is apart because Builder and the others would share a method's name.
 type buildFake struct{ *world }
 
-func (b buildFake) Build(_ context.Context, p artifact.Principal, r server.BuildRequest, log io.Writer) (server.Built, error) {
+func (b buildFake) Build(_ context.Context, p artifact.Principal, r server.BuildRequest, log server.BuildLog) (server.Built, error) {
 	n, err := io.Copy(io.Discard, r.Context)
 	if err != nil {
 		return server.Built{}, err
@@ -565,6 +565,40 @@ func (b buildFake) Build(_ context.Context, p artifact.Principal, r server.Build
 	}
 	b.record("build %s %s by %s", r.Repository, r.Args["A"], p.Name)
 	return server.Built{Repository: r.Repository, Tags: r.Tags, Digest: b.promoted, Key: artifact.DigestOf(nil), New: true, BuiltBy: p.Name, BuiltAt: noon}, nil
+}
+
+func (b buildFake) Run(_ context.Context, id string) (artifact.Build, error) {
+	if id != "one" {
+		return artifact.Build{}, artifact.Errorf(artifact.NotFound, "there is no build %s", id)
+	}
+	shop, err := artifact.ParseRepository("shop/returns")
+	return artifact.Build{ID: id, Repository: shop, State: artifact.BuildDone, Digest: b.promoted, AskedAt: noon}, err
+}
+
+func (b buildFake) Runs(ctx context.Context, _ artifact.Repository, _ int) ([]artifact.Build, error) {
+	one, err := b.Run(ctx, "one")
+	return []artifact.Build{one}, err
+}
+
+func (b buildFake) Follow(ctx context.Context, id string, after int64, tell func(int64, server.BuildEvent)) (artifact.Build, error) {
+	for i := after + 1; i <= 2; i++ {
+		tell(i, server.BuildEvent{Log: fmt.Sprintf("line %d", i)})
+	}
+	return b.Run(ctx, id)
+}
+
+func (b buildFake) Cancel(_ context.Context, id, by string) error {
+	b.record("cancel %s by %s", id, by)
+	return nil
+}
+
+func (b buildFake) BuiltOn(context.Context, artifact.BuiltOn, int) ([]artifact.BuiltOn, error) {
+	shop, err := artifact.ParseRepository("shop/returns")
+	return []artifact.BuiltOn{{Repository: shop, Digest: b.promoted, BaseRepository: shop, BaseDigest: b.promoted, Recalled: true}, {Repository: shop, Digest: b.promoted}}, err
+}
+
+func (b buildFake) BasesOf(ctx context.Context, _ artifact.Repository, _ artifact.Digest) ([]artifact.BuiltOn, error) {
+	return b.BuiltOn(ctx, artifact.BuiltOn{}, 1)
 }
 
 func (w *world) Entries(_ context.Context, from int64, limit int) ([]server.LedgerEntry, error) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
@@ -201,15 +202,59 @@ func (s buildStore) EndBuild(ctx context.Context, r builder.Record, provenance j
 	return s.db.EndBuild(ctx, r.Repository, r.Key, r.Digest, provenance, failure)
 }
 
-// bases resolves what a Dockerfile builds on, for one who may pull it.
-type bases struct{ registry *registry.Registry }
+// bases resolves what a Dockerfile builds on, for one who may pull it. What policy denies by now, and what was recalled, is
+// nothing to build on.
+type bases struct {
+	registry *registry.Registry
+	judge    *policy.Judge
+	db       *postgres.DB
+	mirrors  map[string]bool // names of registries: docker.io/library/debian:12 is mirror/docker.io/library/debian:12 here
+}
+
+// local is where a reference is in this registry.
+func (b bases) local(ref artifact.Reference) (artifact.Reference, error) {
+	host, _, _ := strings.Cut(ref.Repository.String(), "/")
+	if b.mirrors[host] {
+		var err error
+		ref.Repository, err = artifact.ParseRepository("mirror/" + ref.Repository.String())
+		return ref, err
+	}
+	if strings.Contains(host, ".") {
+		return ref, artifact.Errorf(artifact.Denied, "%s is no registry that bases may come from: they are in this one, or in one that its configuration mirrors", host)
+	}
+	return ref, nil
+}
+
+func (b bases) allowed(ctx context.Context, r artifact.Repository, digest artifact.Digest) error {
+	verdict, err := b.judge.JudgeStored(ctx, r, digest)
+	if err != nil {
+		return err
+	}
+	if verdict.Outcome == artifact.Deny {
+		denied := artifact.Errorf(artifact.Denied, "policy denies it")
+		denied.Reasons = verdict.Reasons
+		return denied
+	}
+	who, why, recalled, err := b.db.Recalled(ctx, r, digest)
+	if err == nil && recalled {
+		return artifact.Errorf(artifact.Denied, "%s recalled it: %s", who, why)
+	}
+	return err
+}
 
 func (b bases) Base(ctx context.Context, p artifact.Principal, ref artifact.Reference, platform artifact.Platform) (gcr.Image, artifact.Digest, error) {
+	ref, err := b.local(ref)
+	if err != nil {
+		return nil, ref.Digest, err
+	}
 	m, err := b.registry.GetManifest(ctx, p, ref)
 	if err != nil {
 		return nil, ref.Digest, err
 	}
 	digest := m.Digest
+	if err := b.allowed(ctx, ref.Repository, digest); err != nil {
+		return nil, digest, err
+	}
 	if m.Manifest.IsIndex() {
 		found := artifact.Digest{}
 		for _, d := range m.Manifest.Manifests {
@@ -235,8 +280,28 @@ type publisher struct {
 	db       *postgres.DB
 }
 
-func (p publisher) Publish(ctx context.Context, by artifact.Principal, r artifact.Repository, tags []artifact.Tag, image gcr.Image) (artifact.Digest, error) {
+func (p publisher) Expect(ctx context.Context) { p.registry.Expect(ctx) }
+
+func (p publisher) Publish(ctx context.Context, by artifact.Principal, r artifact.Repository, tags []artifact.Tag, built builder.Artifact) (artifact.Digest, error) {
+	if index, ok := built.(gcr.ImageIndex); ok {
+		return p.registry.PutIndex(ctx, by, r, tags, index)
+	}
+	image, ok := built.(gcr.Image)
+	if !ok {
+		return artifact.Digest{}, fmt.Errorf("a %T is neither image nor index", built)
+	}
 	return p.registry.PutImage(ctx, by, r, tags, image)
+}
+
+func (p publisher) Stored(ctx context.Context, by artifact.Principal, r artifact.Repository, digest artifact.Digest) (builder.Artifact, error) {
+	m, err := p.registry.GetManifest(ctx, by, artifact.Reference{Repository: r, Digest: digest})
+	if err != nil {
+		return nil, err
+	}
+	if m.Manifest.IsIndex() {
+		return p.registry.Index(ctx, r, digest)
+	}
+	return p.registry.Image(ctx, r, digest)
 }
 
 func (p publisher) Tag(ctx context.Context, by artifact.Principal, r artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error {
@@ -271,15 +336,6 @@ func (p publisher) Attest(ctx context.Context, r artifact.Repository, digest art
 		return err
 	}
 	return p.signing.AttestImage(ctx, pass, predicateType, predicate)
-}
-
-// builderAPI fits the API's request to builder's.
-type builderAPI struct{ service *builder.Service }
-
-func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.BuildRequest, log io.Writer) (server.Built, error) {
-	done, err := b.service.Build(ctx, p, builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Target: r.Target, Platform: r.Platform,
-		Source: builder.Source{URI: r.SourceURI, Commit: r.Commit, Tree: r.Tree}}, r.Context, log)
-	return server.Built{Repository: done.Repository, Tags: r.Tags, Digest: done.Digest, Key: done.Key, New: done.Built, BuiltBy: done.BuiltBy, BuiltAt: done.BuiltAt}, err
 }
 
 // documents fits stored documents to the API's.

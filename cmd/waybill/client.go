@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -133,6 +133,11 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 
 // send sends a request and returns the answer if it is a good one; the caller closes its body.
 func (c *client) send(ctx context.Context, method, path string, query url.Values, contentType string, body io.Reader) (*http.Response, error) {
+	return c.sendWith(ctx, method, path, query, contentType, body, nil)
+}
+
+// sendWith is send with more headers.
+func (c *client) sendWith(ctx context.Context, method, path string, query url.Values, contentType string, body io.Reader, more http.Header) (*http.Response, error) {
 	target := c.base + "/api/v1" + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()
@@ -142,6 +147,7 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
+	maps.Copy(req.Header, more)
 	req.Header.Set("User-Agent", "waybill/"+version)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
@@ -173,35 +179,6 @@ func (c *client) post(ctx context.Context, path string, in, out any) error {
 		return err
 	}
 	return c.do(ctx, http.MethodPost, path, nil, "application/json", bytes.NewReader(b), out)
-}
-
-// build sends a context and hands over the log as it comes.
-func (c *client) build(ctx context.Context, query url.Values, archive io.Reader, log io.Writer) (server.Built, error) {
-	res, err := c.send(ctx, http.MethodPost, "/builds", query, "application/x-tar", archive)
-	if err != nil {
-		return server.Built{}, err
-	}
-	defer res.Body.Close()
-	lines := bufio.NewScanner(io.LimitReader(res.Body, maxAnswer))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var e server.BuildEvent
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return server.Built{}, fmt.Errorf("the answer of %s is not a build log: %w", c.base, err)
-		}
-		switch {
-		case e.Problem != nil:
-			return server.Built{}, problemError(*e.Problem)
-		case e.Result != nil:
-			return *e.Result, nil
-		default:
-			fmt.Fprintln(log, printable(e.Log))
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return server.Built{}, fmt.Errorf("the build's answer broke off: %w; ask again: what was built is not built twice", err)
-	}
-	return server.Built{}, errors.New("the build's answer broke off; ask again: what was built is not built twice")
 }
 
 // unreachable says what to do about a server that does not answer.

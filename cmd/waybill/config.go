@@ -45,6 +45,8 @@ type Config struct {
 	Scanner ScannerConfig `yaml:"scanner"`
 	// Layers bounds what a layer may be: one that passes a bound is denied, with the bound as the reason.
 	Layers LayersConfig `yaml:"layers"`
+	// Builder bounds builds.
+	Builder BuilderConfig `yaml:"builder"`
 	// Advisories says where the advisory database comes from, if not from `waybill db import`.
 	Advisories AdvisoriesConfig `yaml:"advisories"`
 	// VEX says whose statements about findings count.
@@ -320,6 +322,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.Scanner.Processes, scanner.Affordable())
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
+	cfg.Builder.BuildKit.setDefaults()
 	setDefault(&cfg.Registry.GCGrace, time.Hour)
 	setDefault(&cfg.Policy.WaiverLife, 90*24*time.Hour)
 	setDefault(&cfg.Policy.Waivers, 1000)
@@ -360,6 +363,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: advisories.interval is %s and maxAge %s; want at least 1m and 1h", errUsage, cfg.Advisories.Interval, cfg.Advisories.MaxAge)
 	case (cfg.Advisories.Username != "") != (cfg.Advisories.PasswordFile != "" || cfg.Advisories.PasswordVariable != ""):
 		return fmt.Errorf("%w: advisories wants a username and one of passwordFile and passwordVariable, or none of them", errUsage)
+	case cfg.Builder.BuildKit.wrong() != nil:
+		return fmt.Errorf("%w: builder.buildkit: %w", errUsage, cfg.Builder.BuildKit.wrong())
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):

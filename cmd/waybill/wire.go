@@ -44,6 +44,7 @@ type app struct {
 	deliverer     *jobs.Deliverer
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
+	buildkit      *builder.BuildKit
 	mirrors       *mirror.Service
 	pulls         *storage.Pulls
 	database      *postgres.DB
@@ -107,8 +108,12 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	builds := builder.NewService(builder.Config{Store: buildStore{db}, Bases: bases{images}, Publisher: publisher{images, judge, signing, db},
+	builds, runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
+		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
+	if err != nil {
+		return nil, err
+	}
 
 	copier, err := mirror.NewCopier(mirror.CopierConfig{Targets: cfg.targets(), Promoted: db, Bytes: files, Logger: logger})
 	if err != nil {
@@ -124,6 +129,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
 		Scanner:    scans,
 		Advisories: attached.puller,
+		Builder:    &jobs.Builder{Build: runs.Work, Tidy: runs.Tidy, Limit: cfg.Builder.BuildKit.Timeout + time.Hour, Most: cfg.Builder.BuildKit.Builds},
 		Rescanner:  &jobs.Rescanner{Scanner: scans, Store: db, Attest: func(ctx context.Context) error { return a.jobs.AttestScans(ctx) }},
 		Rejudger: &jobs.Rejudger{Store: db, Judge: many, Busy: images.Busy, Logger: logger,
 			Sign: unsigned(db.Unsigned, func(ctx context.Context, all []artifact.Reference) error { return a.jobs.Sign(ctx, all) })},
@@ -143,14 +149,15 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	db.OnAttached = a.jobs.Attached
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
 	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
+	db.OnBuild = a.jobs.Build
 	if a.deliverer.WantsScans() {
 		db.OnScanned = a.jobs.Scanned(a.deliverer)
 	}
 
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds},
+		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
-		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Logger: logger, Now: time.Now})
+		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
@@ -193,6 +200,19 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 	advisories := &advisories{db: db, scanner: a.scanner, folder: filepath.Join(cfg.Data, "advisories")}
 	scans := &jobs.Scanner{Store: db, Inspector: a.inspector, Client: a.scanner, Config: contents.Blob, Folder: advisories.path, Logger: a.logger}
 	return scans, advisories, advisories.prefer(ctx)
+}
+
+// building makes what builds, and remembers who asked.
+func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *builder.Runs, error) {
+	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, a.logger)
+	service.Engine = a.buildkit
+	contexts, err := builder.OpenFolder(filepath.Join(cfg.Data, "blobs", "contexts"))
+	if err != nil {
+		return nil, nil, err
+	}
+	builds := builder.NewService(service)
+	return builds, builder.NewRuns(builder.RunsConfig{Service: builds, Ready: a.buildkit.Ready, Store: runStore{a.database}, Contexts: contexts, Logger: a.logger,
+		MaxLog: int64(cfg.Builder.BuildKit.Log)}), nil
 }
 
 func (a *app) metrics() *prometheus.Registry {
@@ -278,6 +298,9 @@ func (a *app) close() {
 		if err := a.jobs.Stop(ctx); err != nil {
 			a.logger.Warn("jobs were cut short; they go on at the next start", "error", err)
 		}
+	}
+	if a.buildkit != nil {
+		a.buildkit.Close()
 	}
 	if a.scanner != nil {
 		_ = a.scanner.Close()

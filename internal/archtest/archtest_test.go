@@ -23,9 +23,9 @@ var mayImport = map[string][]string{
 	"registry": {"artifact"},
 	"layer":    {"artifact"},
 	"policy":   {"artifact"},
-	"scanner":  {"artifact"},
+	"scanner":  {"artifact", "internal/child"},
 	"ledger":   {"artifact"},
-	"builder":  {"artifact"},
+	"builder":  {"artifact", "internal/child"},
 	"auth":     {"artifact"},
 	"mirror":   {"artifact"},
 
@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 
 	"scanner/trivy": {"artifact", "scanner", "layer"},
 
-	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "storage", "migrations"},
+	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "storage", "migrations", "internal/child"},
 	"postgres/pgtest": {"postgres"},
 	"blob/blobtest":   {"artifact", "blob"},
 
@@ -53,9 +53,11 @@ var mayImport = map[string][]string{
 	"bench/verdict":         {},
 	"bench/rematch":         {"artifact", "jobs", "postgres", "scanner"},
 	"examples/returns":      {},
+	"examples/platforms":    {},
 	"internal/e2e":          {},
 	"internal/sigstoretest": {"artifact", "policy"},
 	"internal/demo":         {},
+	"internal/child":        {},
 }
 
 // onlyIn says which packages may import a module of others.
@@ -71,7 +73,7 @@ var onlyIn = map[string][]string{
 	"github.com/sigstore/sigstore-go":  {"signer", "internal/sigstoretest"},
 	"cel.dev/cel-go":                   {"policy"},
 	// These are clients that tests drive.
-	"github.com/containerd/containerd/v2": {},
+	"github.com/containerd/containerd/v2": {"builder"},
 	"helm.sh/helm":                        {},
 }
 

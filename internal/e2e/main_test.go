@@ -27,7 +27,7 @@ func run(m *testing.M) int {
 	if err := os.Chmod(fixtures, 0o711); err != nil {
 		panic(err)
 	}
-	build := exec.Command("make", "-s", "build", "tools", "examples/returns/returns")
+	build := exec.Command("make", "-s", "build", "tools", "examples/returns/returns", "examples/platforms/hello-amd64", "examples/platforms/hello-arm64")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "make build tools: %v\n%s", err, out)

@@ -1,0 +1,6 @@
+// Hello says for what it was made.
+package main
+
+import "runtime"
+
+func main() { println("hello from " + runtime.GOOS + "/" + runtime.GOARCH) }
