@@ -47,13 +47,14 @@ var mayImport = map[string][]string{
 		"scanner", "server", "signer", "storage", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
 
-	"bench":            {},
-	"bench/scale":      {"postgres"},
-	"bench/verdict":    {},
-	"bench/rematch":    {"artifact", "jobs", "postgres", "scanner"},
-	"examples/returns": {},
-	"internal/e2e":     {},
-	"internal/demo":    {},
+	"bench":              {},
+	"bench/scale":        {"postgres"},
+	"bench/verdict":      {},
+	"bench/rematch":      {"artifact", "jobs", "postgres", "scanner"},
+	"examples/returns":   {},
+	"examples/platforms": {},
+	"internal/e2e":       {},
+	"internal/demo":      {},
 }
 
 // onlyIn says which packages may import a module of others.
