@@ -101,7 +101,7 @@ func (s *Service) Build(ctx context.Context, p artifact.Principal, r Request, ar
 	if err != nil {
 		return Result{}, err
 	}
-	defer plan.Close()
+	defer func() { _ = plan.Close() }()
 	// Requests that stand at the same key share one build; each then sets its own tags.
 	shared, err, _ := s.running.Do(r.Repository.String()+" "+plan.Key().String(), func() (any, error) { return s.once(ctx, p, plan, temp, log) })
 	if err != nil {
@@ -135,7 +135,7 @@ func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, arc
 		if err != nil {
 			return nil, err
 		}
-		defer fetched.Close()
+		defer func() { _ = fetched.Close() }()
 		archive, r.Source = fetched, fetched.Source
 	}
 	files, err := unpack(archive, spool, s.cfg.Limits)
