@@ -49,7 +49,7 @@ func (s *Service) Check(ctx context.Context, p artifact.Principal, r Request, ar
 	if err != nil {
 		return Checked{}, err
 	}
-	defer plan.Close()
+	defer func() { _ = plan.Close() }()
 	plan.private = private
 	first, release, before, err := s.first(ctx, p, plan, temp, log)
 	if err != nil {
@@ -174,7 +174,7 @@ func imagesOf(a Artifact) ([]v1.Image, error) {
 // differences names the files and the parts of the config that two images do not share, and the bytes of layers when
 // those are all.
 func differences(one, two v1.Image, work *workspace) ([]Differs, error) {
-	defer work.Close()
+	defer func() { _ = work.Close() }()
 	a, err := sumsOf(one, work)
 	if err != nil {
 		return nil, err

@@ -9,7 +9,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/sys/signal"
 	"github.com/opencontainers/go-digest"
 
@@ -18,7 +17,7 @@ import (
 
 // configure evaluates the instructions that only change the config.
 func (s *stage) configure(command instructions.Command) error {
-	said := ""
+	var said string
 	switch c := command.(type) {
 	case *instructions.EnvCommand:
 		said = s.setEnv(c)
@@ -52,7 +51,7 @@ func (s *stage) configure(command instructions.Command) error {
 	case *instructions.ShellCommand:
 		s.config().Shell, said = c.Shell, fmt.Sprintf("SHELL %v", c.Shell)
 	case *instructions.HealthCheckCommand:
-		h := dockerspec.HealthcheckConfig(*c.Health)
+		h := *c.Health
 		s.config().Healthcheck, said = &h, fmt.Sprintf("HEALTHCHECK %+v", h)
 	case *instructions.OnbuildCommand:
 		s.config().OnBuild = append(s.config().OnBuild, c.Expression)

@@ -73,7 +73,7 @@ func (b built) provenance() (json.RawMessage, error) {
 	}
 	return json.Marshal(map[string]any{
 		"buildDefinition": map[string]any{
-			"buildType": buildType,
+			"buildType":            buildType,
 			"externalParameters":   parameters,
 			"internalParameters":   map[string]any{"key": b.Key.String()},
 			"resolvedDependencies": dependencies,

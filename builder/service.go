@@ -155,7 +155,7 @@ func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, arc
 		if err != nil {
 			return nil, err
 		}
-		defer fetched.Close()
+		defer func() { _ = fetched.Close() }()
 		archive, r.Source = fetched, fetched.Source
 	}
 	files, err := unpack(archive, spool, s.cfg.Limits)
