@@ -20,6 +20,9 @@ func (w *Web) functions() template.FuncMap {
 		"cosignTag":  func(d artifact.Digest) string { return strings.Replace(d.String(), ":", "-", 1) },
 		"join":       strings.Join,
 		"next":       func(i int) int { return i + 1 },
+		"iso":        func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
+		"change":     change,
 		"done": func(action string) string {
 			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
 		},
@@ -63,4 +66,15 @@ func severities(counts map[artifact.Severity]int) []severityCount {
 		}
 	}
 	return all
+}
+
+// change is a size with its sign.
+func change(n int64) string {
+	switch {
+	case n > 0:
+		return "+" + size(n)
+	case n < 0:
+		return "−" + size(-n)
+	}
+	return "±0"
 }
