@@ -45,10 +45,14 @@ require github.com/klauspost/readahead v1.4.0
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
+	github.com/jba/templatecheck v0.7.1
 	github.com/robfig/cron/v3 v3.0.1
 )
 
-require github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+require (
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+	github.com/google/safehtml v0.0.2 // indirect
+)
 
 require (
 	cel.dev/cel-go v0.33.2

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"waybill/artifact"
 )
@@ -121,11 +122,11 @@ func (stage Stage) gates() []GateState {
 		gates = append(gates, GateState{Rule: "after", Asks: "It was promoted to " + and(r.After) + " before"})
 	}
 	if r.Soak > 0 {
-		gates = append(gates, GateState{Rule: "soak", Asks: fmt.Sprintf("It has been in %s for %s", and(r.After), r.Soak)})
+		gates = append(gates, GateState{Rule: "soak", Asks: fmt.Sprintf("It has been in %s for %s", and(r.After), span(r.Soak))})
 	}
 	gates = append(gates, GateState{Rule: "signed", Asks: "It is signed by this service's key"})
 	if r.Scan != nil {
-		gates = append(gates, GateState{Rule: "scan", Asks: "It has " + r.Scan.String()})
+		gates = append(gates, GateState{Rule: "scan", Asks: "It has " + strings.Replace(r.Scan.String(), r.Scan.MaxAge.String(), span(r.Scan.MaxAge), 1)})
 	}
 	if len(r.Attestations) > 0 {
 		types := make([]string, len(r.Attestations))
@@ -193,3 +194,15 @@ func (s *Service) Trail(ctx context.Context, p artifact.Principal, r artifact.Re
 
 // All returns the pipelines in force, by name.
 func (s *Service) All(ctx context.Context) ([]Versioned, error) { return s.cfg.Store.Pipelines(ctx) }
+
+// span is a duration without what is zero: 168h, not 168h0m0s.
+func span(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}

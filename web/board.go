@@ -46,10 +46,11 @@ type service struct {
 type cell struct {
 	Environment artifact.Environment
 	*artifact.Status
-	Next     *next // nil: nothing
-	Now      *artifact.Deployment
-	Promotes bool // the reader may promote here
-	Mine     bool // what is next waits for the reader's approval
+	Next     *next                // nil: nothing
+	Gone     *artifact.Promotion  // of an empty cell: how what ran there was taken away; nil: it was not, or long ago
+	Now      *artifact.Deployment // of the past: what runs there by now, where that is something else
+	Promotes bool                 // the reader may promote here
+	Mine     bool                 // what is next waits for the reader's approval
 }
 
 // next is what runs in an environment before this one, and not here.
@@ -81,14 +82,14 @@ type tick struct {
 
 // activity is what was pushed or promoted lately.
 type activity struct {
-	At          time.Time
-	Actor       string
-	What        string
-	Repository  artifact.Repository
-	Digest      artifact.Digest
-	Version     string
-	Environment artifact.Environment
-	Reason      string
+	At         time.Time
+	Actor      string
+	What       string
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Version    string
+	Where      string // environments
+	Reason     string
 }
 
 // Bounds of the board.
@@ -229,12 +230,44 @@ func (w *Web) slide(ctx context.Context, p artifact.Principal, page *boardPage) 
 		} else if s.Earlier.IsZero() && one.At.Before(page.At.Add(-time.Second)) {
 			s.Earlier = one.At.Truncate(time.Second).Add(-time.Second)
 		}
-		if len(page.Activity) < recentRows && !one.At.After(page.At) {
-			page.Activity = append(page.Activity, activity{At: one.At, Actor: one.Actor, What: one.Action, Repository: one.Repository, Digest: one.Digest, Version: one.Version, Environment: one.Environment, Reason: one.Reason})
+		if !one.At.After(page.At) {
+			page.note(one)
 		}
 	}
+	page.gone(recent)
 	page.Slider = s
 	return nil
+}
+
+// note adds a promotion to what happened lately. A recall is one, of however many environments.
+func (page *boardPage) note(one artifact.Promotion) {
+	if n := len(page.Activity); n > 0 && page.Activity[n-1].What == one.Action && page.Activity[n-1].Digest == one.Digest && page.Activity[n-1].At.Equal(one.At) {
+		page.Activity[n-1].Where += ", " + one.Environment.String()
+		return
+	}
+	if len(page.Activity) < recentRows {
+		page.Activity = append(page.Activity, activity{At: one.At, Actor: one.Actor, What: one.Action, Repository: one.Repository, Digest: one.Digest, Version: one.Version, Where: one.Environment.String(), Reason: one.Reason})
+	}
+}
+
+// gone finds of empty cells what was taken away from them, among the last promotions, newest first.
+func (page *boardPage) gone(recent []artifact.Promotion) {
+	empty := map[artifact.Repository][]*cell{}
+	for i := range page.Services {
+		for j := range page.Services[i].Cells {
+			if c := &page.Services[i].Cells[j]; c.Status == nil {
+				empty[page.Services[i].Repository] = append(empty[page.Services[i].Repository], c)
+			}
+		}
+	}
+	for i := range recent {
+		one := &recent[i]
+		for _, c := range empty[one.Repository] {
+			if c.Environment == one.Environment && c.Gone == nil && !one.At.After(page.At) && (one.Action == "recall" || one.Action == "retire") {
+				c.Gone = one
+			}
+		}
+	}
 }
 
 // compareWithNow marks what runs elsewhere by now.
@@ -384,7 +417,11 @@ func (n *next) wait(stage promotion.Stage, given []artifact.Approval, p artifact
 	if len(people) >= gate.Count {
 		return false
 	}
-	n.Waits = append(n.Waits, fmt.Sprintf("waits for %d of %d approvals, by role %s", gate.Count-len(people), gate.Count, gate.Role))
+	if gate.Count == 1 {
+		n.Waits = append(n.Waits, fmt.Sprintf("waits for an approval, by role %s", gate.Role))
+	} else {
+		n.Waits = append(n.Waits, fmt.Sprintf("waits for %d of %d approvals, by role %s", gate.Count-len(people), gate.Count, gate.Role))
+	}
 	return p.Role == gate.Role && p.Can(artifact.ActionApprove, n.Repository) && !slices.Contains(people, p.Name)
 }
 

@@ -23,6 +23,7 @@ func (w *Web) functions() template.FuncMap {
 		"iso":        func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
 		"change":     change,
+		"name":       nameOf,
 		"done": func(action string) string {
 			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
 		},
@@ -77,4 +78,19 @@ func change(n int64) string {
 		return "−" + size(-n)
 	}
 	return "±0"
+}
+
+// nameOf is what people call an actor: of token:ada/b11d5232df9a and user:ada, ada. The whole is where it is hovered.
+func nameOf(actor string) string {
+	name := actor
+	if kind, rest, ok := strings.Cut(actor, ":"); ok && (kind == "token" || kind == "user" || kind == "workload") {
+		name = rest
+		if kind == "token" {
+			name, _, _ = strings.Cut(rest, "/")
+		}
+	}
+	if name == "" {
+		return actor
+	}
+	return name
 }

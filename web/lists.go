@@ -54,6 +54,7 @@ func (w *Web) repositories(c *gin.Context, p artifact.Principal) error {
 				row.Runs = append(row.Runs, s)
 			}
 		}
+		w.inOrder(c, row.Runs)
 		page.Repositories = append(page.Repositories, row)
 	}
 	w.render(c, http.StatusOK, "repositories", "Repositories", page)
@@ -126,6 +127,7 @@ func (w *Web) repository(c *gin.Context, p artifact.Principal) error {
 			page.Runs = append(page.Runs, s)
 		}
 	}
+	w.inOrder(c, page.Runs)
 	if page.Looks {
 		if page.History, err = w.cfg.Store.History(ctx, r); err != nil {
 			return err
@@ -146,6 +148,17 @@ func (w *Web) repository(c *gin.Context, p artifact.Principal) error {
 	}
 	w.render(c, http.StatusOK, "repository", r.String(), page)
 	return nil
+}
+
+// inOrder sorts what runs as the pipelines do.
+func (w *Web) inOrder(c *gin.Context, runs []artifact.Status) {
+	order, err := w.cfg.Environments(c.Request.Context())
+	if err != nil {
+		return // by name, then
+	}
+	slices.SortStableFunc(runs, func(a, b artifact.Status) int {
+		return slices.Index(order, a.Environment) - slices.Index(order, b.Environment)
+	})
 }
 
 // cvePage says where a vulnerability is.

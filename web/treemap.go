@@ -64,20 +64,18 @@ func draw(trees []artifact.LayerTree) *treemap {
 	return m
 }
 
-// leaves are the files and folders of a layer; what its tree leaves out stays empty room.
+// A layer is opened up, heaviest folder first, into so many parts at most, each of which has so much of it at least.
+const (
+	mapParts = 28
+	mapShare = 0.05
+)
+
+// leaves are the files and folders of a layer.
 func leaves(nodes []artifact.TreeNode, within rect, total int64) []box {
-	var weights []float64
-	var shown []artifact.TreeNode
-	rest := total
-	for _, n := range nodes {
-		n = descend(n)
-		if n.Added.Bytes > 0 {
-			weights, shown = append(weights, float64(n.Added.Bytes)), append(shown, n)
-			rest -= n.Added.Bytes
-		}
-	}
-	if rest > 0 {
-		weights, shown = append(weights, float64(rest)), append(shown, artifact.TreeNode{Name: "all else", Added: artifact.Sum{Bytes: rest}})
+	shown := opened(nodes, total)
+	weights := make([]float64, len(shown))
+	for i, n := range shown {
+		weights[i] = float64(n.Added.Bytes)
 	}
 	var all []box
 	order := heaviest(weights)
@@ -96,6 +94,41 @@ func leaves(nodes []artifact.TreeNode, within rect, total int64) []box {
 			b.Label = fits(n.Name, b.W, 7)
 		}
 		all = append(all, b)
+	}
+	return all
+}
+
+// opened lists a layer's files and folders, named by their paths, and last what is not listed, so that all of them are
+// the layer.
+func opened(nodes []artifact.TreeNode, total int64) []artifact.TreeNode {
+	all, rest := []artifact.TreeNode{}, total
+	add := func(below string, nodes []artifact.TreeNode) (sum int64) {
+		for _, n := range nodes {
+			if n.Name = below + n.Name; n.Added.Bytes > 0 {
+				all, sum = append(all, descend(n)), sum+n.Added.Bytes
+			}
+		}
+		return sum
+	}
+	rest -= add("", nodes)
+	for len(all) < mapParts {
+		at := -1
+		for i, n := range all {
+			if len(n.Children) > 0 && float64(n.Added.Bytes) > mapShare*float64(total) && (at < 0 || n.Added.Bytes > all[at].Added.Bytes) {
+				at = i
+			}
+		}
+		if at < 0 {
+			break
+		}
+		folder := all[at]
+		all = slices.Delete(all, at, at+1)
+		if left := folder.Added.Bytes - add(folder.Name+"/", folder.Children); left > 0 {
+			all = append(all, artifact.TreeNode{Name: folder.Name + "/…", Added: artifact.Sum{Bytes: left}})
+		}
+	}
+	if rest > 0 {
+		all = append(all, artifact.TreeNode{Name: "all else", Added: artifact.Sum{Bytes: rest}})
 	}
 	return all
 }
