@@ -2,12 +2,16 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -142,4 +146,40 @@ func get[T any](t testing.TB, ctx context.Context, what chromedp.Action[T]) T {
 func (s *waybillServer) signIn(ctx context.Context, token string) {
 	s.t.Helper()
 	do(s.t, ctx, chromedp.Navigate(s.url+"/login"), chromedp.SendKeys("#token", token), chromedp.Submit("#token"), chromedp.WaitVisible(".side nav"))
+}
+
+// poll waits until an expression is true on a page.
+func poll(t testing.TB, ctx context.Context, expression string) {
+	t.Helper()
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := chromedp.Run(bounded, chromedp.Poll[bool](expression, chromedp.WithPollingInterval(100*time.Millisecond))); err != nil {
+		text, _ := chromedp.Run(ctx, chromedp.Text("body"))
+		require.NoError(t, err, "%s; the page says:\n%s", expression, text)
+	}
+}
+
+// prefers sets what the reader's system asks for, light or dark.
+func prefers(scheme string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		_, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+		return err
+	})
+}
+
+// axeCore is the program of that name, which finds what keeps people from using a page.
+func axeCore(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, "internal/tools/bin/axe/node_modules/axe-core/axe.min.js"))
+	require.NoError(t, err)
+	return string(b)
+}
+
+// violations are what axe-core finds on a page by the rules of WCAG 2.2, level AA.
+func violations(t testing.TB, ctx context.Context, axe string) []string {
+	t.Helper()
+	// What the debugger evaluates is not held by the page's Content-Security-Policy.
+	get(t, ctx, chromedp.Evaluate[bool](axe+";true"))
+	return get(t, ctx, chromedp.Evaluate[[]string](`axe.run({runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then((r) => r.violations.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.target.join(" ") + ": " + n.failureSummary)))`,
+		chromedp.EvalAwaitPromise))
 }

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/base64"
 	pixels "image"
@@ -15,8 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/stretchr/testify/require"
@@ -129,10 +126,7 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 	only := os.Getenv("ONLY")
 	for _, look := range looks {
 		ctx := browser(t, look.width, look.height)
-		do(t, ctx, chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-			_, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: look.scheme}}})
-			return err
-		}))
+		do(t, ctx, prefers(look.scheme))
 		s.signIn(ctx, s.admin())
 		for _, page := range paths {
 			if only != "" && !strings.Contains(only, page.name) {
