@@ -72,10 +72,14 @@ func (db *DB) Leads(ctx context.Context, pairs [][2]artifact.Environment) ([]art
 	return all, translate(err)
 }
 
-// PendingApprovals returns the approvals of digests that were not promoted there since.
-func (db *DB) PendingApprovals(ctx context.Context) ([]artifact.Approval, error) {
-	rows, err := db.Pool.Query(ctx, `select `+approvalColumns+` from approvals a where a.revoked_at is null
-		and not exists (select from promotions p where p.repository = a.repository and p.environment = a.environment and p.digest = a.digest and p.at >= a.at) order by id`)
+// ApprovalsOf returns the approvals in force of digests for environments.
+func (db *DB) ApprovalsOf(ctx context.Context, candidates []artifact.Deployment) ([]artifact.Approval, error) {
+	var repositories, digests, environments []string
+	for _, d := range candidates {
+		repositories, digests, environments = append(repositories, d.Repository.String()), append(digests, d.Digest.String()), append(environments, d.Environment.String())
+	}
+	rows, err := db.Pool.Query(ctx, `select `+approvalColumns+` from unnest($1::text[], $2::text[], $3::text[]) as wanted (r, d, e)
+		join approvals on repository = r and digest = d and environment = e and revoked_at is null order by id`, orNone(repositories), orNone(digests), orNone(environments))
 	if err != nil {
 		return nil, translate(err)
 	}

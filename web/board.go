@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -353,7 +352,35 @@ func (w *Web) ahead(ctx context.Context, p artifact.Principal, page *boardPage) 
 		l.By = 0
 		by[l] = n
 	}
-	approvals, err := w.cfg.Store.PendingApprovals(ctx)
+	stages := map[*cell]promotion.Stage{}
+	var candidates []artifact.Deployment
+	for i := range page.Services {
+		row := &page.Services[i]
+		pipeline, err := w.cfg.Promotions.Pipeline(ctx, row.Repository)
+		if err != nil {
+			continue // a promotion says what is wrong with the pipelines
+		}
+		for j := range row.Cells {
+			c := &row.Cells[j]
+			stage, ok := pipeline.Stage(c.Environment)
+			if !ok {
+				continue
+			}
+			for _, earlier := range stage.Requires.After {
+				row.advance(c, earlier, by)
+			}
+			if c.Next != nil {
+				stages[c] = stage
+				candidates = append(candidates, artifact.Deployment{Repository: row.Repository, Environment: c.Environment, Digest: c.Next.Digest})
+			}
+		}
+	}
+	return w.waits(ctx, p, stages, candidates)
+}
+
+// waits says of each cell with something on its way what that waits for.
+func (w *Web) waits(ctx context.Context, p artifact.Principal, stages map[*cell]promotion.Stage, candidates []artifact.Deployment) error {
+	approvals, err := w.cfg.Store.ApprovalsOf(ctx, candidates)
 	if err != nil {
 		return err
 	}
@@ -362,25 +389,8 @@ func (w *Web) ahead(ctx context.Context, p artifact.Principal, page *boardPage) 
 		key := artifact.Deployment{Repository: a.Repository, Environment: a.Environment, Digest: a.Digest}
 		given[key] = append(given[key], a)
 	}
-	for i := range page.Services {
-		row := &page.Services[i]
-		pipeline, err := w.cfg.Promotions.Pipeline(ctx, row.Repository)
-		if err != nil {
-			continue // a promotion says what is wrong with the pipelines
-		}
-		for j := range row.Cells {
-			stage, ok := pipeline.Stage(row.Cells[j].Environment)
-			if !ok {
-				continue
-			}
-			for _, earlier := range stage.Requires.After {
-				row.advance(&row.Cells[j], earlier, by)
-			}
-			if n := row.Cells[j].Next; n != nil {
-				key := artifact.Deployment{Repository: row.Repository, Environment: row.Cells[j].Environment, Digest: n.Digest}
-				row.Cells[j].Mine = n.wait(stage, given[key], p, w.cfg.Now())
-			}
-		}
+	for c, stage := range stages {
+		c.Mine = c.Next.wait(stage, given[artifact.Deployment{Repository: c.Next.Repository, Environment: c.Environment, Digest: c.Next.Digest}], p, w.cfg.Now())
 	}
 	return nil
 }
@@ -498,11 +508,4 @@ func pagedBy[T any](name string, all []T, size int, query url.Values) ([]T, page
 	}
 	p.Before, p.Behind = other(n-1), other(n+1)
 	return all[from:to], p
-}
-
-// findingsOf lists counts of findings that are worth a badge, worst first.
-func findingsOf(counts map[artifact.Severity]int) []severityCount {
-	all := severities(counts)
-	slices.SortStableFunc(all, func(a, b severityCount) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
-	return all
 }

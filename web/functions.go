@@ -80,13 +80,15 @@ func change(n int64) string {
 	return "±0"
 }
 
-// nameOf is what people call an actor: of token:ada/b11d5232df9a and user:ada, ada. The whole is where it is hovered.
+// nameOf is what people call an actor: of token:ada/b11d5232df9a and user:https://login.example#ada, ada. The whole is where it is hovered.
 func nameOf(actor string) string {
 	name := actor
 	if kind, rest, ok := strings.Cut(actor, ":"); ok && (kind == "token" || kind == "user" || kind == "workload") {
 		name = rest
 		if kind == "token" {
 			name, _, _ = strings.Cut(rest, "/")
+		} else if i := strings.LastIndexByte(rest, '#'); i >= 0 { // after the issuer
+			name = rest[i+1:]
 		}
 	}
 	if name == "" {

@@ -57,7 +57,8 @@ type Store interface {
 	FirstPromotion(ctx context.Context) (at time.Time, ok bool, err error)
 	// Leads says by how many promotions the first environment of each pair is ahead of the second.
 	Leads(ctx context.Context, pairs [][2]artifact.Environment) ([]artifact.Lead, error)
-	PendingApprovals(ctx context.Context) ([]artifact.Approval, error)
+	// ApprovalsOf returns the approvals in force of digests for environments.
+	ApprovalsOf(ctx context.Context, candidates []artifact.Deployment) ([]artifact.Approval, error)
 	// Changed returns a channel that is closed when something which pages show has changed since a time.
 	Changed(since time.Time) <-chan struct{}
 }

@@ -132,7 +132,9 @@ func (s store) Leads(_ context.Context, pairs [][2]artifact.Environment) ([]arti
 	return []artifact.Lead{{Repository: repo, Ahead: dev, Behind: production, By: 3}}, nil
 }
 
-func (s store) PendingApprovals(context.Context) ([]artifact.Approval, error) { return nil, nil }
+func (s store) ApprovalsOf(context.Context, []artifact.Deployment) ([]artifact.Approval, error) {
+	return nil, nil
+}
 
 func (s store) ResolveTag(context.Context, artifact.Repository, artifact.Tag) (artifact.Digest, error) {
 	return digest, nil

@@ -164,7 +164,7 @@ func small(t testing.TB, picture []byte) []byte {
 	}
 	often := slices.SortedFunc(maps.Keys(counts), func(a, b color.RGBA) int { return counts[b] - counts[a] })
 	palette := color.Palette{}
-	for _, c := range often[:min(len(often), 256)] {
+	for _, c := range often[:min(len(often), 128)] {
 		palette = append(palette, c)
 	}
 	nearest := map[color.RGBA]uint8{}
