@@ -93,7 +93,7 @@ type activity struct {
 
 // Bounds of the board.
 const (
-	boardRows  = 50
+	boardRows  = 25
 	maxTicks   = 400
 	recentRows = 10
 )
