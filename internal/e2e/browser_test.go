@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -145,7 +146,7 @@ func get[T any](t testing.TB, ctx context.Context, what chromedp.Action[T]) T {
 // signIn signs a browser in with a token.
 func (s *waybillServer) signIn(ctx context.Context, token string) {
 	s.t.Helper()
-	do(s.t, ctx, chromedp.Navigate(s.url+"/login"), chromedp.SendKeys("#token", token), chromedp.Submit("#token"), chromedp.WaitVisible(".side nav"))
+	do(s.t, ctx, chromedp.Navigate(s.url+"/login"), chromedp.SendKeys("#token", token), chromedp.Submit("#token"), visible(".side nav"))
 }
 
 // poll waits until an expression is true on a page.
@@ -182,4 +183,22 @@ func violations(t testing.TB, ctx context.Context, axe string) []string {
 	get(t, ctx, chromedp.Evaluate[bool](axe+";true"))
 	return get(t, ctx, chromedp.Evaluate[[]string](`axe.run({runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then((r) => r.violations.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.target.join(" ") + ": " + n.failureSummary)))`,
 		chromedp.EvalAwaitPromise))
+}
+
+// visible waits until a page shows what a selector names. It asks the page: a query of its nodes can be lost while the page
+// changes.
+func visible(selector string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		for {
+			// While it goes from one page to the next there is none to ask.
+			if shown, err := chromedp.Evaluate[bool](fmt.Sprintf("document.querySelector(%q)?.checkVisibility() === true", selector))(ctx, tab); err == nil && shown {
+				return nil
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("%s is not visible: %w", selector, ctx.Err())
+			}
+		}
+	})
 }

@@ -132,9 +132,9 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 			if only != "" && !strings.Contains(only, page.name) {
 				continue
 			}
-			do(t, ctx, chromedp.Navigate(s.url+page.path), chromedp.WaitVisible("h1"))
+			do(t, ctx, chromedp.Navigate(s.url+page.path), visible("h1"))
 			if page.name == "ledger" {
-				do(t, ctx, chromedp.Click("[data-verify-button]"), chromedp.WaitVisible("[data-verify-steps] li:nth-child(2)"))
+				do(t, ctx, chromedp.Click("[data-verify-button]"), visible("[data-verify-steps] li:nth-child(2)"))
 			}
 			picture := get(t, ctx, chromedp.FullScreenshot(100))
 			require.NoError(t, os.WriteFile(filepath.Join(folder, page.name+"-"+look.name+".png"), small(t, picture), 0o644))
