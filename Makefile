@@ -14,11 +14,11 @@ export CGO_ENABLED := 0
 
 # Debian packages: the database that serve runs, and the clients that the demo and the tests drive.
 RUN_PACKAGES  := postgresql
-TEST_PACKAGES := strace docker.io podman buildah skopeo crun runc umoci mmdebstrap jq curl git ca-certificates
+TEST_PACKAGES := strace docker.io podman buildah skopeo crun runc umoci mmdebstrap jq curl git ca-certificates chromium fonts-dejavu-core
 # Where Node.js did not come from Debian, npm came with it, and Debian's would be in its way.
 TEST_PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 
-.PHONY: build scanner deps deps-run tools test lint fuzz demo image clean
+.PHONY: build scanner deps deps-run tools test lint fuzz demo screenshots image clean
 
 # Without Trivy the server compiles in half a minute; the scanner takes about five minutes the first time.
 build: scanner
@@ -35,8 +35,9 @@ deps-run:
 deps: deps-run
 	internal/tools/apt.sh $(TEST_PACKAGES)
 
-# Clients and a KMS that Debian does not package, from the Go module proxy, and an OpenID provider from npm.
-tools: $(TOOLS)/cosign $(TOOLS)/v3/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/buildkitd $(TOOLS)/oidc-provider/node_modules
+# Clients and a KMS that Debian does not package, from the Go module proxy, and from npm an OpenID provider and what checks that
+# everybody can use the pages.
+tools: $(TOOLS)/cosign $(TOOLS)/v3/cosign $(TOOLS)/crane $(TOOLS)/regctl $(TOOLS)/trivy $(TOOLS)/vault $(TOOLS)/buildkitd $(TOOLS)/oidc-provider/node_modules $(TOOLS)/axe/node_modules
 $(TOOLS)/cosign:
 	@echo "compiling cosign; the first time takes about three minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5
@@ -62,6 +63,8 @@ $(TOOLS)/buildkitd: internal/tools/buildkitd/go.mod
 	cd internal/tools/buildkitd && $(GO) build -trimpath -ldflags '-s -w' -o ../bin/buildkitd github.com/moby/buildkit/cmd/buildkitd
 $(TOOLS)/oidc-provider/node_modules:
 	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/oidc-provider oidc-provider@9.13.3
+$(TOOLS)/axe/node_modules:
+	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(TOOLS)/axe axe-core@4.14.1
 $(TOOLS)/golangci-lint:
 	@echo "compiling golangci-lint; the first time takes a few minutes"
 	GOBIN=$(CURDIR)/$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -83,6 +86,11 @@ examples/platforms/hello-%: examples/platforms/main.go
 
 demo: deps tools build examples/returns/returns
 	internal/demo/demo.sh
+
+# Pictures of every page, from a server that is filled for it.
+screenshots: deps tools build examples/returns/returns
+	mkdir -p docs/screenshots
+	WAYBILL_SCREENSHOTS=$(CURDIR)/docs/screenshots $(GO) test -count=1 -timeout 20m -run '^TestScreenshots$$' ./internal/e2e
 
 image:
 	docker build -t waybill:$(VERSION) --build-arg VERSION=$(VERSION) .

@@ -41,3 +41,10 @@ type Status struct {
 	Signed  bool             `json:"signed"`
 	Bad     *TurnedBad       `json:"turnedBad,omitempty"` // the policies of now deny it
 }
+
+// Lead is by how many promotions an environment of a repository is ahead of another.
+type Lead struct {
+	Repository    Repository
+	Ahead, Behind Environment
+	By            int
+}

@@ -9,7 +9,8 @@ import (
 )
 
 // Status returns every cell of the board: what each environment runs, with what is known of it now. An index is scanned
-// when each of its images is, and has the findings of all.
+// when each of its images is, and has the findings of all. "offset 0" has rows looked up by their keys: what runs is a small
+// part of what was ever promoted and judged.
 func (db *DB) Status(ctx context.Context) ([]artifact.Status, error) {
 	rows, err := db.Pool.Query(ctx, `with recursive tree (repository, root, digest) as (
 			select distinct repository, digest, digest from deployments
@@ -19,21 +20,23 @@ func (db *DB) Status(ctx context.Context) ([]artifact.Status, error) {
 			select t.repository, t.root, s.state, s.counts from tree t join manifests m on m.repository = t.repository and m.digest = t.digest and m.is_image
 			left join scans s on s.digest = t.digest
 		), scanned as (
-			select i.repository, i.root, case when bool_or(i.state = 'failed') then 'failed' when bool_and(coalesce(i.state, '') = 'scanned') then 'scanned' else 'pending' end as state,
-				(select jsonb_object_agg(severity, n) from (select c.key as severity, sum(c.value::bigint) as n from image j, jsonb_each_text(j.counts) c
-					where j.repository = i.repository and j.root = i.root group by c.key) sums) as counts
+			select i.repository, i.root, case when bool_or(i.state = 'failed') then 'failed' when bool_and(coalesce(i.state, '') = 'scanned') then 'scanned' else 'pending' end as state
 			from image i group by i.repository, i.root
+		), counted as (
+			select repository, root, jsonb_object_agg(severity, n) as counts from (select i.repository, i.root, c.key as severity, sum(c.value::bigint) as n
+				from image i, jsonb_each_text(i.counts) c group by i.repository, i.root, c.key) sums group by repository, root
 		)
 		select d.repository, d.environment, d.digest, d.version, d.since, p.actor, p.reason,
-			case when v.outcome = 'allow' and v.until <= $1 then 'pending' else coalesce(v.outcome, 'pending') end, coalesce(s.state, 'pending'), coalesce(s.counts, '{}'),
+			case when v.outcome = 'allow' and v.until <= $1 then 'pending' else coalesce(v.outcome, 'pending') end, coalesce(s.state, 'pending'), coalesce(c.counts, '{}'),
 			exists (select from signatures s join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
 				where s.repository = d.repository and s.digest = d.digest and s.predicate = '' and s.signed_at is not null and (r.key is null or `+provenBefore+`)),
 			case when t.digest is not null then jsonb_build_object('repository', t.repository, 'digest', t.digest, 'response', t.response, 'reasons', t.reasons, 'policyHash', t.policy_hash,
 				'environments', t.environments, 'ledgerIndex', t.ledger_index, 'since', t.since) end
-		from deployments d join promotions p on p.id = d.promotion
-		left join verdicts v on v.repository = d.repository and v.digest = d.digest
+		from deployments d cross join lateral (select actor, reason from promotions p where p.id = d.promotion offset 0) p
+		left join lateral (select outcome, until from verdicts v where v.repository = d.repository and v.digest = d.digest offset 0) v on true
 		left join turned_bad t on t.repository = d.repository and t.digest = d.digest
 		left join scanned s on s.repository = d.repository and s.root = d.digest
+		left join counted c on c.repository = d.repository and c.root = d.digest
 		order by d.repository, d.environment`, db.now())
 	if err != nil {
 		return nil, translate(err)

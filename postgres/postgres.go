@@ -56,6 +56,7 @@ type DB struct {
 	// upload is, what was learned of a layer. Its commits do not wait for the disk.
 	loose   *pgxpool.Pool
 	hot     *hot
+	changes *changes
 	unwatch context.CancelFunc
 	watched chan struct{}
 }
@@ -89,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{Pool: pool, loose: loose, hot: newHot(), watched: make(chan struct{})}
+	db := &DB{Pool: pool, loose: loose, hot: newHot(), changes: newChanges(), watched: make(chan struct{})}
 	if cfg.OwnerURL != "" {
 		err = migrateAs(ctx, cfg.OwnerURL, poolConfig)
 	} else {

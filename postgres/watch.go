@@ -30,6 +30,10 @@ func (db *DB) watch(ctx context.Context, cfg *pgx.ConnConfig) {
 // listen returns when the connection is lost.
 func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 	cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) {
+		if n.Channel == "board" {
+			db.changes.tell()
+			return
+		}
 		repository, err := artifact.ParseRepository(n.Payload)
 		if err != nil && n.Payload != "" {
 			return
@@ -45,10 +49,11 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(ctx, "listen changed"); err != nil {
+	if _, err := conn.Exec(ctx, "listen changed; listen board"); err != nil {
 		return err
 	}
 	db.hot.forgetAll() // what changed while nobody listened is not known
+	db.changes.tell()
 	for {
 		asked := time.Now()
 		if err := ping(ctx, conn); err != nil {

@@ -297,6 +297,12 @@ func (p Pipeline) Name() string { return p.name }
 // Hash identifies what the pipeline means.
 func (p Pipeline) Hash() artifact.Digest { return p.hash }
 
+// Repositories are the patterns of what it is for.
+func (p Pipeline) Repositories() []string { return slices.Clone(p.repositories) }
+
+// Except are the patterns of what it is not for, though Repositories match it.
+func (p Pipeline) Except() []string { return slices.Clone(p.except) }
+
 // Matches reports whether the pipeline is for a repository.
 func (p Pipeline) Matches(r artifact.Repository) bool {
 	matches := func(pattern string) bool { return artifact.MatchGlob(pattern, r.String()) }

@@ -44,6 +44,7 @@ type Config struct {
 	Ready         func(ctx context.Context) error
 	Writable      func() error                                                                   // why nothing can be stored, where pulls go on; nil: it is not known
 	Pulled        func(principal string, repository artifact.Repository, digest artifact.Digest) // told of each manifest that is pulled; nil: nobody is
+	Stopping      func()                                                                         // ends answers that would go on, when the server stops; nil: there are none
 	Missing       func(*gin.Context)                                                             // answers a browser that asks for a page that is not there; nil: as anybody else
 	Mount         []func(*gin.Engine)                                                            // more routes: the REST API, the pages
 	Metrics       *prometheus.Registry
@@ -111,6 +112,9 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       limits.Idle,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	if s.cfg.Stopping != nil {
+		h.RegisterOnShutdown(s.cfg.Stopping)
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- h.Serve(l) }()

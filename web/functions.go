@@ -20,6 +20,10 @@ func (w *Web) functions() template.FuncMap {
 		"cosignTag":  func(d artifact.Digest) string { return strings.Replace(d.String(), ":", "-", 1) },
 		"join":       strings.Join,
 		"next":       func(i int) int { return i + 1 },
+		"iso":        func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
+		"change":     change,
+		"name":       nameOf,
 		"done": func(action string) string {
 			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
 		},
@@ -63,4 +67,32 @@ func severities(counts map[artifact.Severity]int) []severityCount {
 		}
 	}
 	return all
+}
+
+// change is a size with its sign.
+func change(n int64) string {
+	switch {
+	case n > 0:
+		return "+" + size(n)
+	case n < 0:
+		return "−" + size(-n)
+	}
+	return "±0"
+}
+
+// nameOf is what people call an actor: of token:ada/b11d5232df9a and user:https://login.example#ada, ada. The whole is where it is hovered.
+func nameOf(actor string) string {
+	name := actor
+	if kind, rest, ok := strings.Cut(actor, ":"); ok && (kind == "token" || kind == "user" || kind == "workload") {
+		name = rest
+		if kind == "token" {
+			name, _, _ = strings.Cut(rest, "/")
+		} else if i := strings.LastIndexByte(rest, '#'); i >= 0 { // after the issuer
+			name = rest[i+1:]
+		}
+	}
+	if name == "" {
+		return actor
+	}
+	return name
 }

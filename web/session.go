@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -90,6 +91,41 @@ func (w *Web) signedIn(page func(*gin.Context, artifact.Principal) error) gin.Ha
 			w.fail(c, err)
 		}
 	}
+}
+
+// maxForm bounds what a form sends, in bytes: a reason and some names.
+const maxForm = 16 << 10
+
+// acts lets something be done with a session only, by a form that one of its pages had.
+func (w *Web) acts(do func(*gin.Context, artifact.Principal) error) gin.HandlerFunc {
+	return w.signedIn(func(c *gin.Context, p artifact.Principal) error {
+		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxForm)
+		s, _ := c.Get(sessionKey)
+		if !hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(s.(session).cookie))) {
+			return artifact.Errorf(artifact.Denied, "The form was not one of this session's, or too long; nothing was done. Go back, load the page again and send it anew.")
+		}
+		return do(c, p)
+	})
+}
+
+// toldCookie holds what the next page says was done; it is sealed, so that nobody else puts words into our mouth.
+const toldCookie = "waybill_told"
+
+// done goes on to a page, which says what was done.
+func (w *Web) done(c *gin.Context, to, format string, args ...any) error {
+	w.setCookie(c, toldCookie, w.told.seal(fmt.Sprintf(format, args...), w.cfg.Now().Add(time.Minute)), time.Minute)
+	c.Redirect(http.StatusSeeOther, to)
+	return nil
+}
+
+func (w *Web) tellOnce(c *gin.Context) string {
+	cookie, err := c.Cookie(toldCookie)
+	if err != nil || cookie == "" {
+		return ""
+	}
+	w.setCookie(c, toldCookie, "", -time.Hour)
+	text, _ := w.told.open(cookie, w.cfg.Now())
+	return text
 }
 
 func (w *Web) reader(ctx context.Context, c *gin.Context) (session, error) {

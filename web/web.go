@@ -1,5 +1,6 @@
 // Package web serves the pages: what runs where, since when, and why. They are rendered here, load nothing from
-// elsewhere, work without scripts, and show no more than their reader may see, by the same gate as the registry.
+// elsewhere, work without scripts (ours makes them live), and show no more than their reader may see, by the same gate
+// as the registry and the same use cases as the API.
 package web
 
 import (
@@ -14,14 +15,18 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"path"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
+	"waybill/policy"
+	"waybill/promotion"
 )
 
-//go:embed layout board digest repository login signedin failure assets
+//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines cve ledger login signedin failure assets
 var files embed.FS
 
 // Store is what the pages read; *postgres.DB is one.
@@ -42,6 +47,33 @@ type Store interface {
 	Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.SignatureRecord, error)
 	Referrers(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Descriptor, error)
 	History(ctx context.Context, repository artifact.Repository) ([]artifact.Promotion, error)
+	TagHistory(ctx context.Context, repository artifact.Repository, tag artifact.Tag) ([]artifact.TagChange, error)
+	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
+	Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.PullDay, error)
+	Affected(ctx context.Context, id string, after artifact.Digest, n int) (all []artifact.Affected, last artifact.Digest, err error)
+	// DeploymentsAt returns what each environment ran at an instant.
+	DeploymentsAt(ctx context.Context, at time.Time) ([]artifact.Deployment, error)
+	RecentPromotions(ctx context.Context, limit int) ([]artifact.Promotion, error)
+	FirstPromotion(ctx context.Context) (at time.Time, ok bool, err error)
+	// Leads says by how many promotions the first environment of each pair is ahead of the second.
+	Leads(ctx context.Context, pairs [][2]artifact.Environment) ([]artifact.Lead, error)
+	// ApprovalsOf returns the approvals in force of digests for environments.
+	ApprovalsOf(ctx context.Context, candidates []artifact.Deployment) ([]artifact.Approval, error)
+	// Changed returns a channel that is closed when something which pages show has changed since a time.
+	Changed(since time.Time) <-chan struct{}
+}
+
+// Promotions are the use cases of package promotion.
+type Promotions interface {
+	All(ctx context.Context) ([]promotion.Versioned, error)
+	Pipeline(ctx context.Context, r artifact.Repository) (promotion.Pipeline, error)
+	Preview(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Preview, error)
+	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
+	Trail(ctx context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment) ([]artifact.Promotion, error)
+	RollbackTo(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
+	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
+	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
+	Waiting(ctx context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error)
 }
 
 // Gate says what a reader may see; promotion.Gate is one.
@@ -58,6 +90,9 @@ type Config struct {
 	SignIn       SignIn                                                    // where people sign in; nil: with a token only
 	End          func(ctx context.Context, token string) error             // ends a session, at sign-out; nil: it ends by itself
 	Environments func(ctx context.Context) ([]artifact.Environment, error) // in the pipelines' order
+	Promotions   Promotions
+	Facts        policy.Facts
+	Ledger       Ledger
 	// Blob returns a small blob, such as an image config.
 	Blob        func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error)
 	SessionKey  []byte // 32 bytes, for AES-256-GCM
@@ -70,33 +105,47 @@ type Config struct {
 type Web struct {
 	cfg     Config
 	pages   map[string]*template.Template
-	styles  []byte
-	stylesN string // the style sheet's name, which changes with its content
+	assets  map[string]asset
 	session sealer
 	flow    sealer
+	told    sealer
+	streams chan struct{} // one for each page that is told of changes
+	closing chan struct{}
+	closed  sync.Once
 }
 
+// asset is a file that pages load; its path changes with its content.
+type asset struct {
+	path, contentType string
+	content           []byte
+}
+
+// assetTypes are the files in assets/.
+var assetTypes = map[string]string{"style.css": "text/css; charset=utf-8", "waybill.js": "text/javascript; charset=utf-8", "mark.svg": "image/svg+xml"}
+
 // pageNames are the folders of pages; each has one template of its name.
-var pageNames = []string{"board", "digest", "repository", "login", "signedin", "failure"}
+var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "cve", "ledger", "login", "signedin", "failure"}
 
 // New parses every template.
 func New(cfg Config) (*Web, error) {
-	w := &Web{cfg: cfg, pages: map[string]*template.Template{}}
+	w := &Web{cfg: cfg, pages: map[string]*template.Template{}, assets: map[string]asset{}, streams: make(chan struct{}, maxStreams), closing: make(chan struct{})}
 	if w.cfg.Now == nil {
 		w.cfg.Now = time.Now
 	}
-	var err error
-	if w.session, err = newSealer(cfg.SessionKey, cookieName); err != nil {
-		return nil, err
+	for purpose, s := range map[string]*sealer{cookieName: &w.session, flowCookie: &w.flow, toldCookie: &w.told} {
+		var err error
+		if *s, err = newSealer(cfg.SessionKey, purpose); err != nil {
+			return nil, err
+		}
 	}
-	if w.flow, err = newSealer(cfg.SessionKey, flowCookie); err != nil {
-		return nil, err
+	for name, contentType := range assetTypes {
+		content, err := fs.ReadFile(files, "assets/"+name)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(content)
+		w.assets[name] = asset{"/assets/" + hex.EncodeToString(sum[:8]) + path.Ext(name), contentType, content}
 	}
-	if w.styles, err = fs.ReadFile(files, "assets/style.css"); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(w.styles)
-	w.stylesN = "/assets/" + hex.EncodeToString(sum[:8]) + ".css"
 	for _, name := range pageNames {
 		t, err := template.New("layout.html").Funcs(w.functions()).ParseFS(files, "layout/layout.html", name+"/"+name+".html")
 		if err != nil {
@@ -109,10 +158,13 @@ func New(cfg Config) (*Web, error) {
 
 // Mount adds the pages' routes.
 func (w *Web) Mount(engine *gin.Engine) {
-	engine.GET(w.stylesN, func(c *gin.Context) {
-		c.Header("Cache-Control", "public, max-age=31536000, immutable")
-		c.Data(http.StatusOK, "text/css; charset=utf-8", w.styles)
-	})
+	for _, a := range w.assets {
+		engine.GET(a.path, func(c *gin.Context) {
+			c.Header("Cache-Control", "public, max-age=31536000, immutable")
+			c.Header("X-Content-Type-Options", "nosniff")
+			c.Data(http.StatusOK, a.contentType, a.content)
+		})
+	}
 	pages := engine.Group("/", secure)
 	pages.GET("/login", w.loginForm)
 	pages.POST("/login", w.login)
@@ -124,6 +176,21 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/", w.signedIn(w.board))
 	pages.GET("/r/*repository", w.signedIn(w.repository))
 	pages.GET("/d/*reference", w.signedIn(w.digest))
+	pages.GET("/repositories", w.signedIn(w.repositories))
+	pages.GET("/compare", w.signedIn(w.compare))
+	pages.GET("/cves", w.signedIn(w.cve))
+	pages.GET("/approvals", w.signedIn(w.approvals))
+	pages.POST("/approvals", w.acts(w.approve))
+	pages.GET("/pipelines", w.signedIn(w.pipelines))
+	pages.GET("/promote", w.signedIn(w.promoteForm))
+	pages.POST("/promote", w.acts(w.promote))
+	pages.GET("/rollback", w.signedIn(w.rollbackForm))
+	pages.POST("/rollback", w.acts(w.rollback))
+	pages.GET("/recall", w.signedIn(w.recallForm))
+	pages.POST("/recall", w.acts(w.recall))
+	pages.GET("/ledger", w.signedIn(w.ledger))
+	pages.GET("/ledger/proofs", w.signedIn(w.ledgerProofs))
+	pages.GET("/events", w.signedIn(w.events))
 }
 
 // Missing answers for a page that is not there.
@@ -132,9 +199,9 @@ func (w *Web) Missing(c *gin.Context) {
 	w.fail(c, artifact.Errorf(artifact.NotFound, "There is no page at %.200s.", c.Request.URL.Path))
 }
 
-// secure sets what every page is served with: nothing is loaded but our style sheet, no script runs, and nobody frames us.
+// secure sets what every page is served with: nothing is loaded, run or asked for but our own files, and nobody frames us.
 func secure(c *gin.Context) {
-	c.Header("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	c.Header("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	c.Header("X-Content-Type-Options", "nosniff")
 	c.Header("Referrer-Policy", "same-origin")
 	c.Header("Cache-Control", "no-store")
@@ -142,18 +209,51 @@ func secure(c *gin.Context) {
 
 // frame is what the layout shows around every page.
 type frame struct {
-	Title  string
-	Styles string
-	Reader string // who is signed in; empty when nobody is
-	CSRF   string
-	Page   any
+	Title                string
+	Styles, Script, Mark string // paths
+	Reader               string // who is signed in; empty when nobody is
+	Role                 artifact.Role
+	CSRF                 string
+	Links                []link
+	Told                 string // what the reader just did, once
+	Page                 any
+}
+
+// link is a part of the site; Here is the one that is shown.
+type link struct {
+	Path, Name string
+	Here       bool
+}
+
+// links are the parts of the site that a reader may see.
+func links(p artifact.Principal, at string) []link {
+	all := []link{{Path: "/", Name: "Board"}}
+	if p.Can(artifact.ActionLook, artifact.Repository{}) {
+		all = append(all, link{Path: "/approvals", Name: "Approvals"})
+	}
+	all = append(all, link{Path: "/repositories", Name: "Repositories"}, link{Path: "/cves", Name: "Vulnerabilities"})
+	if p.Can(artifact.ActionLook, artifact.Repository{}) {
+		all = append(all, link{Path: "/pipelines", Name: "Pipelines"})
+	}
+	if p.Can(artifact.ActionAudit, artifact.Repository{}) {
+		all = append(all, link{Path: "/ledger", Name: "Ledger"})
+	}
+	for i := range all {
+		all[i].Here = all[i].Path == at
+	}
+	return all
 }
 
 // render writes a page whole or not at all.
 func (w *Web) render(c *gin.Context, status int, name, title string, page any) {
-	f := frame{Title: title, Styles: w.stylesN, Page: page}
+	f := frame{Title: title, Styles: w.assets["style.css"].path, Script: w.assets["waybill.js"].path, Mark: w.assets["mark.svg"].path, Page: page}
 	if s, ok := c.Get(sessionKey); ok {
-		f.Reader, f.CSRF = s.(session).principal.Name, w.csrf(s.(session).cookie)
+		reader := s.(session).principal
+		f.Reader, f.Role, f.CSRF, f.Links = reader.Name, reader.Role, w.csrf(s.(session).cookie), links(reader, c.Request.URL.Path)
+		f.Told = w.tellOnce(c)
+	}
+	if signed, ok := page.(interface{ sign(csrf string) }); ok {
+		signed.sign(f.CSRF)
 	}
 	var b bytes.Buffer
 	if err := w.pages[name].Execute(&b, f); err != nil {

@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,14 +19,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/promotion"
 	"waybill/web"
 )
 
 var (
-	noon       = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	repo, _    = artifact.ParseRepository("shop/returns")
-	v456, _    = artifact.ParseTag("v456")
-	dev, _     = artifact.ParseEnvironment("dev")
+	noon    = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	repo, _ = artifact.ParseRepository("shop/returns")
+	v456, _ = artifact.ParseTag("v456")
+	dev, _  = artifact.ParseEnvironment("dev")
+
+	production, _ = artifact.ParseEnvironment("production")
+
 	digest     = artifact.DigestOf([]byte("image"))
 	hidden     = artifact.DigestOf([]byte("hidden"))
 	configBody = []byte(`{"config":{"User":"1000","Labels":{"<b>":"<script>alert(1)</script>"},"Entrypoint":["/app"]},"rootfs":{"type":"layers","diff_ids":["` + digest.String() + `"]},"history":[{"created_by":"COPY <i>"}]}`)
@@ -33,7 +39,10 @@ var (
 )
 
 // store is the rows of one image; empty has none.
-type store struct{ empty bool }
+type store struct {
+	web.Store // of what no test here asks for
+	empty     bool
+}
 
 func (s store) Status(context.Context) ([]artifact.Status, error) {
 	if s.empty {
@@ -106,6 +115,151 @@ func (s store) History(context.Context, artifact.Repository) ([]artifact.Promoti
 	return []artifact.Promotion{{Action: "promote", Repository: repo, Environment: dev, Digest: digest, Version: "v456", Actor: "ada", Reason: "release 47", LedgerIndex: 12, At: noon}}, nil
 }
 
+func (s store) RecentPromotions(context.Context, int) ([]artifact.Promotion, error) {
+	return []artifact.Promotion{{Action: "promote", Repository: repo, Environment: dev, Digest: digest, Version: "v456", Actor: "token:ada/1", Reason: hostile, At: noon}}, nil
+}
+
+func (s store) FirstPromotion(context.Context) (time.Time, bool, error) { return noon, !s.empty, nil }
+
+func (s store) DeploymentsAt(_ context.Context, at time.Time) ([]artifact.Deployment, error) {
+	if at.Before(noon) {
+		return nil, nil
+	}
+	return []artifact.Deployment{{Repository: repo, Environment: dev, Digest: hidden, Version: "v455", Since: noon, Actor: "ada", Reason: hostile}}, nil
+}
+
+func (s store) Leads(_ context.Context, pairs [][2]artifact.Environment) ([]artifact.Lead, error) {
+	return []artifact.Lead{{Repository: repo, Ahead: dev, Behind: production, By: 3}}, nil
+}
+
+func (s store) ApprovalsOf(context.Context, []artifact.Deployment) ([]artifact.Approval, error) {
+	return nil, nil
+}
+
+func (s store) ResolveTag(context.Context, artifact.Repository, artifact.Tag) (artifact.Digest, error) {
+	return digest, nil
+}
+
+func (s store) Pulls(context.Context, artifact.PullFilter) ([]artifact.PullDay, error) {
+	return []artifact.PullDay{{Day: noon, Repository: repo, Digest: digest, Principal: hostile, Pulls: 7, Last: noon}}, nil
+}
+
+func (s store) TagHistory(context.Context, artifact.Repository, artifact.Tag) ([]artifact.TagChange, error) {
+	return []artifact.TagChange{{Digest: digest, Actor: hostile, At: noon}}, nil
+}
+
+func (s store) Affected(context.Context, string, artifact.Digest, int) ([]artifact.Affected, artifact.Digest, error) {
+	return []artifact.Affected{{Repository: repo, Digest: digest, Tags: []artifact.Tag{v456}, Findings: []artifact.Finding{{ID: "CVE-2024-24790", Title: hostile, Severity: artifact.High}}, FoundAt: noon,
+		RunsIn: []artifact.Affecting{{Environment: dev, Digest: digest, Version: "v456", Since: noon}}}}, artifact.Digest{}, nil
+}
+
+func (s store) Changed(time.Time) <-chan struct{} {
+	changed := make(chan struct{})
+	close(changed)
+	return changed
+}
+
+// desk is the use cases of promotion, with one pipeline; did is what it was asked to do.
+type desk struct {
+	pipeline promotion.Pipeline
+	did      []string
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	all, err := promotion.Parse("test", []byte(`{apiVersion: waybill/v1, kind: Pipeline, metadata: {name: test}, spec: {match: {repositories: ["**"]}, environments: [{name: dev},
+		{name: production, requires: {after: [dev], soak: 1h, approvals: {count: 2, role: approver}}}]}}`))
+	require.NoError(t, err)
+	return &desk{pipeline: all[0]}
+}
+
+func (d *desk) All(context.Context) ([]promotion.Versioned, error) {
+	return []promotion.Versioned{{Pipeline: d.pipeline, Version: 3}}, nil
+}
+
+func (d *desk) Pipeline(context.Context, artifact.Repository) (promotion.Pipeline, error) {
+	return d.pipeline, nil
+}
+
+func (d *desk) Preview(_ context.Context, p artifact.Principal, r promotion.Request) (promotion.Preview, error) {
+	if !p.Can(artifact.ActionLook, r.Repository) {
+		return promotion.Preview{}, p.Refusal(artifact.ActionLook, r.Repository)
+	}
+	stage, _ := d.pipeline.Stage(r.Environment)
+	v := promotion.Preview{Pipeline: "test", Repository: r.Repository, Environment: r.Environment, Digest: digest, Version: "v456", Approvals: stage.Requires.Approvals,
+		Current: artifact.Deployment{Repository: repo, Environment: r.Environment, Digest: hidden, Version: "v455", Since: noon, Actor: hostile}}
+	for _, asks := range stage.Asks() {
+		v.Gates = append(v.Gates, promotion.GateState{Rule: "rule", Asks: asks})
+	}
+	v.Gates[0].Unmet = []artifact.Reason{{Rule: "no-sshd", Message: hostile}}
+	return v, nil
+}
+
+func (d *desk) Promote(_ context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error) {
+	if !p.CanPromote(r.Repository, r.Environment) {
+		return promotion.Result{}, artifact.Errorf(artifact.Denied, "no promoter")
+	}
+	if r.Reason == "refuse" {
+		return promotion.Result{}, &artifact.Error{Kind: artifact.Denied, Message: "gates " + hostile, Reasons: []artifact.Reason{{Rule: "after", Message: hostile}}}
+	}
+	d.did = append(d.did, "promote "+r.Version)
+	return promotion.Result{Promotion: artifact.Promotion{Digest: digest, Version: hostile, LedgerIndex: 9}}, nil
+}
+
+func (d *desk) Trail(context.Context, artifact.Principal, artifact.Repository, artifact.Environment) ([]artifact.Promotion, error) {
+	return []artifact.Promotion{{Repository: repo, Environment: dev, Digest: hidden, Version: "v455", Actor: hostile, At: noon}}, nil
+}
+
+func (d *desk) RollbackTo(_ context.Context, _ artifact.Principal, r promotion.Request) (promotion.Result, error) {
+	d.did = append(d.did, "rollback "+r.Version)
+	return promotion.Result{Promotion: artifact.Promotion{Digest: hidden, Version: "v455", LedgerIndex: 10}}, nil
+}
+
+func (d *desk) Recall(_ context.Context, _ artifact.Principal, _ artifact.Repository, one artifact.Digest, reason, _ string) error {
+	if reason == "" {
+		return artifact.Errorf(artifact.Invalid, "a recall needs a reason")
+	}
+	d.did = append(d.did, "recall "+one.String())
+	return nil
+}
+
+func (d *desk) Approve(_ context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error) {
+	d.did = append(d.did, "approve "+r.Version+" by "+p.Name)
+	return artifact.Approval{ID: 3, Digest: digest, Version: "v456"}, nil
+}
+
+func (d *desk) Waiting(_ context.Context, sees func(artifact.Repository) bool) ([]promotion.Waiting, error) {
+	if !sees(repo) {
+		return nil, nil
+	}
+	return []promotion.Waiting{{Repository: repo, Environment: production, Digest: digest, Version: hostile, Gate: promotion.ApprovalGate{Count: 2, Role: artifact.Approver}}}, nil
+}
+
+// facts are of a layer that holds more than another hides.
+type facts struct{}
+
+func (facts) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
+	return artifact.LayerFacts{Format: artifact.FactsFormat, Digest: d.Digest, DiffID: digest, Compressed: d.Size, Uncompressed: 9 << 20, Files: []artifact.File{
+		{Path: "usr", Type: artifact.Dir}, {Path: "usr/lib", Type: artifact.Dir}, {Path: "usr/lib/<script>", Type: artifact.Regular, Size: 6 << 20}, {Path: "app", Type: artifact.Regular, Size: 2 << 20}}}, nil
+}
+
+// book is a ledger of one entry.
+type book struct{}
+
+func (book) Entries(context.Context, int64, int) ([]web.LedgerEntry, error) {
+	return []web.LedgerEntry{{Index: 0, Body: []byte(`{"actor":"<script>","at":"2026-11-21T12:00:00Z","kind":"promotion","reason":"<script>"}`)}}, nil
+}
+
+func (book) Checkpoint(context.Context) (web.LedgerCheckpoint, error) {
+	return web.LedgerCheckpoint{Size: 1, Root: "cm9vdA==", Note: "note"}, nil
+}
+
+func (book) Proof(context.Context, int64, int64) ([][]byte, error) { return [][]byte{}, nil }
+
+func (book) Consistency(context.Context, int64, int64) ([][]byte, error) { return nil, nil }
+
+func (book) Verifier() string { return "waybill+00000000+AQ==" }
+
 // gate grants a deployer the one digest.
 type gate struct{}
 
@@ -130,6 +284,8 @@ func (gate) Repositories(_ context.Context, p artifact.Principal, all []artifact
 var principals = map[string]artifact.Principal{
 	"admin":    {Name: "admin", Role: artifact.Admin},
 	"deployer": {Name: "node", Role: artifact.Deployer, Environments: []artifact.Environment{dev}},
+	"approver": {Name: "grace", Role: artifact.Approver},
+	"reader":   {Name: "rita", Role: artifact.Reader},
 	"stranger": {Name: "stranger", Role: artifact.Reader, Repositories: []string{"bank/**"}},
 }
 
@@ -138,11 +294,13 @@ type reader struct {
 	t      *testing.T
 	client *http.Client
 	url    string
+	desk   *desk
 }
 
 func open(t *testing.T, s store) *reader {
 	t.Helper()
-	w, err := web.New(web.Config{Store: s, Gate: gate{}, SessionKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return noon.Add(time.Hour) },
+	d := newDesk(t)
+	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p, ok := principals[token]
 			if !ok {
@@ -150,8 +308,10 @@ func open(t *testing.T, s store) *reader {
 			}
 			return p, nil
 		},
-		Environments: func(context.Context) ([]artifact.Environment, error) { return []artifact.Environment{dev}, nil },
-		Blob:         func(context.Context, artifact.Repository, artifact.Digest) ([]byte, error) { return configBody, nil }})
+		Environments: func(context.Context) ([]artifact.Environment, error) {
+			return []artifact.Environment{dev, production}, nil
+		},
+		Blob: func(context.Context, artifact.Repository, artifact.Digest) ([]byte, error) { return configBody, nil }})
 	require.NoError(t, err)
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
@@ -159,7 +319,7 @@ func open(t *testing.T, s store) *reader {
 	server := httptest.NewServer(engine)
 	t.Cleanup(server.Close)
 	jar, _ := cookiejar.New(nil)
-	return &reader{t, &http.Client{Jar: jar}, server.URL}
+	return &reader{t, &http.Client{Jar: jar}, server.URL, d}
 }
 
 func (r *reader) get(path string) (int, string, http.Header) {
@@ -210,14 +370,153 @@ func TestPages(t *testing.T) {
 	_, tags, _ := r.get("/r/shop/returns")
 	require.Contains(t, tags, "unpromoted")
 	for _, page := range []string{board, story, tags} {
-		require.NotContains(t, page, "<script", "what users wrote is text")
-		require.NotRegexp(t, `(src|href)="(https?:)?//`, page, "nothing comes from elsewhere")
+		harmless(t, page)
 	}
-	for _, path := range []string{"/r/Bad", "/d/shop/returns", "/d/shop/returns@sha256:1"} {
+	for _, path := range []string{"/r/Bad", "/d/shop/returns@sha256:1"} {
 		status, page, _ := r.get(path)
 		require.Equal(t, 400, status, path)
-		require.NotContains(t, page, "<script")
+		harmless(t, page)
 	}
+}
+
+// harmless: what users wrote is text, and nothing comes from elsewhere.
+func harmless(t *testing.T, page string) {
+	t.Helper()
+	require.Equal(t, 1, strings.Count(page, "<script"), "ours alone")
+	require.Contains(t, page, `<script type="module" src="/assets/`)
+	require.NotRegexp(t, `(src|href|action)="(https?:)?//`, page)
+	require.NotRegexp(t, `\son[a-z]+=|style=`, page, "a strict Content-Security-Policy forbids them")
+}
+
+// TestEveryPage: every page renders what is hostile as text, for whoever may see it, and says no to the others.
+func TestEveryPage(t *testing.T) {
+	t.Parallel()
+	at := "/?at=" + noon.Format(time.RFC3339)
+	promote := "/promote?service=shop/returns&environment=production&version=v456"
+	recall := "/recall?ref=shop/returns@" + digest.String()
+	for path, want := range map[string]struct {
+		says   string
+		denied []string
+	}{
+		"/":                        {"dev has", nil},
+		"/?show=behind":            {"3 ahead", nil},
+		"/?show=bad&q=RETURNS":     {"turned bad", nil},
+		"/?q=nothing-like-it":      {"Show all 1", nil},
+		at:                         {"v455", nil},
+		"/?at=0":                   {"What ran where", nil},
+		"/d/shop/returns:v456":     {"Its journey", []string{"deployer", "stranger"}},
+		"/repositories":            {"shop/returns", nil},
+		"/r/shop/returns?tag=v456": {"What tag v456 stood at", []string{"stranger"}},
+		promote:                    {"1 of 6 gates is not met", []string{"deployer", "stranger"}},
+		"/approvals":               {"Waiting for others", []string{"deployer"}},
+		"/rollback?service=shop/returns&environment=dev": {"ran from", nil},
+		recall:                    {"for ever", []string{"deployer", "stranger"}},
+		"/pipelines":              {"It has been in dev for 1h", []string{"deployer"}},
+		"/cves":                   {"Where does it run?", nil},
+		"/cves?id=CVE-2024-24790": {"1 environment runs it", nil},
+		"/compare":                {"Compare", nil},
+		"/compare?from=shop/returns:v1&to=shop/returns:v2": {"The same", []string{"deployer", "stranger"}},
+		"/ledger": {"Do not believe it", []string{"deployer", "stranger", "reader", "approver"}},
+	} {
+		for token := range principals {
+			r := open(t, store{})
+			r.signIn(token)
+			status, page, header := r.get(path)
+			harmless(t, page)
+			require.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self'; script-src 'self'")
+			require.Less(t, len(page), 150<<10)
+			if slices.Contains(want.denied, token) {
+				require.Equal(t, 403, status, "%s %s: %s", token, path, page)
+			} else {
+				require.Equal(t, 200, status, "%s %s: %s", token, path, page)
+			}
+			if token == "admin" {
+				require.Contains(t, page, want.says, path)
+			}
+		}
+	}
+	r := open(t, store{})
+	r.signIn("admin")
+	for _, path := range []string{"/?at=tomorrow", "/?at=2999-01-01", "/cves?id=<script>", "/cves?id=A&after=x", "/compare?from=x&to=<script>", "/promote?service=A&environment=dev", "/recall?ref=shop/returns:v1", "/ledger?before=x", "/ledger/proofs?from=0&to=1000", "/events?since=x"} {
+		status, page, _ := r.get(path)
+		require.Equal(t, 400, status, path)
+		harmless(t, page)
+	}
+}
+
+// TestActs: what is done by a form is done with the session's value only, to the digest that was shown, and told once.
+func TestActs(t *testing.T) {
+	t.Parallel()
+	r := open(t, store{})
+	value := csrf.FindStringSubmatch(r.signIn("admin"))[1]
+	form := func(more ...string) url.Values {
+		f := url.Values{"csrf": {value}, "service": {"shop/returns"}, "environment": {"dev"}, "digest": {digest.String()}, "ref": {"shop/returns@" + digest.String()}}
+		for i := 0; i < len(more); i += 2 {
+			f.Set(more[i], more[i+1])
+		}
+		return f
+	}
+	for _, path := range []string{"/promote", "/approvals", "/rollback", "/recall"} {
+		for _, forged := range []string{"", "forged", value + "x"} {
+			status, page := r.post(path, form("csrf", forged, "reason", "because"))
+			require.Equal(t, 403, status, "%s: %s", path, page)
+		}
+		status, _ := r.post(path, form("reason", strings.Repeat("a", 20<<10)))
+		require.Equal(t, 403, status, "%s with too much", path)
+	}
+	require.Empty(t, r.desk.did)
+
+	status, page := r.post("/promote", form("reason", "because", "version", "v999"))
+	require.Equal(t, 200, status)
+	require.Contains(t, page, "It is entry 9 of the ledger")
+	harmless(t, page)
+	_, page, _ = r.get("/")
+	require.NotContains(t, page, "entry 9", "it is told once")
+	status, page = r.post("/promote", form("reason", "refuse"))
+	require.Equal(t, 403, status)
+	require.Contains(t, page, "It was not promoted")
+	require.Contains(t, page, ">refuse</textarea>", "what was written is not lost")
+	harmless(t, page)
+
+	status, page = r.post("/rollback", form("digest", hidden.String()))
+	require.Equal(t, 400, status)
+	require.Contains(t, page, "Say why")
+	_, page = r.post("/rollback", form("digest", hidden.String(), "reason", "slow"))
+	require.Contains(t, page, "back to v455")
+	status, page = r.post("/recall", form())
+	require.Equal(t, 400, status)
+	require.Contains(t, page, "a recall needs a reason")
+	_, page = r.post("/recall", form("reason", "leaks"))
+	require.Contains(t, page, "no environment may pull it any more")
+	_, page = r.post("/approvals", form("reason", "fine"))
+	require.Contains(t, page, "The approval has number 3")
+	require.Equal(t, []string{"promote " + digest.String(), "rollback " + hidden.String(), "recall " + digest.String(), "approve " + digest.String() + " by admin"}, r.desk.did)
+
+	r = open(t, store{})
+	value = csrf.FindStringSubmatch(r.signIn("reader"))[1]
+	status, _ = r.post("/promote", form("csrf", value))
+	require.Equal(t, 403, status)
+	require.Empty(t, r.desk.did)
+}
+
+// TestEvents: a page is told that something changed, and nothing of what.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	r := open(t, store{})
+	r.signIn("deployer")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+"/events?since=0", nil)
+	require.NoError(t, err)
+	resp, err := r.client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, "text/event-stream", resp.Header.Get("Content-Type"))
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() && lines.Text() != "event: changed" {
+		require.NotContains(t, lines.Text(), "shop")
+	}
+	require.NoError(t, lines.Err())
 }
 
 func TestSeesOnlyItsOwn(t *testing.T) {

@@ -1,0 +1,511 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"waybill/artifact"
+	"waybill/promotion"
+)
+
+// boardPage is services × environments, now or at an instant.
+type boardPage struct {
+	Rendered     int64 // milliseconds since 1970: what changed before is on the page
+	Past         bool
+	At           time.Time
+	Slider       *slider // nil: nothing was ever promoted
+	Environments []artifact.Environment
+	Services     []service
+	Total        int // services before the filter
+	Tiles        []tile
+	Query, Show  string
+	Pages        pages
+	Activity     []activity
+	Denials      []artifact.PushRecord
+	Empty        bool // nothing was ever pushed that the reader may see
+}
+
+// service is a row: a cell per environment.
+type service struct {
+	Repository artifact.Repository
+	Group      string // shop/
+	Name       string // returns
+	Cells      []cell
+}
+
+// cell is what an environment of a service runs, and what is on its way there.
+type cell struct {
+	Environment artifact.Environment
+	*artifact.Status
+	Next     *next                // nil: nothing
+	Gone     *artifact.Promotion  // of an empty cell: how what ran there was taken away; nil: it was not, or long ago
+	Now      *artifact.Deployment // of the past: what runs there by now, where that is something else
+	Promotes bool                 // the reader may promote here
+	Mine     bool                 // what is next waits for the reader's approval
+}
+
+// next is what runs in an environment before this one, and not here.
+type next struct {
+	artifact.Deployment     // where it comes from
+	By                  int // promotions that this environment has not had
+	Waits               []string
+}
+
+// tile is a number that leads to its services.
+type tile struct {
+	Show, Name string
+	Count      int
+	Bad        bool
+}
+
+// slider is the time that the board can be asked about.
+type slider struct {
+	From, To, At    int64 // seconds since 1970
+	Ticks           []tick
+	Earlier, Before time.Time // the last promotion before, and the next after what is shown; zero: none
+}
+
+// tick is a promotion on the slider.
+type tick struct {
+	X      float64 // of 1000
+	Action string
+}
+
+// activity is what was pushed or promoted lately.
+type activity struct {
+	At         time.Time
+	Actor      string
+	What       string
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Version    string
+	Where      string // environments
+	Reason     string
+}
+
+// Bounds of the board.
+const (
+	boardRows  = 25
+	maxTicks   = 400
+	recentRows = 10
+)
+
+func (w *Web) board(c *gin.Context, p artifact.Principal) error {
+	ctx, now := c.Request.Context(), w.cfg.Now()
+	page := &boardPage{Rendered: now.UnixMilli(), At: now, Query: c.Query("q"), Show: c.Query("show")}
+	if err := page.parseTime(c.Query("at"), now); err != nil {
+		return err
+	}
+	var err error
+	if page.Environments, err = w.cfg.Environments(ctx); err != nil {
+		return err
+	}
+	all, err := w.cfg.Store.Repositories(ctx)
+	if err != nil {
+		return err
+	}
+	known, err := w.cfg.Gate.Repositories(ctx, p, all)
+	if err != nil {
+		return err
+	}
+	statuses, err := w.statuses(ctx, page)
+	if err != nil {
+		return err
+	}
+	page.fill(p, known, statuses)
+	if err := w.slide(ctx, p, page); err != nil {
+		return err
+	}
+	if page.Past {
+		err = w.compareWithNow(ctx, page)
+	} else {
+		err = w.lively(ctx, p, page)
+	}
+	if err != nil {
+		return err
+	}
+	page.Empty = len(page.Services) == 0 && len(page.Denials) == 0
+	page.choose(c.Request.URL.Query())
+	title := "Board"
+	if page.Past {
+		title = "Board at " + page.At.UTC().Format("2006-01-02 15:04 UTC")
+	}
+	w.render(c, http.StatusOK, "board", title, page)
+	return nil
+}
+
+// parseTime takes what a slider sends, seconds since 1970, what a form's date and time does, in UTC, and RFC 3339.
+func (page *boardPage) parseTime(text string, now time.Time) error {
+	if text == "" {
+		return nil
+	}
+	page.Past = true
+	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil && seconds >= 0 && seconds < 1<<40 {
+		page.At = time.Unix(seconds, 0).UTC()
+		page.Past = page.At.Before(now.Add(-time.Second))
+		return nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02T15:04:05", time.DateOnly} {
+		if at, err := time.Parse(layout, text); err == nil {
+			if at.After(now) {
+				return artifact.Errorf(artifact.Invalid, "%s is in the future, of which nothing is known; it is %s now", text, now.UTC().Format(time.RFC3339))
+			}
+			page.At = at.UTC()
+			return nil
+		}
+	}
+	return artifact.Errorf(artifact.Invalid, "time %.50q: want 2026-10-01T12:00:00Z, 2026-10-01T12:00 or 2026-10-01", text)
+}
+
+// statuses are the cells, of now or, without what only now is known of them, of then.
+func (w *Web) statuses(ctx context.Context, page *boardPage) ([]artifact.Status, error) {
+	if !page.Past {
+		return w.cfg.Store.Status(ctx)
+	}
+	then, err := w.cfg.Store.DeploymentsAt(ctx, page.At)
+	all := make([]artifact.Status, len(then))
+	for i, d := range then {
+		all[i] = artifact.Status{Deployment: d}
+		if !slices.Contains(page.Environments, d.Environment) {
+			page.Environments = append(page.Environments, d.Environment) // it is in no pipeline any more
+		}
+	}
+	return all, err
+}
+
+// fill makes a row of each repository with the cells that the reader may see.
+func (page *boardPage) fill(p artifact.Principal, known []artifact.Repository, statuses []artifact.Status) {
+	rows := make(map[artifact.Repository]int, len(known))
+	for _, r := range known {
+		group, name := "", r.String()
+		if i := strings.LastIndexByte(name, '/'); i >= 0 {
+			group, name = name[:i+1], name[i+1:]
+		}
+		row := service{Repository: r, Group: group, Name: name, Cells: make([]cell, len(page.Environments))}
+		for i, e := range page.Environments {
+			row.Cells[i] = cell{Environment: e, Promotes: !page.Past && p.CanPromote(r, e)}
+		}
+		rows[r] = len(page.Services)
+		page.Services = append(page.Services, row)
+	}
+	for i := range statuses {
+		s := &statuses[i]
+		row, ok := rows[s.Repository]
+		at := slices.Index(page.Environments, s.Environment)
+		if ok && at >= 0 && (p.Can(artifact.ActionLook, s.Repository) || slices.Contains(p.Deploys(s.Repository), s.Environment)) {
+			page.Services[row].Cells[at].Status = s
+		}
+	}
+}
+
+// slide makes the slider of the promotions that the reader may know of.
+func (w *Web) slide(ctx context.Context, p artifact.Principal, page *boardPage) error {
+	first, ok, err := w.cfg.Store.FirstPromotion(ctx)
+	if err != nil || !ok || !p.Can(artifact.ActionLook, artifact.Repository{}) {
+		return err
+	}
+	recent, err := w.cfg.Store.RecentPromotions(ctx, maxTicks)
+	if err != nil {
+		return err
+	}
+	now := w.cfg.Now()
+	s := &slider{From: first.Unix() - 1, To: now.Unix(), At: page.At.Unix()}
+	span := max(float64(s.To-s.From), 1)
+	for _, one := range recent {
+		if !p.Can(artifact.ActionLook, one.Repository) {
+			continue
+		}
+		s.Ticks = append(s.Ticks, tick{X: float64(one.At.Unix()-s.From) / span * 1000, Action: one.Action})
+		if one.At.After(page.At) {
+			s.Before = one.At.Truncate(time.Second).Add(time.Second)
+		} else if s.Earlier.IsZero() && one.At.Before(page.At.Add(-time.Second)) {
+			s.Earlier = one.At.Truncate(time.Second).Add(-time.Second)
+		}
+		if !one.At.After(page.At) {
+			page.note(one)
+		}
+	}
+	page.gone(recent)
+	page.Slider = s
+	return nil
+}
+
+// note adds a promotion to what happened lately. A recall is one, of however many environments.
+func (page *boardPage) note(one artifact.Promotion) {
+	if n := len(page.Activity); n > 0 && page.Activity[n-1].What == one.Action && page.Activity[n-1].Digest == one.Digest && page.Activity[n-1].At.Equal(one.At) {
+		page.Activity[n-1].Where += ", " + one.Environment.String()
+		return
+	}
+	if len(page.Activity) < recentRows {
+		page.Activity = append(page.Activity, activity{At: one.At, Actor: one.Actor, What: one.Action, Repository: one.Repository, Digest: one.Digest, Version: one.Version, Where: one.Environment.String(), Reason: one.Reason})
+	}
+}
+
+// gone finds of empty cells what was taken away from them, among the last promotions, newest first.
+func (page *boardPage) gone(recent []artifact.Promotion) {
+	empty := map[artifact.Repository][]*cell{}
+	for i := range page.Services {
+		for j := range page.Services[i].Cells {
+			if c := &page.Services[i].Cells[j]; c.Status == nil {
+				empty[page.Services[i].Repository] = append(empty[page.Services[i].Repository], c)
+			}
+		}
+	}
+	for i := range recent {
+		one := &recent[i]
+		for _, c := range empty[one.Repository] {
+			if c.Environment == one.Environment && c.Gone == nil && !one.At.After(page.At) && (one.Action == "recall" || one.Action == "retire") {
+				c.Gone = one
+			}
+		}
+	}
+}
+
+// compareWithNow marks what runs elsewhere by now.
+func (w *Web) compareWithNow(ctx context.Context, page *boardPage) error {
+	now, err := w.cfg.Store.Status(ctx)
+	if err != nil {
+		return err
+	}
+	type place struct {
+		r artifact.Repository
+		e artifact.Environment
+	}
+	current := make(map[place]*artifact.Deployment, len(now))
+	for i := range now {
+		current[place{now[i].Repository, now[i].Environment}] = &now[i].Deployment
+	}
+	for i := range page.Services {
+		for j := range page.Services[i].Cells {
+			c := &page.Services[i].Cells[j]
+			if d := current[place{page.Services[i].Repository, c.Environment}]; c.Status != nil && (d == nil || d.Digest != c.Digest) {
+				if d == nil {
+					d = &artifact.Deployment{}
+				}
+				c.Now = d
+			}
+		}
+	}
+	return nil
+}
+
+// lively adds what is on its way, what waits for whom, and what happened lately.
+func (w *Web) lively(ctx context.Context, p artifact.Principal, page *boardPage) error {
+	pushes, err := w.pushes(ctx, p, artifact.Allow)
+	if err != nil {
+		return err
+	}
+	for _, push := range pushes {
+		page.Activity = append(page.Activity, activity{At: push.At, Actor: push.Actor, What: "push", Repository: push.Repository, Digest: push.Digest, Version: push.Reference})
+	}
+	slices.SortStableFunc(page.Activity, func(a, b activity) int { return b.At.Compare(a.At) })
+	page.Activity = page.Activity[:min(len(page.Activity), recentRows)]
+	if page.Denials, err = w.pushes(ctx, p, artifact.Deny); err != nil {
+		return err
+	}
+	return w.ahead(ctx, p, page)
+}
+
+// pushes returns the newest pushes in repositories whose content the reader may look at.
+func (w *Web) pushes(ctx context.Context, p artifact.Principal, outcome artifact.Outcome) ([]artifact.PushRecord, error) {
+	all, err := w.cfg.Store.RecentPushes(ctx, outcome, 100)
+	var seen []artifact.PushRecord
+	for _, push := range all {
+		if p.Can(artifact.ActionLook, push.Repository) && len(seen) < recentRows {
+			seen = append(seen, push)
+		}
+	}
+	return seen, err
+}
+
+// ahead says of each cell what an environment before it runs that it does not, and what that waits for.
+func (w *Web) ahead(ctx context.Context, p artifact.Principal, page *boardPage) error {
+	pipelines, err := w.cfg.Promotions.All(ctx)
+	if err != nil {
+		return err
+	}
+	var pairs [][2]artifact.Environment
+	for _, one := range pipelines {
+		for _, stage := range one.Environments {
+			for _, earlier := range stage.Requires.After {
+				if pair := [2]artifact.Environment{earlier, stage.Environment}; !slices.Contains(pairs, pair) {
+					pairs = append(pairs, pair)
+				}
+			}
+		}
+	}
+	leads, err := w.cfg.Store.Leads(ctx, pairs)
+	if err != nil {
+		return err
+	}
+	by := make(map[artifact.Lead]int, len(leads))
+	for _, l := range leads {
+		n := l.By
+		l.By = 0
+		by[l] = n
+	}
+	stages := map[*cell]promotion.Stage{}
+	var candidates []artifact.Deployment
+	for i := range page.Services {
+		row := &page.Services[i]
+		pipeline, err := w.cfg.Promotions.Pipeline(ctx, row.Repository)
+		if err != nil {
+			continue // a promotion says what is wrong with the pipelines
+		}
+		for j := range row.Cells {
+			c := &row.Cells[j]
+			stage, ok := pipeline.Stage(c.Environment)
+			if !ok {
+				continue
+			}
+			for _, earlier := range stage.Requires.After {
+				row.advance(c, earlier, by)
+			}
+			if c.Next != nil {
+				stages[c] = stage
+				candidates = append(candidates, artifact.Deployment{Repository: row.Repository, Environment: c.Environment, Digest: c.Next.Digest})
+			}
+		}
+	}
+	return w.waits(ctx, p, stages, candidates)
+}
+
+// waits says of each cell with something on its way what that waits for.
+func (w *Web) waits(ctx context.Context, p artifact.Principal, stages map[*cell]promotion.Stage, candidates []artifact.Deployment) error {
+	approvals, err := w.cfg.Store.ApprovalsOf(ctx, candidates)
+	if err != nil {
+		return err
+	}
+	given := map[artifact.Deployment][]artifact.Approval{}
+	for _, a := range approvals {
+		key := artifact.Deployment{Repository: a.Repository, Environment: a.Environment, Digest: a.Digest}
+		given[key] = append(given[key], a)
+	}
+	for c, stage := range stages {
+		c.Mine = c.Next.wait(stage, given[artifact.Deployment{Repository: c.Next.Repository, Environment: c.Environment, Digest: c.Next.Digest}], p, w.cfg.Now())
+	}
+	return nil
+}
+
+// advance notes that an earlier environment runs something else.
+func (row *service) advance(c *cell, earlier artifact.Environment, by map[artifact.Lead]int) {
+	for _, from := range row.Cells {
+		if from.Environment != earlier || from.Status == nil || c.Status != nil && c.Digest == from.Digest {
+			continue
+		}
+		n := &next{Deployment: from.Deployment, By: by[artifact.Lead{Repository: row.Repository, Ahead: earlier, Behind: c.Environment}]}
+		if c.Next == nil || n.Since.After(c.Next.Since) {
+			c.Next = n
+		}
+	}
+}
+
+// wait says what of the clock and of people is missing, and whether the reader is one of those. The promotion itself is
+// what evaluates every gate.
+func (n *next) wait(stage promotion.Stage, given []artifact.Approval, p artifact.Principal, now time.Time) (mine bool) {
+	if until := n.Since.Add(stage.Requires.Soak); until.After(now) {
+		n.Waits = append(n.Waits, "soaks until "+until.UTC().Format("15:04 UTC, 2 Jan"))
+	}
+	gate := stage.Requires.Approvals
+	if gate == nil {
+		return false
+	}
+	var people []string
+	for _, a := range given {
+		if a.Role == gate.Role && !slices.Contains(people, a.Actor) {
+			people = append(people, a.Actor)
+		}
+	}
+	if len(people) >= gate.Count {
+		return false
+	}
+	if gate.Count == 1 {
+		n.Waits = append(n.Waits, fmt.Sprintf("waits for an approval, by role %s", gate.Role))
+	} else {
+		n.Waits = append(n.Waits, fmt.Sprintf("waits for %d of %d approvals, by role %s", gate.Count-len(people), gate.Count, gate.Role))
+	}
+	return p.As(gate.Role, n.Repository, stage.Environment) && !slices.Contains(people, p.Name)
+}
+
+// shows are the filters that tiles lead to.
+var shows = []struct {
+	show, name string
+	bad        bool
+	is         func(service) bool
+}{
+	{"", "services", false, func(service) bool { return true }},
+	{"behind", "with something on its way", false, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Next != nil }) }},
+	{"mine", "waiting for your approval", false, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Mine }) }},
+	{"bad", "denied by the policies of now", true, func(s service) bool {
+		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Status != nil && (c.Bad != nil || c.Verdict == artifact.Deny) })
+	}},
+	{"severe", "with critical or high findings", true, func(s service) bool {
+		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Status != nil && c.Counts[artifact.Critical]+c.Counts[artifact.High] > 0 })
+	}},
+}
+
+// choose counts what each filter would show, and keeps a page of what the one that was asked for does.
+func (page *boardPage) choose(query url.Values) {
+	page.Total = len(page.Services)
+	is := shows[0].is
+	for _, s := range shows {
+		count := 0
+		for _, row := range page.Services {
+			if s.is(row) {
+				count++
+			}
+		}
+		if !page.Past {
+			page.Tiles = append(page.Tiles, tile{Show: s.show, Name: s.name, Count: count, Bad: s.bad && count > 0})
+		}
+		if s.show == page.Show {
+			is = s.is
+		}
+	}
+	words := strings.ToLower(strings.TrimSpace(page.Query))
+	page.Services = slices.DeleteFunc(page.Services, func(s service) bool {
+		return !is(s) || !strings.Contains(s.Repository.String(), words)
+	})
+	page.Services, page.Pages = paged(page.Services, boardRows, query)
+}
+
+// pages is where in a long list one is.
+type pages struct {
+	Number, Of     int
+	From, To, All  int    // rows, from 1
+	Before, Behind string // queries of the pages before and behind; empty: there is none
+}
+
+// paged cuts the page that the query asks for out of a list.
+func paged[T any](all []T, size int, query url.Values) ([]T, pages) {
+	return pagedBy("page", all, size, query)
+}
+
+func pagedBy[T any](name string, all []T, size int, query url.Values) ([]T, pages) {
+	n, _ := strconv.Atoi(query.Get(name))
+	of := max((len(all)+size-1)/size, 1)
+	n = min(max(n, 1), of)
+	from, to := (n-1)*size, min(n*size, len(all))
+	p := pages{Number: n, Of: of, From: min(from+1, to), To: to, All: len(all)}
+	other := func(n int) string {
+		if n < 1 || n > of {
+			return ""
+		}
+		q := url.Values{}
+		for k, v := range query {
+			q[k] = v
+		}
+		q.Set(name, strconv.Itoa(n))
+		return "?" + q.Encode()
+	}
+	p.Before, p.Behind = other(n-1), other(n+1)
+	return all[from:to], p
+}
