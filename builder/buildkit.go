@@ -107,10 +107,10 @@ func (b *BuildKit) connect(ctx context.Context) (*client.Client, func(), error) 
 	waiting, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if err := c.Wait(waiting); err != nil {
-		c.Close()
+		_ = c.Close()
 		return nil, nil, artifact.Errorf(artifact.Unavailable, "BuildKit at %s does not answer: %w", b.cfg.Address, err)
 	}
-	return c, func() { c.Close() }, nil
+	return c, func() { _ = c.Close() }, nil
 }
 
 // Inputs are all that an image is made of, every one pinned.

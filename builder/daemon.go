@@ -224,7 +224,7 @@ func (d *Daemon) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for {
 		asking, done := context.WithTimeout(ctx, time.Second)
 		workers, err := c.ListWorkers(asking)

@@ -12,7 +12,7 @@ import (
 func Here(ctx context.Context, dir string, r Request, with Config, private Private, log io.Writer, publish func(Artifact) error) (key artifact.Digest, err error) {
 	packed, out := io.Pipe()
 	go func() { out.CloseWithError(Pack(dir, r.Dockerfile, out)) }()
-	defer packed.Close()
+	defer func() { _ = packed.Close() }()
 	w, err := NewService(with).prepare(ctx, artifact.System, r, packed)
 	if err != nil {
 		return key, err

@@ -321,7 +321,7 @@ func (r *Runs) Follow(ctx context.Context, id string, after int64, tell func(seq
 	}
 }
 
-// Run, Runs and Cancel are the store's.
+// Run returns a run of an id, or NotFound.
 func (r *Runs) Run(ctx context.Context, id string) (artifact.Build, error) {
 	return r.cfg.Store.Run(ctx, id)
 }

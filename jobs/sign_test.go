@@ -55,7 +55,8 @@ func TestDescribed(t *testing.T) {
 			}
 			s := &Signer{Judge: w, Service: w, Logger: slog.New(slog.DiscardHandler),
 				Describe:  func(context.Context, artifact.Repository, artifact.Digest) (bool, error) { return w.attached, nil },
-				Described: func(_ context.Context, d artifact.Digest) error { w.again = append(w.again, d); return nil }}
+				Described: func(_ context.Context, d artifact.Digest) error { w.again = append(w.again, d); return nil },
+				Attest:    func(context.Context, policy.Pass) error { return nil }}
 			require.NoError(t, s.Work(t.Context(), &river.Job[signArgs]{JobRow: &rivertype.JobRow{Attempt: c.attempt}, Args: signArgs{repository, image}}))
 			require.Equal(t, c.again, len(w.again) == 1)
 		})

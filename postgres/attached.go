@@ -78,7 +78,7 @@ func (db *DB) Unsigned(ctx context.Context, all []artifact.Reference) ([]artifac
 // it takes into account where it does so, and of signatures it tells where somebody's signature is waited for.
 func (db *DB) attached(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 	about := subjectsOf(p)
-	if len(about) == 0 || db.OnAttached == nil {
+	if len(about) == 0 {
 		return nil
 	}
 	rows, err := tx.Query(ctx, `select digest from verdicts where repository = $1 and digest = any($2) and reasons @> '[{"signature": true}]'`, p.Repository, about)
@@ -104,9 +104,6 @@ func (db *DB) attached(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 
 // detached tells, before a manifest is deleted, of what it speaks for.
 func (db *DB) detached(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) error {
-	if db.OnAttached == nil {
-		return nil
-	}
 	rows, err := tx.Query(ctx, `select subject from manifests where repository = $1 and digest = $2 and subject is not null
 		union all select name from tags where repository = $1 and digest = $2 and name like 'sha%.att'`, repository, digest)
 	if err != nil {
@@ -125,6 +122,9 @@ func (db *DB) detached(ctx context.Context, tx pgx.Tx, repository artifact.Repos
 }
 
 func (db *DB) tellAttached(ctx context.Context, tx pgx.Tx, repository artifact.Repository, subjects []string) error {
+	if db.OnAttached == nil {
+		return nil
+	}
 	slices.Sort(subjects)
 	for _, subject := range slices.Compact(subjects) {
 		digest, err := artifact.ParseDigest(subject)

@@ -31,7 +31,7 @@ func TestAttached(t *testing.T) {
 	sbom := s.put("SBOM", attached(waiting))
 	signature := s.put("signature", func(p *artifact.Push) { attached(waiting)(p); bundle(p) })
 	s.put("signature of what waits for none", func(p *artifact.Push) { attached(whole)(p); bundle(p) })
-	require.Equal(t, []artifact.Digest{waiting, waiting}, told)
+	require.Equal(t, []artifact.Digest{waiting, waiting, whole}, told)
 	told = nil
 	tag := "sha256-" + waiting.Hex() + ".sig"
 	atTag := func(p *artifact.Push) {

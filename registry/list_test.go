@@ -82,7 +82,7 @@ func TestReferrers(t *testing.T) {
 	subject := artifact.DigestOf([]byte("subject"))
 	_, err := s.db.Pool.Exec(s.ctx, `with made as (insert into repositories (name) values ($1) on conflict do nothing)
 		insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, subject, body, annotations, pushed_by)
-		select $1, 'sha256:' || encode(sha256(i::text::bytea), 'hex'), 'application/vnd.oci.image.manifest.v1+json', 'application/x' || i % 2, false, false, $2, '{}',
+		select $1, 'sha256:' || encode(sha256(i::text::bytea), 'hex'), 'application/vnd.oci.image.manifest.v1+json', 'application/x' || i % 2, false, not true, $2, '{}',
 			case when i % 100 = 0 then jsonb_build_object('note', repeat('x', 300000)) else '{}' end, 'token:ci' from generate_series(1, 3000) i`, shop, subject)
 	require.NoError(t, err)
 	pages := func(types ...string) (all []artifact.Descriptor, n int) {

@@ -109,7 +109,7 @@ func act(what string, digest artifact.Digest) scanner.Response {
 	case "lie":
 		return scanner.Response{Analysis: &scanner.Analysis{Facts: artifact.LayerFacts{Digest: artifact.DigestOf([]byte("other"))}}}
 	case "brief":
-		time.Sleep(50 * time.Millisecond) // stands for work
+		<-time.After(50 * time.Millisecond) // stands for work
 	case "pid":
 		return said(fmt.Sprint(os.Getpid()))
 	case "confined":

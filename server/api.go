@@ -283,11 +283,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, public, get("keys", "/keys", "Public keys of signatures and of the ledger", "Service"), a.keys)
 	a.mountKeys()
 
-	register(a, public, get("sign-in", "/identity", "How people and workloads sign in here", "Tokens"), a.signIn)
-	register(a, public, post("exchange-token", "/token/exchange", "Exchange a token of a trusted OpenID provider for a token of this server", "Tokens"), a.exchange)
-	register(a, needs(artifact.ActionManage), post("create-token", "/tokens", "Make a token; it is shown this once", "Tokens"), a.createToken)
-	register(a, needs(artifact.ActionManage), get("list-tokens", "/tokens", "Tokens, without their secrets", "Tokens"), a.listTokens)
-	register(a, needs(artifact.ActionManage), remove("revoke-token", "/tokens/{id}", "Revoke a token at once", "Tokens"), a.revokeToken)
+	a.mountTokens()
 
 	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies, pipelines and rules for repositories: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
 	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies, pipelines and rules for repositories in force", "Documents"), a.listDocuments)
@@ -348,14 +344,26 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionManage), post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage"), a.collectGarbage)
 	register(a, needs(artifact.ActionManage), streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent"), a.checkBlobs)
 
+	a.mountBuilds()
+
+	a.mountDescription(engine)
+}
+
+func (a *API) mountTokens() {
+	register(a, public, get("sign-in", "/identity", "How people and workloads sign in here", "Tokens"), a.signIn)
+	register(a, public, post("exchange-token", "/token/exchange", "Exchange a token of a trusted OpenID provider for a token of this server", "Tokens"), a.exchange)
+	register(a, needs(artifact.ActionManage), post("create-token", "/tokens", "Make a token; it is shown this once", "Tokens"), a.createToken)
+	register(a, needs(artifact.ActionManage), get("list-tokens", "/tokens", "Tokens, without their secrets", "Tokens"), a.listTokens)
+	register(a, needs(artifact.ActionManage), remove("revoke-token", "/tokens/{id}", "Revoke a token at once", "Tokens"), a.revokeToken)
+}
+
+func (a *API) mountBuilds() {
 	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent"), a.build)
 	register(a, needs(artifact.ActionLook), get("list-builds", "/builds", "Builds, newest first", "Builds"), a.builds)
 	register(a, needs(artifact.ActionLook), get("get-build", "/builds/{build}", "How far a build is", "Builds"), a.buildRun)
 	register(a, needs(artifact.ActionLook), eventStream(get("follow-build", "/builds/{build}/log", "What a build says, until it has ended", "Builds")), a.buildLog)
 	register(a, needs(artifact.ActionBuild), post("cancel-build", "/builds/{build}/cancel", "End a build", "Builds"), a.cancelBuild)
 	register(a, needs(artifact.ActionLook), get("bases", "/bases", "What images were built on, and what is wrong with that by now", "Builds"), a.bases)
-
-	a.mountDescription(engine)
 }
 
 // humaConfig is huma's default without what reaches out of the process: its documentation pages load scripts from

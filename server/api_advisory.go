@@ -18,7 +18,7 @@ type AdvisoryStatus struct {
 	Java     JavaStatus             `json:"java"`
 }
 
-// JavaStatus is the same of the Java database. Without one, jars that do not say what they are are not matched.
+// JavaStatus is the same of the Java database. Without one, jars that do not say their names are not matched.
 type JavaStatus struct {
 	Present    bool                       `json:"present"`
 	Database   *artifact.AdvisoryDatabase `json:"database,omitempty"`

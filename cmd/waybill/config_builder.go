@@ -28,18 +28,18 @@ func (b BuilderConfig) limits() builder.Limits {
 }
 
 // hosts are the names that this registry goes by in FROM.
-func (c Config) hosts() []string {
-	hosts := []string{c.Listen}
-	if u, err := url.Parse(c.ExternalURL); err == nil && u.Host != "" {
+func (cfg Config) hosts() []string {
+	hosts := []string{cfg.Listen}
+	if u, err := url.Parse(cfg.ExternalURL); err == nil && u.Host != "" {
 		hosts = append(hosts, u.Host)
 	}
 	return hosts
 }
 
 // mirrorNames are the registries that FROM may name as they are.
-func (c Config) mirrorNames() map[string]bool {
+func (cfg Config) mirrorNames() map[string]bool {
 	names := map[string]bool{}
-	for _, m := range c.Mirrors {
+	for _, m := range cfg.Mirrors {
 		names[m.Name] = true
 	}
 	return names

@@ -79,15 +79,11 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex := &laterVEX{}
-	trust, _, err := cfg.trust()
+	d, err := a.deciding(cfg, k, files, contents, scans, vex)
 	if err != nil {
 		return nil, err
 	}
-	others := signer.NewOthers(contents, trust, k.signer.PEMs)
-	judge := policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Signatures: others, Holders: db, Waivers: db, Now: time.Now})
-	many := judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
-	gate := promotion.NewGate(db)
-	promotions := promotion.NewService(promotion.Config{Store: db, Judge: judge, Attestations: signer.NewAttestations(contents, k.signer), Signatures: others, Now: time.Now})
+	judge, many, gate, promotions, trust := d.judge, d.many, d.gate, d.promotions, d.trust
 	pushes := &mirrorPushes{}
 	if a.mirrors, err = mirror.New(mirror.Config{Sources: cfg.sources(), Rows: db, Pushes: pushes, Logger: logger, Now: time.Now}); err != nil {
 		return nil, err
@@ -114,7 +110,6 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
-
 	copier, err := mirror.NewCopier(mirror.CopierConfig{Targets: cfg.targets(), Promoted: db, Bytes: files, Logger: logger})
 	if err != nil {
 		return nil, err
@@ -146,14 +141,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if err != nil {
 		return nil, err
 	}
-	db.OnAttached = a.jobs.Attached
-	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
-	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
-	db.OnBuild = a.jobs.Build
-	if a.deliverer.WantsScans() {
-		db.OnScanned = a.jobs.Scanned(a.deliverer)
-	}
-
+	a.follow(copier, advisories)
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
@@ -166,6 +154,38 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Public: cfg.Public.Repositories, Proxies: cfg.Identity.TrustedProxies, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
 		Missing: pages.Missing, Stopping: pages.Close, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: a.metrics(), Logger: logger, Now: time.Now})
 	return a, nil
+}
+
+// decisions are what decides.
+type decisions struct {
+	judge, many *policy.Judge
+	gate        *promotion.Gate
+	promotions  *promotion.Service
+	trust       signer.Trust
+}
+
+// deciding makes what judges, and what promotes.
+func (a *app) deciding(cfg Config, k *keys, files *blob.File, contents *contents, scans *jobs.Scanner, vex *laterVEX) (d decisions, err error) {
+	if d.trust, _, err = cfg.trust(); err != nil {
+		return d, err
+	}
+	db, others := a.database, signer.NewOthers(contents, d.trust, k.signer.PEMs)
+	d.judge = policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Signatures: others, Holders: db, Waivers: db, Now: time.Now})
+	d.many = d.judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
+	d.gate = promotion.NewGate(db)
+	d.promotions = promotion.NewService(promotion.Config{Store: db, Judge: d.judge, Attestations: signer.NewAttestations(contents, k.signer), Signatures: others, Now: time.Now})
+	return d, nil
+}
+
+// follow has jobs inserted in the transactions that they follow from.
+func (a *app) follow(copier *mirror.Copier, advisories *advisories) {
+	db := a.database
+	db.OnAttached, db.OnBuild = a.jobs.Attached, a.jobs.Build
+	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
+	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
+	if a.deliverer.WantsScans() {
+		db.OnScanned = a.jobs.Scanned(a.deliverer)
+	}
 }
 
 // found opens what everything stands on: the database, the keys, the bytes, the scanner.

@@ -1,6 +1,9 @@
 // Hello says for what it was made.
 package main
 
-import "runtime"
+import (
+	"os"
+	"runtime"
+)
 
-func main() { println("hello from " + runtime.GOOS + "/" + runtime.GOARCH) }
+func main() { _, _ = os.Stdout.WriteString("hello from " + runtime.GOOS + "/" + runtime.GOARCH + "\n") }

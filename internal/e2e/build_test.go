@@ -69,7 +69,7 @@ func (s *waybillServer) build(token string, query url.Values, context []byte) (s
 		}
 	}
 	if last.Result == nil {
-		return server.Built{}, fmt.Errorf("%d: %+v", res.StatusCode, last.Problem)
+		return server.Built{}, fmt.Errorf("%d: %w", res.StatusCode, last.Problem)
 	}
 	return *last.Result, nil
 }
