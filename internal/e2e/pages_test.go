@@ -42,7 +42,7 @@ func TestPages(t *testing.T) {
 	o.promote("shop/returns:v2", "dev", "by the pipeline")
 
 	// From the board, by hand: staging, which nothing is in the way of.
-	poll(t, ada, `document.querySelector('[data-cell="shop/returns staging"] .go') !== null`)
+	poll(t, ada, `document.querySelector('[data-cell="shop/returns staging"] .next')?.textContent.includes("dev has v2") === true`)
 	do(t, ada, chromedp.Click(`[data-cell="shop/returns staging"] .go`), visible(".gates"))
 	require.Contains(t, get(t, ada, chromedp.Text(".sum")), "All 5 gates are met")
 	do(t, ada, chromedp.SendKeys("#reason", "tests are green"), chromedp.Click(`form[action="/promote"] button`), visible(".told"))
