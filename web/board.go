@@ -225,9 +225,9 @@ func (w *Web) slide(ctx context.Context, p artifact.Principal, page *boardPage) 
 		}
 		s.Ticks = append(s.Ticks, tick{X: float64(one.At.Unix()-s.From) / span * 1000, Action: one.Action})
 		if one.At.After(page.At) {
-			s.Before = one.At.Truncate(time.Second).Add(time.Second)
-		} else if s.Earlier.IsZero() && one.At.Before(page.At.Add(-time.Second)) {
-			s.Earlier = one.At.Truncate(time.Second).Add(-time.Second)
+			s.Before = one.At
+		} else if s.Earlier.IsZero() {
+			s.Earlier = one.At.Add(-time.Microsecond) // as finely as times are stored: several are in one second
 		}
 		if !one.At.After(page.At) {
 			page.note(one)

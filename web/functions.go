@@ -21,6 +21,7 @@ func (w *Web) functions() template.FuncMap {
 		"join":       strings.Join,
 		"next":       func(i int) int { return i + 1 },
 		"iso":        func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"instant":    func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
 		"change":     change,
 		"name":       nameOf,

@@ -16,9 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
@@ -244,7 +242,8 @@ func TestExpressionRefused(t *testing.T) {
 	s.pushed(s.admin(), "else/x:v1", img)
 }
 
-// TestSBOMBeforePromotion: what no push can have yet is a warning there, and denies the promotion until it is attached.
+// TestSBOMBeforePromotion: what no push can have yet is a warning there; Waybill attaches it, judges again by itself, and then the
+// image may be promoted. What others attach is in TestProvenanceByOthers.
 func TestSBOMBeforePromotion(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
@@ -254,22 +253,12 @@ func TestSBOMBeforePromotion(t *testing.T) {
 	img := configured(t, "1000", files(t, map[string]string{"a": "1"}))
 	digest := s.pushed(pusher, "shop/x:v1", img)
 	s.signed(pusher, "shop/x@"+digest)
-	var verdict artifact.VerdictRecord
-	s.json(pusher, &verdict, "verdict", "shop/x:v1")
-	require.Equal(t, artifact.Allow, verdict.Outcome)
-	require.Len(t, verdict.Waiting(), 1)
-	_, stderr, code = s.waybill(promoter, "promote", "shop/x", "v1", "dev")
-	require.NotZero(t, code)
-	require.Contains(t, stderr, "no SBOM is attached (spdx)")
-
-	layer := static.NewLayer([]byte(`{"spdxVersion":"SPDX-2.3"}`), "application/spdx+json")
-	sbom, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/spdx+json"), layer)
-	require.NoError(t, err)
-	h, err := img.Digest()
-	require.NoError(t, err)
-	size, err := img.Size()
-	require.NoError(t, err)
-	attached := mutate.Subject(sbom, v1.Descriptor{MediaType: types.DockerManifestSchema2, Digest: h, Size: size}).(v1.Image)
-	s.pushed(pusher, "shop/x:sbom", attached)
+	// Waybill attaches one itself, moments after it signed.
+	s.await("its SBOM", func() bool {
+		var verdict artifact.VerdictRecord
+		s.json(pusher, &verdict, "verdict", "shop/x:v1")
+		require.Equal(t, artifact.Allow, verdict.Outcome)
+		return len(verdict.Waiting()) == 0
+	})
 	s.ok(promoter, "promote", "shop/x", "v1", "dev")
 }
