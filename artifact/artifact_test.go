@@ -126,6 +126,34 @@ func TestLacks(t *testing.T) {
 	require.Equal(t, other.Layers[1:], have.Lacks(other), "one payload signed by two keys is two signatures")
 }
 
+// TestAmbiguousManifest: what one client reads as this and another as that is no manifest.
+func TestAmbiguousManifest(t *testing.T) {
+	t.Parallel()
+	d := `{"mediaType":"x","digest":"sha256:` + strings.Repeat("0", 64) + `","size":2}`
+	for name, body := range map[string]string{
+		"config":         `{"schemaVersion":2,"config":` + d + `,"Config":` + d + `,"layers":[]}`,
+		"layers":         `{"schemaVersion":2,"config":` + d + `,"layers":[` + d + `],"LAYERS":[]}`,
+		"digest in list": `{"schemaVersion":2,"config":` + d + `,"layers":[{"mediaType":"x","digest":"sha256:` + strings.Repeat("1", 64) + `","Digest":"sha256:` + strings.Repeat("0", 64) + `","size":2}]}`,
+		"platform":       `{"schemaVersion":2,"mediaType":"` + artifact.MediaTypeIndex + `","manifests":[{"mediaType":"x","digest":"sha256:` + strings.Repeat("0", 64) + `","size":2,"platform":{"os":"linux","OS":"windows","architecture":"amd64"}}]}`,
+		"twice":          `{"schemaVersion":2,"config":` + d + `,"config":` + d + `,"layers":[]}`,
+	} {
+		_, err := artifact.ParseManifest("", []byte(body))
+		require.ErrorContains(t, err, "it has both", name)
+	}
+	_, err := artifact.ParseManifest(artifact.MediaTypeManifest, []byte(`{"schemaVersion":2,"config":`+d+`,"layers":[],"annotations":{"a":"1","A":"2"}}`))
+	require.NoError(t, err, "annotations are told apart by case")
+}
+
+// TestFollows: what speaks for an image goes where that goes; a chart does not.
+func TestFollows(t *testing.T) {
+	t.Parallel()
+	for config, follows := range map[string]bool{artifact.MediaTypeEmpty: true, artifact.MediaTypeConfig: true, "application/spdx+json": true,
+		"application/vnd.cncf.helm.config.v1+json": false, "application/vnd.wasm.config.v0+json": false, "application/x": false} {
+		require.Equal(t, follows, artifact.Manifest{Config: &artifact.Descriptor{MediaType: config}}.Follows(), config)
+	}
+	require.False(t, artifact.Manifest{MediaType: artifact.MediaTypeIndex}.Follows())
+}
+
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	repository, _ := artifact.ParseRepository("shop/returns")

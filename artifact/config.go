@@ -89,6 +89,36 @@ func ambiguous(object []byte, within ...string) (one, other string) {
 	return "", ""
 }
 
+// ambiguousWithin is ambiguous of a document and of all objects in it, so many levels deep: a manifest's descriptors and their
+// platforms are. Annotations are told apart by case by everybody.
+func ambiguousWithin(document []byte, levels int) (one, other string) {
+	var list []json.RawMessage
+	if json.Unmarshal(document, &list) == nil {
+		for _, item := range list {
+			if one, other := ambiguousWithin(item, levels-1); one != "" {
+				return one, other
+			}
+		}
+		return "", ""
+	}
+	var object map[string]json.RawMessage
+	if levels == 0 || json.Unmarshal(document, &object) != nil {
+		return "", ""
+	}
+	if one, other := ambiguous(document); one != "" {
+		return one, other
+	}
+	for key, value := range object {
+		if key == "annotations" {
+			continue
+		}
+		if one, other := ambiguousWithin(value, levels-1); one != "" {
+			return one, other
+		}
+	}
+	return "", ""
+}
+
 // Platform returns what the config says it runs on.
 func (c ImageConfig) Platform() Platform {
 	return Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant}

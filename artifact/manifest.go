@@ -110,6 +110,19 @@ func (m Manifest) IsImage(config []byte) bool {
 	return json.Unmarshal(config, &probe) == nil && len(probe.RootFS.DiffIDs) > 0
 }
 
+// followers are the configs of artifacts that speak for their subject: none (OCI image-spec 1.1, "Guidelines for Artifact Usage"), an image's, as
+// cosign has, or a document's.
+var followers = []string{"", "application/vnd.oci.empty.", "application/vnd.oci.image.config.", "application/vnd.docker.container.image.", "application/vnd.cyclonedx", "application/spdx",
+	"text/spdx", "application/vnd.in-toto", "application/vnd.dsse", "application/vnd.openvex", "application/vnd.dev.sigstore.", "application/vnd.dev.cosign", "application/vnd.cncf.notary.", "application/vnd.unknown.config."}
+
+// Follows reports whether an artifact goes where its subject goes. What is itself something to run or install, such as a chart
+// or a module, is promoted by itself; so is an index.
+func (m Manifest) Follows() bool {
+	return !m.IsIndex() && (m.Config == nil || slices.ContainsFunc(followers, func(p string) bool {
+		return p != "" && strings.HasPrefix(m.Config.MediaType, p) || m.Config.MediaType == p
+	}))
+}
+
 // IsLayer reports whether a media type is that of an image layer's tar.
 func IsLayer(mediaType string) bool {
 	return slices.ContainsFunc(layerPrefixes, func(p string) bool { return strings.HasPrefix(mediaType, p) })
@@ -141,6 +154,9 @@ func ParseManifest(contentType string, body []byte) (Manifest, error) {
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return invalid("bytes follow the JSON document")
+	}
+	if one, other := ambiguousWithin(body, 4); one != "" {
+		return invalid("it has both %.80q and %.80q in one object, of which one client takes this and another that", one, other)
 	}
 	if raw.SchemaVersion != 2 {
 		return invalid("schemaVersion is %d; only 2 is accepted", raw.SchemaVersion)

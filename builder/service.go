@@ -71,10 +71,17 @@ type Config struct {
 type Service struct {
 	cfg     Config
 	running singleflight.Group
+	slots   chan struct{} // of builds at once
 }
 
 // NewService returns a service; it is safe for concurrent use.
-func NewService(cfg Config) *Service { return &Service{cfg: cfg} }
+func NewService(cfg Config) *Service {
+	return &Service{cfg: cfg, slots: make(chan struct{}, buildsAtOnce)}
+}
+
+// buildsAtOnce bounds builds that run in this process; others wait. Each holds a lock in the database meanwhile, and fewer than it has
+// connections for that.
+const buildsAtOnce = 4
 
 // Result is what a build came to.
 type Result struct {
@@ -107,11 +114,16 @@ func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, 
 func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log io.Writer) (Result, error) {
 	r := w.plan.request
 	// Requests that stand at the same key share one build; each then sets its own tags.
-	shared, err, _ := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w.plan, w.temp, log) })
-	if err != nil {
-		return Result{}, err
+	for {
+		shared, err, joined := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w.plan, w.temp, log) })
+		if joined && errors.Is(err, context.Canceled) && ctx.Err() == nil {
+			continue // whoever began it left; this one is still here
+		}
+		if err != nil {
+			return Result{}, err
+		}
+		return s.tagged(ctx, p, r, shared.(Result), nil)
 	}
-	return s.tagged(ctx, p, r, shared.(Result), nil)
 }
 
 // tagged sets a request's tags on what was built.
@@ -134,7 +146,7 @@ func (s *Service) before(ctx context.Context, p artifact.Principal, plan *Plan) 
 
 func mayBuild(p artifact.Principal, repository artifact.Repository) error {
 	if !p.Can(artifact.ActionBuild, repository) || !p.Can(artifact.ActionPush, repository) {
-		return artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Role, repository)
+		return artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Roles(), repository)
 	}
 	return nil
 }
@@ -173,6 +185,12 @@ func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, arc
 // once builds under the lock of the key, unless it is done by then. A build that a killed server left is begun anew.
 func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, temp string, log io.Writer) (Result, error) {
 	repository := plan.request.Repository
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
 	release, err := s.cfg.Store.LockBuild(ctx, repository, plan.Key())
 	if err != nil {
 		return Result{}, err

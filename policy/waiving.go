@@ -53,6 +53,22 @@ const maxWaiverReason = 500
 
 var waivedRule = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]{0,62})(?::([!-~]{1,200}))?$`)
 
+// everyEnvironment is p without what it may do for some environments only.
+func everyEnvironment(p artifact.Principal) artifact.Principal {
+	all := p.Bindings()
+	p.Role, p.Repositories, p.Environments, p.More = "", nil, nil, nil
+	for _, b := range all {
+		switch {
+		case len(b.Environments) > 0 && b.Role != artifact.Admin:
+		case p.Role == "":
+			p.Role, p.Repositories = b.Role, b.Repositories
+		default:
+			p.More = append(p.More, b)
+		}
+	}
+	return p
+}
+
 // Create puts a waiver in force. Its creator answers for it: one who may approve in all the repositories that it is for.
 // Of a digest it holds in those of its creator.
 func (s *Waiving) Create(ctx context.Context, p artifact.Principal, r WaiverRequest) (artifact.Waiver, error) {
@@ -61,6 +77,7 @@ func (s *Waiving) Create(ctx context.Context, p artifact.Principal, r WaiverRequ
 	if err := s.check(&w, r); err != nil {
 		return w, err
 	}
+	p = everyEnvironment(p) // a waiver holds whatever environment an image goes to
 	if !p.Can(artifact.ActionApprove, artifact.Repository{}) {
 		return w, artifact.Errorf(artifact.Denied, "%s, a %s, may not waive a rule; that takes a token of role approver", p.Name, p.Roles())
 	}
@@ -128,7 +145,7 @@ func (s *Waiving) Revoke(ctx context.Context, p artifact.Principal, id int64) (a
 	if err != nil {
 		return w, err
 	}
-	if !p.Can(artifact.ActionApprove, artifact.Repository{}) || !approvesAll(p, w) {
+	if p = everyEnvironment(p); !p.Can(artifact.ActionApprove, artifact.Repository{}) || !approvesAll(p, w) {
 		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke waiver %d; that takes an approver of all repositories that it is for", p.Name, p.Roles(), id)
 	}
 	return s.cfg.Store.RevokeWaiver(ctx, id, p.Name, s.cfg.Now())

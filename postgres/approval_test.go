@@ -69,6 +69,8 @@ func TestApprovals(t *testing.T) {
 	require.Equal(t, artifact.Denied, artifact.KindOf(err))
 	_, err = s.service.RevokeApproval(s.ctx, artifact.Principal{Name: "user:bob", Role: artifact.Approver, Repositories: []string{"bank/**"}}, eve.ID)
 	require.Equal(t, artifact.NotFound, artifact.KindOf(err), "and is not told what there is")
+	_, err = s.service.RevokeApproval(s.ctx, artifact.Principal{Name: "user:bob", Role: artifact.Approver, Environments: []artifact.Environment{parsed(t, artifact.ParseEnvironment, "dev")}}, eve.ID)
+	require.Equal(t, artifact.NotFound, artifact.KindOf(err), "an approver of another environment")
 	_, err = s.service.RevokeApproval(s.ctx, artifact.Principal{Name: "user:bob", Role: artifact.Approver}, eve.ID)
 	require.NoError(t, err)
 	_, err = s.promote("v1", "production")

@@ -24,7 +24,7 @@ func (db *DB) LockBuild(ctx context.Context, repository artifact.Repository, key
 // hold takes an advisory lock of the database's, with a connection of its own until release is called. A replica that is
 // killed lets go of it.
 func (db *DB) hold(ctx context.Context, name string) (release func(), err error) {
-	conn, err := db.Pool.Acquire(ctx)
+	conn, err := db.holds.Acquire(ctx)
 	if err != nil {
 		return nil, translate(err)
 	}

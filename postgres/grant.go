@@ -15,7 +15,7 @@ import (
 // closure is every manifest and blob that belongs to a promoted digest $2 of repository $1: itself and, of an index, its
 // children; what refers to any of them by subject or by cosign's tags; and the configs and layers of all these. What
 // only refers to it brings no image with it, or whoever may push could have an image pulled that nobody promoted by
-// naming a promoted one as its subject; nor do blobs that are some image's. Nothing recalled is in it, nor what only that leads to.
+// naming a promoted one as its subject; nor a chart or the like (artifact.Manifest.Follows); nor do blobs that are some image's. Nothing recalled is in it, nor what only that leads to.
 const closure = `
 with recursive tree (digest, promoted) as (
     select $2::text, true
@@ -24,9 +24,9 @@ with recursive tree (digest, promoted) as (
         select m.digest, t.promoted from manifest_references r join manifests m on m.repository = $1 and m.digest = r.digest
         where r.repository = $1 and r.manifest = t.digest and r.kind = 'manifest' and (t.promoted or not m.is_image)
         union all
-        select m.digest, false from manifests m where m.repository = $1 and m.subject = t.digest and not m.is_image
+        select m.digest, false from manifests m where m.repository = $1 and m.subject = t.digest and not m.is_image and m.follows
         union all
-        select m.digest, false from tags g join manifests m on m.repository = $1 and m.digest = g.digest and not m.is_image
+        select m.digest, false from tags g join manifests m on m.repository = $1 and m.digest = g.digest and not m.is_image and m.follows
         where g.repository = $1 and g.name in
             (replace(t.digest, ':', '-') || '.sig', replace(t.digest, ':', '-') || '.att', replace(t.digest, ':', '-') || '.sbom')
     ) found

@@ -28,7 +28,8 @@ type node struct {
 	blobs    []artifact.Digest
 }
 
-// closure is what a promoted digest brings with it: its children, and what is attached to any of these but is no image.
+// closure is what a promoted digest brings with it: its children, and what is attached to any of these but is no image
+// and no index.
 func (m *model) closure(root artifact.Digest) map[artifact.Digest]bool {
 	reached := map[artifact.Digest]bool{}
 	seen := map[string]bool{}
@@ -54,7 +55,7 @@ func (m *model) closure(root artifact.Digest) map[artifact.Digest]bool {
 			}
 		}
 		for _, a := range m.attached[d] {
-			if !m.recalled[a] && !m.manifests[a].image {
+			if !m.recalled[a] && !m.manifests[a].image && len(m.manifests[a].children) == 0 {
 				walk(a, false)
 			}
 		}

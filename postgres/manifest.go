@@ -158,9 +158,9 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	hold := func(tag pgconn.CommandTag) error { locked += int(tag.RowsAffected()); return nil }
 	batch := &pgx.Batch{}
 	batch.Queue(`insert into repositories (name) values ($1) on conflict do nothing`, p.Repository)
-	batch.Queue(`insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing`,
-		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy).
+	batch.Queue(`insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by, follows)
+		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) on conflict do nothing`,
+		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy, p.Manifest.Follows()).
 		Exec(func(tag pgconn.CommandTag) error { created = tag.RowsAffected() == 1; return nil })
 	// Between the check and here a blob or a child may have been deleted: then the push must not be.
 	batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).Exec(hold)
@@ -282,27 +282,45 @@ func (db *DB) Referrers(ctx context.Context, repository artifact.Repository, sub
 	return all, translate(err)
 }
 
-// maxReferrers bounds a page of referrers by what their annotations come to, in bytes: anybody who may push writes them.
-const maxReferrers = 2 << 20
+// Bounds of what is read of referrers, whose annotations anybody who may push writes: in one exchange with the database, and,
+// in bytes of annotations, for a page.
+const (
+	referrersAtOnce = 32
+	maxReferrers    = 2 << 20
+)
 
 // ReferrersAfter returns them all in pages, sorted by digest, of some artifact types where those are given: those after last, at most n
 // and no more than maxReferrers wants, and whether more follow.
 func (db *DB) ReferrersAfter(ctx context.Context, repository artifact.Repository, subject artifact.Digest, artifactTypes []string, last string, n int) (page []artifact.Descriptor, more bool, err error) {
-	rows, err := db.Pool.Query(ctx, `select media_type, digest, size, artifact_type, annotations, found from (
-			select *, count(*) over () as found, sum(octet_length(annotations::text)) over (order by digest collate "C") - octet_length(annotations::text) as before from (
-				select media_type, digest, length(body) as size, artifact_type, annotations from manifests
-				where repository = $1 and subject = $2 and digest collate "C" > $3 and (coalesce(cardinality($4::text[]), 0) = 0 or artifact_type = any($4))
-				order by digest collate "C" limit $5) next) counted
-		where before < $6 order by digest collate "C" limit $5 - 1`, repository, subject, last, artifactTypes, n+1, maxReferrers)
-	if err != nil {
-		return nil, false, translate(err)
+	written := 0
+	for {
+		rows, err := db.Pool.Query(ctx, `select media_type, digest, length(body), artifact_type, annotations from manifests
+			where repository = $1 and subject = $2 and digest collate "C" > $3 and (coalesce(cardinality($4::text[]), 0) = 0 or artifact_type = any($4))
+			order by digest collate "C" limit $5`, repository, subject, last, artifactTypes, referrersAtOnce)
+		if err != nil {
+			return nil, false, translate(err)
+		}
+		some, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d artifact.Descriptor, err error) {
+			err = row.Scan(&d.MediaType, &d.Digest, &d.Size, &d.ArtifactType, &d.Annotations)
+			return d, err
+		})
+		if err != nil {
+			return nil, false, translate(err)
+		}
+		for _, d := range some {
+			if len(page) == n || written > maxReferrers {
+				return page, true, nil
+			}
+			for name, value := range d.Annotations {
+				written += len(name) + len(value)
+			}
+			page = append(page, d)
+		}
+		if len(some) < referrersAtOnce {
+			return page, false, nil
+		}
+		last = page[len(page)-1].Digest.String()
 	}
-	found := 0
-	page, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d artifact.Descriptor, err error) {
-		err = row.Scan(&d.MediaType, &d.Digest, &d.Size, &d.ArtifactType, &d.Annotations, &found)
-		return d, err
-	})
-	return page, found > len(page), translate(err)
 }
 
 // Repositories returns the names of all repositories that have a manifest, sorted.

@@ -55,6 +55,7 @@ type DB struct {
 	// loose is for what may be lost with the last half second before a power cut, and is then done again: how far an
 	// upload is, what was learned of a layer. Its commits do not wait for the disk.
 	loose   *pgxpool.Pool
+	holds   *pgxpool.Pool // of those who hold a lock while they work
 	hot     *hot
 	changes *changes
 	unwatch context.CancelFunc
@@ -90,7 +91,16 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	db := &DB{Pool: pool, loose: loose, hot: newHot(), changes: newChanges(), watched: make(chan struct{})}
+	// What holds a lock needs connections of the pool while it does: it must not have taken them all.
+	holdsConfig := poolConfig.Copy()
+	holdsConfig.MaxConns = max(8, poolConfig.MaxConns)
+	holds, err := pgxpool.NewWithConfig(ctx, holdsConfig)
+	if err != nil {
+		pool.Close()
+		loose.Close()
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	db := &DB{Pool: pool, loose: loose, holds: holds, hot: newHot(), changes: newChanges(), watched: make(chan struct{})}
 	if cfg.OwnerURL != "" {
 		err = migrateAs(ctx, cfg.OwnerURL, poolConfig)
 	} else {
@@ -99,6 +109,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		pool.Close()
 		loose.Close()
+		holds.Close()
 		return nil, fmt.Errorf("migrate database: %w", err)
 	}
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
@@ -119,6 +130,7 @@ func (db *DB) Close() {
 	db.unwatch()
 	<-db.watched
 	db.loose.Close()
+	db.holds.Close()
 	db.Pool.Close()
 }
 
@@ -127,7 +139,7 @@ func (db *DB) Ping(ctx context.Context) error { return db.Pool.Ping(ctx) }
 
 // Held is how many connections requests and jobs hold.
 func (db *DB) Held() int {
-	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns())
+	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns() + db.holds.Stat().AcquiredConns())
 }
 
 func migrate(ctx context.Context, pool *pgxpool.Pool) error {

@@ -303,6 +303,16 @@ func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest
 	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason, advisory) })
 }
 
+// Holding returns the repositories that hold a manifest, sorted.
+func (db *DB) Holding(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error) {
+	rows, err := db.Pool.Query(ctx, `select repository from manifests where digest = $1 order by repository`, digest)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Repository])
+	return all, translate(err)
+}
+
 func recall(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
 	if err := lockGrants(ctx, tx, repository); err != nil {
 		return err

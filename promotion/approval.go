@@ -126,7 +126,7 @@ func (s *Service) RevokeApproval(ctx context.Context, p artifact.Principal, id i
 	if err != nil {
 		return a, err
 	}
-	if !p.Can(artifact.ActionApprove, a.Repository) {
+	if !p.CanTo(artifact.ActionApprove, a.Repository, a.Environment) {
 		return artifact.Approval{}, artifact.Errorf(artifact.NotFound, "there is no approval %d", id)
 	}
 	return s.cfg.Store.RevokeApproval(ctx, id, p.Name)

@@ -68,7 +68,7 @@ func (stage Stage) Unmet(e Evidence, a Asked) []artifact.Reason {
 	unmet = append(unmet, stage.Requires.unsoaked(e, a.At)...)
 	switch {
 	case e.Signature.IsZero():
-		add("signed", artifact.AwaitsWork, "it is not signed yet; signing follows a push by some seconds, so try again, or look at `waybill verdict` for why it is not")
+		add("signed", artifact.AwaitsWork, "it is not signed yet; signing follows a push by some seconds, so try again, or with --wait, or look at `waybill verdict` for why it is not")
 	case e.KeyRefused != "":
 		add("signed", artifact.AwaitsWork, "it is signed by key %.12s alone, which %s; it is signed again by the key in force if policy allows it still, so try again, or push it again", e.KeyID, e.KeyRefused)
 	}

@@ -2,6 +2,8 @@ package promotion
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
@@ -36,6 +38,8 @@ type Store interface {
 	// returns what was recorded, with no ID where the pointer stood there already. Promotions to one environment take
 	// turns: each goes from Move.Previous, and it is a Conflict when the pointer stands elsewhere by now.
 	Promote(ctx context.Context, moves ...Move) ([]artifact.Promotion, error)
+	// Holding returns the repositories that hold a digest, sorted.
+	Holding(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error)
 	// Recall takes a digest out of every environment of its repository.
 	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error
 	// RetireEnvironment takes an environment that no pipeline names away: whatever could be pulled from it, in any repository, no
@@ -293,7 +297,22 @@ func refusal(what string, environment artifact.Environment, unmet []artifact.Rea
 		Message: what + " may not go to " + environment.String() + ": " + strings.Join(lines, "; ")}
 }
 
-// Recall takes a digest out of every environment at once, for ever: it can be pulled by no deployer and promoted by
+// Copies returns the other repositories that hold a digest: those where p may recall it, and what else p may know of.
+func (s *Service) Copies(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (recalls, others []artifact.Repository, err error) {
+	all, err := s.cfg.Store.Holding(ctx, digest)
+	for _, r := range all {
+		switch {
+		case r == repository:
+		case p.CanTo(artifact.ActionPromote, r, artifact.Environment{}):
+			recalls = append(recalls, r)
+		case p.Can(artifact.ActionLook, r):
+			others = append(others, r)
+		}
+	}
+	return recalls, others, err
+}
+
+// Recall takes a digest out of every environment at once, in every repository where p may, for ever: it can be pulled by no deployer and promoted by
 // nobody from then on.
 func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason, advisory string) error {
 	if !p.Can(artifact.ActionPromote, repository) {
@@ -311,7 +330,19 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 			return artifact.Errorf(artifact.Invalid, "advisory %.100q: want a link of at most 500 bytes, such as https://nvd.nist.gov/vuln/detail/CVE-2024-24790", advisory)
 		}
 	}
-	return s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason, advisory)
+	if err := s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason, advisory); err != nil {
+		return err
+	}
+	copies, _, err := s.Copies(ctx, p, repository, digest)
+	for _, r := range copies {
+		one := s.cfg.Store.Recall(ctx, r, digest, p.Name, reason, advisory)
+		if kind := artifact.KindOf(one); kind == artifact.Conflict || kind == artifact.NotFound {
+			continue // it was recalled, or deleted, there before
+		} else if one != nil {
+			err = errors.Join(err, fmt.Errorf("it is recalled in %s, and not in %s, which holds it too: %w", repository, r, one))
+		}
+	}
+	return err
 }
 
 // Retire takes away an environment that no pipeline names any more: deployers of it pull nothing from then on, and what

@@ -75,6 +75,7 @@ type APIConfig struct {
 type Promotions interface {
 	Promote(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
 	RollbackTo(ctx context.Context, p artifact.Principal, r promotion.Request) (promotion.Result, error)
+	Copies(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest) (recalls, others []artifact.Repository, err error)
 	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
 	CreateRelease(ctx context.Context, p artifact.Principal, name, reason string, versions []promotion.Request) (artifact.Release, error)
 	Release(ctx context.Context, p artifact.Principal, name string) (artifact.Release, error)
@@ -323,7 +324,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("list-releases", "/releases", "Releases, newest first", "Promotion"), a.releases)
 	register(a, needs(artifact.ActionLook), get("get-release", "/releases/{release}", "What is in a release", "Promotion"), a.release)
 	register(a, needs(artifact.ActionPromote), post("promote-release", "/releases/{release}/promotions", "Promote all of a release to an environment, or nothing", "Promotion"), a.promoteRelease)
-	register(a, needs(artifact.ActionAudit), get("webhook-deliveries", "/webhooks/deliveries", "Messages to webhooks, newest first", "Service"), a.deliveries)
+	register(a, audits, get("webhook-deliveries", "/webhooks/deliveries", "Messages to webhooks, newest first", "Service"), a.deliveries)
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
@@ -333,13 +334,13 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
 	register(a, needs(artifact.ActionManage), post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage"), a.retention)
 
-	register(a, needs(artifact.ActionAudit), get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
-	register(a, needs(artifact.ActionAudit), get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
-	register(a, needs(artifact.ActionAudit), get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
-	register(a, needs(artifact.ActionAudit), get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)
-	engine.GET(tileRoot+"/checkpoint", a.plain(needs(artifact.ActionAudit), a.tileCheckpoint))
-	engine.GET(tileRoot+"/tile/*path", a.plain(needs(artifact.ActionAudit), a.tile))
-	register(a, needs(artifact.ActionAudit), get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
+	register(a, audits, get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
+	register(a, audits, get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
+	register(a, audits, get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
+	register(a, audits, get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)
+	engine.GET(tileRoot+"/checkpoint", a.plain(audits, a.tileCheckpoint))
+	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
+	register(a, audits, get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
 
 	register(a, needs(artifact.ActionManage), post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage"), a.collectGarbage)
 	register(a, needs(artifact.ActionManage), streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent"), a.checkBlobs)

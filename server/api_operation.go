@@ -17,18 +17,31 @@ type need struct {
 	public   bool            // anybody, without credentials
 	action   artifact.Action // the caller's role includes it, for some repository; the handler checks which
 	deployer bool            // a deployer too: the handler asks the gate about each digest
+	whole    bool            // for every repository: what is told is of all of them
 }
 
 var (
 	public = need{public: true}
 	looks  = need{action: artifact.ActionLook, deployer: true}
+	audits = need{action: artifact.ActionAudit, whole: true}
 )
 
 func needs(a artifact.Action) need { return need{action: a} }
 
 // allows reports whether the caller's role may use the route at all.
 func (n need) allows(p artifact.Principal) bool {
+	if n.whole {
+		return p.CanEverywhere(n.action)
+	}
 	return n.public || p.Can(n.action, artifact.Repository{}) || (n.deployer && p.Is(artifact.Deployer))
+}
+
+// bound says how the role must be bound.
+func (n need) bound() string {
+	if n.whole {
+		return ", bound to no repositories: this is of all of them"
+	}
+	return ""
 }
 
 type principalKey struct{}
@@ -64,7 +77,7 @@ func (a *API) admit(n need) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, err := a.principal(hc.Context(), hc.Header("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action))
+			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action), n.bound())
 		}
 		if err != nil {
 			a.writeProblem(hc, newProblem(err))

@@ -67,6 +67,9 @@ type Recalled struct {
 	Repository artifact.Repository `json:"repository"`
 	Digest     artifact.Digest     `json:"digest"`
 	Reason     string              `json:"reason"`
+	// Copies of one digest in several repositories are one artifact.
+	Copies []artifact.Repository `json:"copies,omitempty" doc:"Other repositories that hold the digest; it is recalled there too"`
+	Left   []artifact.Repository `json:"left,omitempty" doc:"Other repositories that hold the digest, where the caller may not recall it"`
 }
 
 type (
@@ -118,7 +121,9 @@ func (a *API) recall(ctx context.Context, p artifact.Principal, in *recallInput)
 	if err := a.cfg.Promotions.Recall(ctx, p, ref.Repository, digest, in.Body.Reason, in.Body.Advisory); err != nil {
 		return nil, err
 	}
-	return &recalledOutput{Body: Recalled{Repository: ref.Repository, Digest: digest, Reason: in.Body.Reason}}, nil
+	out := &recalledOutput{Body: Recalled{Repository: ref.Repository, Digest: digest, Reason: in.Body.Reason}}
+	out.Body.Copies, out.Body.Left, err = a.cfg.Promotions.Copies(ctx, p, ref.Repository, digest)
+	return out, err
 }
 
 func (a *API) retire(ctx context.Context, p artifact.Principal, in *retireInput) (*retiredOutput, error) {

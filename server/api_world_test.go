@@ -333,6 +333,10 @@ func (w *world) RollbackTo(_ context.Context, p artifact.Principal, r promotion.
 	return w.result(r.Repository, r.Environment), nil
 }
 
+func (w *world) Copies(context.Context, artifact.Principal, artifact.Repository, artifact.Digest) (recalls, others []artifact.Repository, err error) {
+	return nil, nil, nil
+}
+
 func (w *world) Recall(_ context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, _ string) error {
 	w.record("recall %s@%s by %s: %s", r, d, p.Name, reason)
 	return nil

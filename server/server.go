@@ -98,7 +98,19 @@ func (s *Server) routes() {
 }
 
 // Handler returns the server without its listener.
-func (s *Server) Handler() http.Handler { return s.cfg.Limits.orDefaults().bounded(s.engine) }
+func (s *Server) Handler() http.Handler { return s.cfg.Limits.orDefaults().bounded(headAsGet(s.engine)) }
+
+// headAsGet answers HEAD as GET, whose body net/http leaves out (RFC 9110, section 9.3.2); below /v2 each is a route.
+func headAsGet(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead && r.URL.Path != "/v2" && !strings.HasPrefix(r.URL.Path, "/v2/") {
+			get := *r
+			get.Method = http.MethodGet
+			r = &get
+		}
+		next.ServeHTTP(w, r)
+	})
+}
 
 // drain is how long requests that run at a stop may go on.
 const drain = 20 * time.Second
@@ -160,7 +172,7 @@ func (s *Server) admin(next gin.HandlerFunc) gin.HandlerFunc {
 			return err
 		case id.Principal.Anonymous():
 			return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "metrics are for a token of role admin or auditor")
-		case !id.Principal.Can(artifact.ActionAudit, artifact.Repository{}):
+		case !id.Principal.CanEverywhere(artifact.ActionAudit):
 			return artifact.Coded(artifact.Denied, "DENIED", "metrics are for a token of role admin or auditor")
 		}
 		next(c)

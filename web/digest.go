@@ -118,7 +118,7 @@ func (w *Web) digest(c *gin.Context, p artifact.Principal) error {
 }
 
 func (w *Web) story(ctx context.Context, p artifact.Principal, ref artifact.Reference) (page *digestPage, err error) {
-	page = &digestPage{Now: w.cfg.Now(), Looks: p.Can(artifact.ActionLook, ref.Repository), Audits: p.Can(artifact.ActionAudit, artifact.Repository{}),
+	page = &digestPage{Now: w.cfg.Now(), Looks: p.Can(artifact.ActionLook, ref.Repository), Audits: p.Can(artifact.ActionAudit, ref.Repository),
 		Recalls: p.CanTo(artifact.ActionPromote, ref.Repository, artifact.Environment{})}
 	if page.Manifest, err = w.cfg.Store.Manifest(ctx, ref.Repository, ref.Digest); err != nil {
 		return page, err

@@ -84,7 +84,7 @@ func (e entryView) Bad() bool {
 const ledgerRows = 25
 
 func (w *Web) ledger(c *gin.Context, p artifact.Principal) error {
-	if !p.Can(artifact.ActionAudit, artifact.Repository{}) {
+	if !p.CanEverywhere(artifact.ActionAudit) {
 		return p.Refusal(artifact.ActionAudit, artifact.Repository{})
 	}
 	ctx := c.Request.Context()
@@ -134,7 +134,7 @@ type proofs struct {
 // ledgerProofs answers with the proofs of a page's entries in the tree of now, and that this extends the tree of a size
 // that the browser verified before.
 func (w *Web) ledgerProofs(c *gin.Context, p artifact.Principal) error {
-	if !p.Can(artifact.ActionAudit, artifact.Repository{}) {
+	if !p.CanEverywhere(artifact.ActionAudit) {
 		return p.Refusal(artifact.ActionAudit, artifact.Repository{})
 	}
 	ctx := c.Request.Context()

@@ -235,7 +235,7 @@ func links(p artifact.Principal, at string) []link {
 	if p.Can(artifact.ActionLook, artifact.Repository{}) {
 		all = append(all, link{Path: "/pipelines", Name: "Pipelines"})
 	}
-	if p.Can(artifact.ActionAudit, artifact.Repository{}) {
+	if p.CanEverywhere(artifact.ActionAudit) {
 		all = append(all, link{Path: "/ledger", Name: "Ledger"})
 	}
 	for i := range all {

@@ -112,7 +112,7 @@ func newRecall() *cobra.Command {
 	var reason, advisory string
 	cmd := &cobra.Command{
 		Use:   "recall" + refUse + " --reason TEXT",
-		Short: "Take a digest out of every environment at once",
+		Short: "Take a digest out of every environment at once, wherever it was copied to",
 		Args:  exactly(1, "REPO@DIGEST"),
 	}
 	output := outputFlag(cmd)
@@ -134,7 +134,14 @@ func newRecall() *cobra.Command {
 		if err := c.post(ctx, "/recalls", server.RecallRequest{Ref: args[0], Reason: reason, Advisory: advisory}, &out); err != nil {
 			return err
 		}
-		return output.show(cmd, out, func(w io.Writer) { fmt.Fprintf(w, "recalled %s@%s\n", out.Repository, out.Digest) })
+		return output.show(cmd, out, func(w io.Writer) {
+			for _, r := range append([]artifact.Repository{out.Repository}, out.Copies...) {
+				fmt.Fprintf(w, "recalled %s@%s\n", r, out.Digest)
+			}
+			for _, r := range out.Left {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s holds the same digest, and you may not recall it there: that takes a promoter of all its environments\n", r)
+			}
+		})
 	})
 	return cmd
 }
