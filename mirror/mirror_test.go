@@ -299,6 +299,8 @@ func TestWrongBytes(t *testing.T) {
 			_, err := w.db.Manifest(t.Context(), reference(t, "mirror/hub/library/debian:12").Repository, artifact.MustDigest(digest))
 			require.Equal(t, artifact.NotFound, artifact.KindOf(err))
 			up.answer(nil)
+			// A fetch of the other blob, begun before, may still be under way, and whoever comes meanwhile joins it.
+			require.Eventually(t, func() bool { _, err := w.get("mirror/hub/library/debian:12"); return err == nil }, time.Minute, 20*time.Millisecond)
 			w.pulled("mirror/hub/library/debian:12")
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -92,10 +93,23 @@ func (a *API) build(ctx context.Context, p artifact.Principal, in *buildInput) (
 		done, err := a.cfg.Builder.Build(hc.Context(), p, r, events)
 		if err != nil {
 			a.endStream(hc, events, err, func(p *Problem) any { return BuildEvent{Problem: p} })
+			linger(humagin.Unwrap(hc).Writer, humagin.Unwrap(hc).Request)
 			return
 		}
 		events.send(BuildEvent{Result: &done})
 	}}, nil
+}
+
+// lingerFor is how long what a client still sends is read after it was refused.
+const lingerFor = 2 * time.Second
+
+// linger reads on for a moment: to one who still sends, a connection that is closed is reset, and the answer with it.
+func linger(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
+	if control.Flush() != nil || control.SetReadDeadline(time.Now().Add(lingerFor)) != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
 }
 
 // endStream answers with the status itself when nothing was sent yet, and else in the last line.
