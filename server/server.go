@@ -98,7 +98,9 @@ func (s *Server) routes() {
 }
 
 // Handler returns the server without its listener.
-func (s *Server) Handler() http.Handler { return s.cfg.Limits.orDefaults().bounded(headAsGet(s.engine)) }
+func (s *Server) Handler() http.Handler {
+	return s.cfg.Limits.orDefaults().bounded(headAsGet(s.engine))
+}
 
 // headAsGet answers HEAD as GET, whose body net/http leaves out (RFC 9110, section 9.3.2); below /v2 each is a route.
 func headAsGet(next http.Handler) http.Handler {
