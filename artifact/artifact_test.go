@@ -144,6 +144,16 @@ func TestAmbiguousManifest(t *testing.T) {
 	require.NoError(t, err, "annotations are told apart by case")
 }
 
+func TestMalformedManifest(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{``: "the body is empty", `{"schemaVersion":2`: "the body is cut off", `"x"`: "the body is of type string; want an object", `[1]`: "the body is of type array; want an object",
+		`{"schemaVersion":2,"layers":{}}`: "layers is of type object; want an array", `{"schemaVersion":"2"}`: "schemaVersion is of type string; want a number"} {
+		_, err := artifact.ParseManifest(artifact.MediaTypeManifest, []byte(body))
+		require.ErrorContains(t, err, want, body)
+		require.Equal(t, artifact.Invalid, artifact.KindOf(err))
+	}
+}
+
 // TestFollows: what speaks for an image goes where that goes; a chart does not.
 func TestFollows(t *testing.T) {
 	t.Parallel()

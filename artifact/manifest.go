@@ -3,8 +3,10 @@ package artifact
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,6 +130,32 @@ func IsLayer(mediaType string) bool {
 	return slices.ContainsFunc(layerPrefixes, func(p string) bool { return strings.HasPrefix(mediaType, p) })
 }
 
+// malformed says of JSON that it is not what it should be, in JSON's words and not in Go's.
+func malformed(err error) string {
+	var typed *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return "the body is empty"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the body is cut off"
+	case !errors.As(err, &typed):
+		return err.Error()
+	}
+	what, want := typed.Field, "a number"
+	if what == "" {
+		what = "the body"
+	}
+	switch typed.Type.Kind() {
+	case reflect.Slice:
+		want = "an array"
+	case reflect.Struct, reflect.Map, reflect.Pointer:
+		want = "an object"
+	case reflect.String:
+		want = "a string"
+	}
+	return what + " is of type " + typed.Value + "; want " + want
+}
+
 // ParseManifest parses strictly what the OCI image spec and Docker schema 2 require. contentType is the request's
 // Content-Type without parameters; it must agree with the body's own mediaType where both stand
 // (distribution-spec 1.1, "Pushing Manifests").
@@ -150,7 +178,7 @@ func ParseManifest(contentType string, body []byte) (Manifest, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if err := dec.Decode(&raw); err != nil {
-		return invalid("%w", err)
+		return invalid("%s", malformed(err))
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return invalid("bytes follow the JSON document")
