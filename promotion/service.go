@@ -2,9 +2,6 @@ package promotion
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -297,77 +294,6 @@ func refusal(what string, environment artifact.Environment, unmet []artifact.Rea
 		Message: what + " may not go to " + environment.String() + ": " + strings.Join(lines, "; ")}
 }
 
-// Copies returns the other repositories that hold a digest: those where p may recall it, and what else p may know of.
-func (s *Service) Copies(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (recalls, others []artifact.Repository, err error) {
-	all, err := s.cfg.Store.Holding(ctx, digest)
-	for _, r := range all {
-		switch {
-		case r == repository:
-		case p.CanTo(artifact.ActionPromote, r, artifact.Environment{}):
-			recalls = append(recalls, r)
-		case p.Can(artifact.ActionLook, r):
-			others = append(others, r)
-		}
-	}
-	return recalls, others, err
-}
-
-// Recall takes a digest out of every environment at once, in every repository where p may, for ever: it can be pulled by no deployer and promoted by
-// nobody from then on.
-func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason, advisory string) error {
-	if !p.Can(artifact.ActionPromote, repository) {
-		return denied(p, "recall from", repository.String())
-	}
-	if !p.CanTo(artifact.ActionPromote, repository, artifact.Environment{}) {
-		return artifact.Errorf(artifact.Denied, "%s may promote to some environments only, and a recall is from all; that takes a promoter without --environment", p.Name)
-	}
-	if strings.TrimSpace(reason) == "" {
-		return artifact.Errorf(artifact.Invalid, "a recall needs a reason, since everybody who is refused the digest will read it")
-	}
-	if advisory != "" {
-		u, err := url.Parse(advisory)
-		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || len(advisory) > 500 {
-			return artifact.Errorf(artifact.Invalid, "advisory %.100q: want a link of at most 500 bytes, such as https://nvd.nist.gov/vuln/detail/CVE-2024-24790", advisory)
-		}
-	}
-	if err := s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason, advisory); err != nil {
-		return err
-	}
-	copies, _, err := s.Copies(ctx, p, repository, digest)
-	for _, r := range copies {
-		one := s.cfg.Store.Recall(ctx, r, digest, p.Name, reason, advisory)
-		if kind := artifact.KindOf(one); kind == artifact.Conflict || kind == artifact.NotFound {
-			continue // it was recalled, or deleted, there before
-		} else if one != nil {
-			err = errors.Join(err, fmt.Errorf("it is recalled in %s, and not in %s, which holds it too: %w", repository, r, one))
-		}
-	}
-	return err
-}
-
-// Retire takes away an environment that no pipeline names any more: deployers of it pull nothing from then on, and what
-// was promoted to it counts as not promoted there, should it ever come back. It returns how many digests it held.
-func (s *Service) Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error) {
-	if !p.Can(artifact.ActionManage, artifact.Repository{}) {
-		return 0, artifact.Errorf(artifact.Denied, "%s, a %s, may not retire an environment; that takes a token of role admin", p.Name, p.Roles())
-	}
-	if strings.TrimSpace(reason) == "" {
-		return 0, artifact.Errorf(artifact.Invalid, "retiring an environment needs a reason, for the record")
-	}
-	pipelines, err := s.cfg.Store.Pipelines(ctx)
-	if err != nil {
-		return 0, err
-	}
-	versions := 0
-	for _, pipeline := range pipelines {
-		if _, ok := pipeline.Stage(e); ok {
-			return 0, artifact.Errorf(artifact.Conflict, "pipeline %s has %s still; apply it without, then retire %s", pipeline.Name(), e, e)
-		}
-		versions += pipeline.Version
-	}
-	return s.cfg.Store.RetireEnvironment(ctx, e, p.Name, reason, versions)
-}
-
 // Pipeline returns the pipeline of a repository.
 func (s *Service) Pipeline(ctx context.Context, repository artifact.Repository) (Pipeline, error) {
 	all, err := s.cfg.Store.Pipelines(ctx)
@@ -408,133 +334,8 @@ func (s *Service) Fits(ctx context.Context, name string, src []byte) error {
 	return nil
 }
 
-// Reserved reports whether a tag is the name of an environment in any pipeline.
-func (s *Service) Reserved(ctx context.Context, _ artifact.Repository, tag artifact.Tag) (bool, error) {
-	all, err := s.cfg.Store.Pipelines(ctx)
-	if err != nil {
-		return false, err
-	}
-	for _, p := range all {
-		for _, stage := range p.Environments {
-			if stage.Environment.Tag() == tag {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
-
-// Environments returns every environment of every pipeline, in the order of the pipelines.
-func (s *Service) Environments(ctx context.Context) ([]artifact.Environment, error) {
-	all, err := s.cfg.Store.Pipelines(ctx)
-	var names []artifact.Environment
-	for _, p := range all {
-		for _, stage := range p.Environments {
-			if !contains(names, stage.Environment) {
-				names = append(names, stage.Environment)
-			}
-		}
-	}
-	return names, err
-}
-
-// ResolveService returns the repository that a name means: a whole name, or a last part that only one has.
-func (s *Service) ResolveService(ctx context.Context, name string) (artifact.Repository, error) {
-	asked, err := artifact.ParseRepository(name)
-	if err != nil {
-		return asked, err
-	}
-	all, err := s.cfg.Store.Repositories(ctx)
-	if err != nil {
-		return asked, err
-	}
-	var found []artifact.Repository
-	for _, r := range all {
-		if r == asked {
-			return r, nil
-		}
-		if strings.HasSuffix(r.String(), "/"+name) {
-			found = append(found, r)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return asked, artifact.Errorf(artifact.NotFound, "there is no service %s: no repository is called so, or ends in /%s", name, name)
-	case 1:
-		return found[0], nil
-	}
-	return asked, artifact.Errorf(artifact.Conflict, "service %s is not unique: %s and %s; name the whole repository", name, found[0], found[1])
-}
-
 // shortDigest is the least of a digest's hexadecimal digits that means it; artifact.Digest.Short shows as many.
 var shortDigest = regexp.MustCompile(`^(?:sha256:)?([0-9a-f]{12,63})$`)
-
-// version resolves a tag, an environment's name, a digest or the beginning of one, once. It returns the digest and
-// what people call it.
-func (s *Service) version(ctx context.Context, repository artifact.Repository, version string) (artifact.Digest, string, error) {
-	ref, err := artifact.ParseTarget(repository, version)
-	short := shortDigest.FindStringSubmatch(version)
-	if err != nil && short == nil {
-		return artifact.Digest{}, "", err
-	}
-	if !ref.Digest.IsZero() {
-		name, err := s.nameOf(ctx, repository, ref.Digest)
-		return ref.Digest, name, err
-	}
-	if !ref.Tag.IsZero() {
-		digest, err := s.cfg.Store.ResolveTag(ctx, repository, ref.Tag)
-		if err == nil {
-			name, err := s.nameOfTag(ctx, repository, ref.Tag, digest)
-			return digest, name, err
-		}
-		if short == nil || artifact.KindOf(err) != artifact.NotFound {
-			return artifact.Digest{}, "", err
-		}
-	}
-	found, err := s.cfg.Store.DigestsByPrefix(ctx, repository, short[1])
-	switch {
-	case err != nil:
-		return artifact.Digest{}, "", err
-	case len(found) == 0:
-		return artifact.Digest{}, "", artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has neither a tag nor a digest %s", repository, version)
-	case len(found) > 1:
-		return artifact.Digest{}, "", artifact.Errorf(artifact.Conflict, "%s is not unique in %s: %s and %s begin so; give more digits", version, repository, found[0], found[1])
-	}
-	name, err := s.nameOf(ctx, repository, found[0])
-	return found[0], name, err
-}
-
-// nameOfTag is the tag itself, unless that is an environment's name: then it is what runs there.
-func (s *Service) nameOfTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, digest artifact.Digest) (string, error) {
-	reserved, err := s.Reserved(ctx, repository, tag)
-	if err != nil || !reserved {
-		return tag.String(), err
-	}
-	environment, err := artifact.ParseEnvironment(tag.String())
-	if err != nil {
-		return "", err
-	}
-	runs, _, err := s.cfg.Store.Current(ctx, repository, environment)
-	if err != nil || runs.Digest == digest && runs.Version != "" {
-		return runs.Version, err
-	}
-	return s.nameOf(ctx, repository, digest)
-}
-
-// nameOf is a tag of the digest, one that says more than "latest" where there is one; "" when it has none.
-func (s *Service) nameOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (string, error) {
-	tags, err := s.cfg.Store.TagsOf(ctx, repository, digest)
-	if err != nil {
-		return "", err
-	}
-	name := ""
-	for _, tag := range tags {
-		if name == "" || name == "latest" {
-			name = tag.String()
-		}
-	}
-	return name, nil
-}
 
 func (s *Service) may(p artifact.Principal, r artifact.Repository, e artifact.Environment) error {
 	if p.CanPromote(r, e) {

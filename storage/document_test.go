@@ -113,6 +113,9 @@ func TestTiesAreFound(t *testing.T) {
 			wild := []byte(part)
 			for j := range wild {
 				wild[j] = rapid.SampledFrom([]byte{part[j], part[j], '?', '*'}).Draw(t, "character")
+				if j > 0 && wild[j] == '*' && wild[j-1] == '*' {
+					wild[j] = '?' // a ** stands for many parts, or none
+				}
 			}
 			parts[i] = string(wild)
 		}
@@ -121,9 +124,7 @@ func TestTiesAreFound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.SliceOfN(component, 1, 4).Draw(t, "name")
 		p, q, r := patternOf(t, name), patternOf(t, name), strings.Join(name, "/")
-		if !artifact.MatchGlob(p, r) || !artifact.MatchGlob(q, r) {
-			t.Skip("a ** of two characters stands for many parts, or none")
-		}
+		require.True(t, artifact.MatchGlob(p, r) && artifact.MatchGlob(q, r))
 		require.Error(t, storage.Fit([]storage.Document{document(t, "one", p), document(t, "two", q)}), "%s and %s match %s", p, q, r)
 	})
 }
