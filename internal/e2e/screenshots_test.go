@@ -21,6 +21,7 @@ import (
 
 // TestScreenshots makes the pictures of docs/screenshots, where `make screenshots` names that folder; else it shows that every page has one.
 func TestScreenshots(t *testing.T) {
+	t.Parallel()
 	folder := os.Getenv("WAYBILL_SCREENSHOTS")
 	if folder == "" {
 		folder = t.TempDir()
