@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"time"
 
 	"waybill/artifact"
 )
@@ -28,6 +29,7 @@ func (r *Registry) OpenBlob(ctx context.Context, p artifact.Principal, repositor
 	if _, err := r.StatBlob(ctx, p, repository, digest); err != nil {
 		return nil, 0, err
 	}
+	r.pulls.pull(time.Now().UnixNano())
 	return r.cfg.Bytes.Open(digest)
 }
 

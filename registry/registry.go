@@ -145,23 +145,11 @@ type Registry struct {
 	cfg       Config
 	uploading keyed
 	pushed    atomic.Int64 // when somebody last pushed something, in Unix nanoseconds
+	pulls     rush
 }
 
 // New returns a registry.
 func New(cfg Config) *Registry { return &Registry{cfg: cfg} }
-
-// busyFor is how long after a request of a push another is expected.
-const busyFor = 150 * time.Millisecond
-
-// Busy reports whether somebody pushes at this moment.
-func (r *Registry) Busy() bool { return time.Now().UnixNano()-r.pushed.Load() < int64(busyFor) }
-
-// pushing notes that somebody does, unless it is a job.
-func (r *Registry) pushing(ctx context.Context) {
-	if !artifact.IsDoneAgain(ctx) {
-		r.pushed.Store(time.Now().UnixNano())
-	}
-}
 
 // may returns nil when p's role allows an action on a repository, else what role would.
 func may(p artifact.Principal, a artifact.Action, r artifact.Repository) error {
