@@ -1,7 +1,7 @@
 #!/bin/bash
 # Compares a server whose database is as large as a large company's with one that is empty: ours / best peer is then
 # full / empty. PART (default 1) of 100,000 repositories, 1,000,000 manifests and 10,000,000 blobs; all of it takes some
-# ten minutes and 12 GB.
+# ten minutes and 12 GB. FULL names a folder that keeps them for the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$(mktemp -d)
@@ -16,8 +16,13 @@ trap stop EXIT
 export CGO_ENABLED=0
 go build -o "$dir/bench" ./bench
 go build -o "$dir/scale" ./bench/scale
-mkdir -p "$dir/full"
-"$dir/scale" -data "$dir/full" -part "${PART:-1}"
+full=${FULL:-$dir/full}
+if [[ ! -f $full/whole ]]; then
+	mkdir -p "$full"
+	"$dir/scale" -data "$full" -part "${PART:-1}"
+	touch "$full/whole"
+fi
+[[ $full = "$dir/full" ]] || ln -s "$(realpath "$full")" "$dir/full"
 targets=()
 for name in full empty; do
 	port=$((15010 + ${#pids[@]}))
