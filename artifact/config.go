@@ -54,11 +54,47 @@ func ParseImageConfig(body []byte, layers int) (ImageConfig, error) {
 	if one, other := ambiguous(body, "config", "rootfs"); one != "" {
 		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: it has both %.80q and %.80q, of which one runtime takes this and another that", one, other)
 	}
+	if key, name := misspelt(body, configNames); key != "" {
+		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: it has %.80q, which some runtimes take for %q and others pass over; spell it as the image spec does", key, name)
+	}
 	if len(c.RootFS.DiffIDs) != layers {
 		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: rootfs has %d diff_ids, the manifest has %d layers", len(c.RootFS.DiffIDs), layers)
 	}
 	return c, nil
 }
+
+// names are the keys of a JSON object that count, each with those of the object that it stands for.
+type names map[string]names
+
+// configNames are those of an image config by which a runtime runs it.
+var configNames = names{
+	"os": nil, "architecture": nil, "variant": nil, "rootfs": {"type": nil, "diff_ids": nil},
+	"config": {"User": nil, "ExposedPorts": nil, "Env": nil, "Entrypoint": nil, "Cmd": nil, "Volumes": nil, "WorkingDir": nil, "Labels": nil, "StopSignal": nil},
+}
+
+// misspelt returns a key that is one of the names in another case: Go's runtimes read it all the same, others do not.
+func misspelt(object []byte, of names) (key, name string) {
+	var values map[string]json.RawMessage
+	if json.Unmarshal(object, &values) != nil {
+		return "", ""
+	}
+	for key, value := range values {
+		for name, below := range of {
+			if key != name && fold(key) == fold(name) {
+				return key, name
+			}
+			if key == name && below != nil {
+				if key, name := misspelt(value, below); key != "" {
+					return key, name
+				}
+			}
+		}
+	}
+	return "", ""
+}
+
+// fold makes keys one that are one to Go's encoding/json: ſ and K (Kelvin) are s and k to it.
+func fold(key string) string { return strings.ToLower(strings.ToUpper(key)) }
 
 // ambiguous returns two keys of a JSON object, or of one of those named in it, that are one to whoever reads keys as Go's
 // encoding/json does: in any case, the last one counts. Others read them by their case, or take the first.
@@ -75,7 +111,7 @@ func ambiguous(object []byte, within ...string) (one, other string) {
 		if err != nil || dec.Decode(&value) != nil {
 			return "", ""
 		}
-		folded := strings.ToLower(strings.ToUpper(key)) // ſ and K (Kelvin) fold to s and k
+		folded := fold(key)
 		if before, twice := seen[folded]; twice {
 			return before, key
 		}

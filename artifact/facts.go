@@ -2,12 +2,14 @@ package artifact
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // FactsFormat is the version of LayerFacts' meaning; facts of an older format are computed anew.
-const FactsFormat = 2
+const FactsFormat = 3
 
 // FileType is what an archive entry is.
 type FileType string
@@ -57,6 +59,26 @@ var DaemonNames = []string{"sshd", "sshd-session", "dropbear", "dropbearmulti", 
 // rights to who runs it, or is named like a daemon.
 func (f File) IsNotable() bool {
 	return len(f.Marks) > 0 || f.Mode&0o6000 != 0 && f.Type != Dir || f.Capabilities != 0 || slices.Contains(DaemonNames, f.Path[strings.LastIndexByte(f.Path, '/')+1:])
+}
+
+// Escape writes bytes that are no UTF-8 as \xNN, and a backslash before an x as \x5c, so that two names never become one:
+// JSON would write each such byte as U+FFFD, and one file could hide behind another's name. All names and contents of
+// facts are written so; what is looked up in them is too.
+func Escape(s string) string {
+	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 || strings.HasPrefix(s[i:], `\x`) {
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		} else {
+			b.WriteString(s[i : i+size])
+		}
+		i += size
+	}
+	return b.String()
 }
 
 // LayerFacts is what the bytes of one layer say, learned in one pass and kept by the blob's digest for ever.

@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -40,6 +41,7 @@ type Folding struct {
 	layer    int
 	linked   map[string]bool // names in this layer of bytes that have another name in it
 	dirs     map[string]bool // directories that this layer's archive names
+	gone     map[string]bool // what this layer's whiteouts remove, and whether lower layers have something below it
 	packages []layerPackage
 	notable  []string // paths that were notable in some layer; some may be gone
 }
@@ -111,7 +113,7 @@ func (f *Folding) Add(l LayerFacts) error {
 	for _, p := range l.Packages {
 		f.packages = append(f.packages, layerPackage{p, f.layer})
 	}
-	f.linked, f.dirs = map[string]bool{}, nil
+	f.linked, f.dirs, f.gone = map[string]bool{}, nil, nil
 	if err := f.whiteouts(l.Files); err != nil {
 		return err
 	}
@@ -135,6 +137,9 @@ func (f *Folding) whiteouts(files []File) error {
 		if e.Type != Whiteout && e.Type != Opaque {
 			continue
 		}
+		if e.Path == "." && f.layer > 0 {
+			return errors.New("it makes the root itself opaque: some runtimes hide all lower layers then, and others none; write a whiteout for each thing to remove")
+		}
 		obstacle, what := f.obstacle(e.Path)
 		if here, ok := f.facts.Files[e.Path]; e.Type == Opaque && ok && here.Type != Dir {
 			obstacle, what = e.Path, here.Type
@@ -147,7 +152,54 @@ func (f *Folding) whiteouts(files []File) error {
 		case e.Type == Opaque:
 			f.removeBelow(e.Path)
 		default:
+			f.goes(e.Path)
 			f.remove(e.Path)
+		}
+	}
+	return nil
+}
+
+// goes remembers what a whiteout is about to remove.
+func (f *Folding) goes(p string) {
+	below := f.any(p)
+	if _, visible := f.facts.Files[p]; !visible && !below {
+		return
+	}
+	if f.gone == nil {
+		f.gone = map[string]bool{}
+	}
+	f.gone[p] = f.gone[p] || below
+}
+
+// any reports whether something is below a path.
+func (f *Folding) any(p string) bool {
+	return slices.ContainsFunc(f.below[p], func(child string) bool {
+		_, visible := f.facts.Files[child]
+		return visible || f.any(child)
+	})
+}
+
+// shows is about what would show again of lower layers. A runtime that unpacks each layer by itself, for the kernel's
+// overlay, has forgotten a whiteout, or a file in place of a directory, when a directory takes that name in the same
+// layer; and one without privileges makes no devices.
+func (f *Folding) shows(e File) error {
+	if f.layer == 0 {
+		return nil
+	}
+	old, exists := f.facts.Files[e.Path]
+	_, gone := f.gone[e.Path]
+	switch {
+	case e.Type == Device && (gone || exists && old.Type != Device || f.any(e.Path)):
+		return fmt.Errorf("%.200q is a device in place of something else: runtimes without privileges leave devices out; remove it with a whiteout in a layer before", e.Path)
+	case e.Type == Dir && exists && old.Layer == f.layer && old.Type != Dir:
+		return fmt.Errorf("%.200q is written as a %s and again as a directory in one layer: runtimes differ in what lower layers show there", e.Path, old.Type)
+	}
+	if len(f.gone) == 0 {
+		return nil
+	}
+	for dir := e.Path; dir != "."; dir = path.Dir(dir) {
+		if f.gone[dir] && (dir != e.Path || e.Type == Dir) {
+			return fmt.Errorf("%.200q is removed and made again in one layer: runtimes differ in what lower layers show there; make it opaque instead", dir)
 		}
 	}
 	return nil
@@ -186,6 +238,9 @@ func (f *Folding) obstacle(p string) (string, FileType) {
 func (f *Folding) add(e File, contents map[string]string) error {
 	if obstacle, what := f.obstacle(e.Path); obstacle != "" {
 		return passesThrough(e.Path, obstacle, what)
+	}
+	if err := f.shows(e); err != nil {
+		return err
 	}
 	content, kept := "", false
 	switch e.Type {

@@ -22,12 +22,12 @@ func TestFold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var layers []artifact.LayerFacts
 		model, refused := map[string]artifact.FileType{}, false
-		for range rapid.IntRange(1, 5).Draw(t, "layers") {
+		for n := range rapid.IntRange(1, 5).Draw(t, "layers") {
 			files := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) artifact.File {
 				return artifact.File{Path: name.Draw(t, "path"), Type: kind.Draw(t, "type"), Size: 1}
 			}), 0, 6).Draw(t, "files")
 			layers = append(layers, artifact.LayerFacts{Files: files})
-			refused = refused || !stack(model, files)
+			refused = refused || !stack(model, files, n > 0)
 		}
 		folded, err := artifact.Fold(layers, artifact.ImageConfig{})
 		if refused != (err != nil) {
@@ -59,8 +59,8 @@ func TestFold(t *testing.T) {
 	})
 }
 
-// stack reports whether every runtime would unpack the layer alike.
-func stack(model map[string]artifact.FileType, files []artifact.File) bool {
+// stack reports whether every runtime would unpack the layer alike; upper says that there are layers below it.
+func stack(model map[string]artifact.FileType, files []artifact.File, upper bool) bool {
 	below := func(dir string) {
 		for _, p := range slices.Collect(maps.Keys(model)) {
 			if strings.HasPrefix(p, dir+"/") {
@@ -76,6 +76,7 @@ func stack(model map[string]artifact.FileType, files []artifact.File) bool {
 		}
 		return ""
 	}
+	emptied := map[string]bool{} // what a whiteout removes that had something below it
 	for _, f := range files {
 		if f.Type != artifact.Whiteout && f.Type != artifact.Opaque {
 			continue
@@ -91,21 +92,37 @@ func stack(model map[string]artifact.FileType, files []artifact.File) bool {
 			continue
 		}
 		if f.Type == artifact.Whiteout {
+			before := len(model)
+			_, itself := model[f.Path]
 			delete(model, f.Path)
+			below(f.Path)
+			if itself {
+				before--
+			}
+			emptied[f.Path] = emptied[f.Path] || len(model) < before
 		}
 		below(f.Path)
 	}
+	here := map[string]artifact.FileType{}
 	for _, f := range files {
 		if f.Type == artifact.Whiteout || f.Type == artifact.Opaque {
 			continue
 		}
-		if obstacle(f.Path) != "" {
+		if obstacle(f.Path) != "" || emptied[f.Path] && f.Type == artifact.Dir {
+			return false
+		}
+		for i := range f.Path {
+			if f.Path[i] == '/' && emptied[f.Path[:i]] {
+				return false
+			}
+		}
+		if was := here[f.Path]; upper && was != "" && was != artifact.Dir && f.Type == artifact.Dir {
 			return false
 		}
 		if f.Type != artifact.Dir {
 			below(f.Path)
 		}
-		model[f.Path] = f.Type
+		model[f.Path], here[f.Path] = f.Type, f.Type
 	}
 	return true
 }
@@ -124,6 +141,7 @@ func TestFoldAdversaries(t *testing.T) {
 		return artifact.File{Path: p, Type: artifact.Symlink, Target: target}
 	}
 	gone := func(p string) artifact.File { return artifact.File{Path: p, Type: artifact.Whiteout} }
+	device := func(p string) artifact.File { return artifact.File{Path: p, Type: artifact.Device} }
 	layer := func(files ...artifact.File) artifact.LayerFacts { return artifact.LayerFacts{Files: files} }
 	for what, c := range map[string]struct {
 		layers []artifact.LayerFacts
@@ -141,7 +159,24 @@ func TestFoldAdversaries(t *testing.T) {
 		"a link written again":                   {[]artifact.LayerFacts{layer(file("a"), link("b", "a"), file("b"))}, "written twice"},
 		"more layers than a runtime stacks":      {make([]artifact.LayerFacts, artifact.MaxLayers+1), "no runtime"},
 		"a directory in place of a link is fine": {[]artifact.LayerFacts{layer(symlink("bin", "usr/bin")), layer(dir("bin"), file("bin/x"), gone("bin/y"))}, ""},
-		"a link to a link is fine":               {[]artifact.LayerFacts{layer(symlink("a", "/x"), link("b", "a"))}, ""},
+		// The kernel's overlay stacks what a runtime unpacked of each layer by itself; others unpack each on top of the last.
+		"a file, then a directory":                    {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(file("usr/sbin"), dir("usr/sbin"))}, "again as a directory"},
+		"a link, then a directory":                    {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(symlink("usr", "srv"), dir("usr"))}, "again as a directory"},
+		"opaque, then a file, then a directory":       {[]artifact.LayerFacts{layer(file("etc/passwd")), layer(artifact.File{Path: "etc", Type: artifact.Opaque}, file("etc"), dir("etc"))}, "again as a directory"},
+		"a whiteout below a file, then a directory":   {[]artifact.LayerFacts{layer(file("etc/passwd")), layer(gone("etc/passwd"), file("etc"), dir("etc"))}, "again as a directory"},
+		"a whiteout and the directory":                {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(gone("usr/sbin"), dir("usr/sbin"))}, "removed and made again"},
+		"a whiteout and what is below it":             {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(file("usr/sbin/x"), gone("usr"))}, "removed and made again"},
+		"a device in place of a file":                 {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(device("usr/sbin/sshd"))}, "leave devices out"},
+		"a device in place of a directory":            {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(device("usr"))}, "leave devices out"},
+		"a device and a whiteout":                     {[]artifact.LayerFacts{layer(file("usr/sbin/sshd", artifact.MarkSSHD)), layer(gone("usr/sbin/sshd"), device("usr/sbin/sshd"))}, "leave devices out"},
+		"the root made opaque":                        {[]artifact.LayerFacts{layer(file("etc/passwd")), layer(artifact.File{Path: ".", Type: artifact.Opaque})}, "the root itself opaque"},
+		"a hard link to what a whiteout removes":      {[]artifact.LayerFacts{layer(file("a", artifact.MarkSSHD)), layer(gone("a"), link("b", "a"))}, "hard link"},
+		"the root made opaque with nothing below":     {[]artifact.LayerFacts{layer(artifact.File{Path: ".", Type: artifact.Opaque}, file("a"))}, ""},
+		"devices again are fine":                      {[]artifact.LayerFacts{layer(device("dev/null")), layer(device("dev/null"), device("dev/zero"))}, ""},
+		"a whiteout and a file are fine":              {[]artifact.LayerFacts{layer(file("d/a")), layer(gone("d"), file("d"))}, ""},
+		"an opaque directory made again is fine":      {[]artifact.LayerFacts{layer(file("d/a")), layer(dir("d"), artifact.File{Path: "d", Type: artifact.Opaque}, file("d/b"))}, ""},
+		"an empty directory removed and made is fine": {[]artifact.LayerFacts{layer(dir("d")), layer(gone("d"), dir("d"), file("d/b"))}, ""},
+		"a link to a link is fine":                    {[]artifact.LayerFacts{layer(symlink("a", "/x"), link("b", "a"))}, ""},
 	} {
 		_, err := artifact.Fold(c.layers, artifact.ImageConfig{})
 		if c.want == "" {

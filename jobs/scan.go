@@ -140,17 +140,32 @@ func (s *Scanner) Refresh(ctx context.Context, repository artifact.Repository, d
 
 func (s *Scanner) image(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.Subject, error) {
 	m, err := s.Store.Manifest(ctx, repository, digest)
-	if err != nil || !m.IsImage {
+	if err != nil {
 		return artifact.Subject{}, err
 	}
-	config, err := s.Config(ctx, repository, m.Manifest.Config.Digest)
-	return artifact.Subject{Repository: repository, Digest: digest, Manifest: m.Manifest, IsImage: true, Config: config}, err
+	return s.imageOf(ctx, m)
 }
 
-// SBOMs returns an image's CycloneDX and SPDX documents. What they say depends on the image alone, and on the Java
-// database in force where it has jars that do not name themselves.
+func (s *Scanner) imageOf(ctx context.Context, m artifact.StoredManifest) (artifact.Subject, error) {
+	if !m.IsImage {
+		return artifact.Subject{}, nil
+	}
+	config, err := s.Config(ctx, m.Repository, m.Manifest.Config.Digest)
+	return artifact.Subject{Repository: m.Repository, Digest: m.Digest, Manifest: m.Manifest, IsImage: true, Config: config}, err
+}
+
+// SBOMs returns an image's CycloneDX and SPDX documents, of the time of its scan, or of its push while it has none. What
+// else they say depends on the image alone, and on the Java database in force where it has jars that do not name themselves.
 func (s *Scanner) SBOMs(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (cycloneDX, spdx []byte, err error) {
-	image, err := s.image(ctx, repository, digest)
+	stored, err := s.Store.Manifest(ctx, repository, digest)
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := s.Store.Scan(ctx, digest)
+	if err != nil {
+		return nil, nil, err
+	}
+	image, err := s.imageOf(ctx, stored)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -163,7 +178,10 @@ func (s *Scanner) SBOMs(ctx context.Context, repository artifact.Repository, dig
 	} else if have {
 		request.Java = s.Folder(java.Digest)
 	}
-	request.SBOM = true
+	request.SBOM, request.Created = true, stored.PushedAt
+	if !known.ScannedAt.IsZero() {
+		request.Created = known.ScannedAt
+	}
 	result, err := s.Client.Match(ctx, request)
 	return result.CycloneDX, result.SPDX, err
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func pack(t testing.TB, entries ...entry) []byte {
 			require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: e.kind, PAXRecords: e.pax}))
 			continue
 		}
-		require.NoError(t, w.WriteHeader(&tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.content)), Uid: 7}))
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.content)), Uid: 7, PAXRecords: e.pax}))
 		_, err := io.WriteString(w, e.content)
 		require.NoError(t, err)
 	}
@@ -158,6 +159,13 @@ func TestCapabilities(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, facts.Files[0].Capabilities, "%q", value)
 	}
+	// As libarchive writes them, with or without padding.
+	for value, want := range map[string]uint64{base64.StdEncoding.EncodeToString([]byte(set(2, 0x20, 0, 0, 0))): 1 << 5,
+		base64.RawStdEncoding.EncodeToString([]byte(set(2, 0x20, 0, 0, 0))): 1 << 5, "?": math.MaxUint64} {
+		facts, err := layer.Read(bytes.NewReader(pack(t, entry{name: "ping", pax: map[string]string{"LIBARCHIVE.xattr.security.capability": value}})), layer.Options{})
+		require.NoError(t, err)
+		require.Equal(t, want, facts.Files[0].Capabilities, "%q", value)
+	}
 }
 
 // TestWriters: what tools put into layers beside files is no reason to refuse one.
@@ -245,41 +253,58 @@ func TestRefused(t *testing.T) {
 		blob []byte
 		want string
 	}{
-		"cut off":        {good[:len(good)-30], "cut off"},
-		"damaged":        {append(append([]byte{}, good[:50]...), make([]byte, 100)...), "entries"},
-		"no archive":     {gz([]byte(strings.Repeat("no", 1000))), "tar"},
-		"climbs":         {pack(t, entry{name: "a/../../b"}), "climbs"},
-		"absolute":       {pack(t, entry{name: "/etc/passwd"}), "absolute"},
-		"hard link out":  {pack(t, entry{name: "a", kind: tar.TypeLink, link: "../b"}), "climbs"},
-		"too large":      {pack(t, entry{name: "a", content: strings.Repeat("x", 1<<20)}), "more than"},
-		"too many":       {pack(t, entry{name: "a"}, entry{name: "b"}, entry{name: "c"}, entry{name: "d"}), "more than 3 entries"},
-		"long path":      {pack(t, entry{name: strings.Repeat("x", 60)}), "longer"},
-		"deep path":      {pack(t, entry{name: "a/b/c/d/e/f"}), "deeper"},
-		"bomb":           {gz(pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
-		"after the tar":  {append(pack(t, entry{name: "a"}), "x"...), "follow"},
-		"after the gzip": {append(gz(pack(t, entry{name: "a"})), "x"...), "bytes follow"},
-		"long after it":  {append(gz(pack(t, entry{name: "a"})), strings.Repeat("garbage", 100)...), "bytes follow"},
-		"cut off member": {append(gz(pack(t, entry{name: "a"})), good[:20]...), "cut off"},
-		"many names":     {pack(t, entry{name: "a"}, entry{name: "b", kind: tar.TypeSymlink, link: strings.Repeat("x", 45)}), "together"},
-		"hidden entries": {pack(t, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}), "more than 3 entries"},
-		"large pax":      {extended(pack(t, entry{name: "a", content: strings.Repeat("x", 2<<20)})), "tar"},
-		"cut off zstd":   {zst(t, pack(t, entry{name: "a", content: strings.Repeat("x", 1000)}))[:30], "cut off"},
-		"cut off tar":    {pack(t, entry{name: "a", content: strings.Repeat("x", 600)})[:512+256], "cut off"},
-		"sparse":         {sparse(t, 2<<20), "files are larger"},
-		"GNU long name":  {gnu(t, strings.Repeat("x/", 100)+"y"), "longer"},
-		"pax long name":  {pack(t, entry{name: strings.Repeat("é", 150)}), "longer"},
-		"old GNU sparse": {oldSparse(t, 2<<20), "files are larger"},
-		"holes together": {append(sparse(t, 700<<10)[:2048], sparse(t, 700<<10)...), "files are larger"},
-		"long target":    {pack(t, entry{name: "a", kind: tar.TypeSymlink, link: strings.Repeat("x", 60)}), "the target of"},
-		"GNU long link":  {gnuLink(t, strings.Repeat("x/", 100)+"y"), "the target of"},
-		"zstd bomb":      {zst(t, pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
-		"many members":   {bytes.Repeat(gz(make([]byte, 300_000)), 4), "bombs"},
-		"large members":  {inMembers(pack(t, entry{name: "a", content: noise(900_000)}, entry{name: "b", content: noise(200_000)})), "files are larger"},
-		"same again":     {pack(t, entry{name: "a"}, entry{name: "a"}, entry{name: "a"}, entry{name: "a"}), "more than 3 entries"},
-		"tar after tar":  {append(pack(t, entry{name: "a"}), pack(t, entry{name: "b"})...), "follow"},
-		"device climbs":  {pack(t, entry{name: "../dev/sda", kind: tar.TypeBlock}), "climbs"},
-		"odd type":       {pack(t, entry{name: "a", kind: 'Z'}), "no layer has"},
-		"bare whiteout":  {pack(t, entry{name: "a/.wh."}), "names nothing"},
+		"cut off":          {good[:len(good)-30], "cut off"},
+		"damaged":          {append(append([]byte{}, good[:50]...), make([]byte, 100)...), "entries"},
+		"no archive":       {gz([]byte(strings.Repeat("no", 1000))), "tar"},
+		"climbs":           {pack(t, entry{name: "a/../../b"}), "climbs"},
+		"absolute":         {pack(t, entry{name: "/etc/passwd"}), "absolute"},
+		"hard link out":    {pack(t, entry{name: "a", kind: tar.TypeLink, link: "../b"}), "climbs"},
+		"too large":        {pack(t, entry{name: "a", content: strings.Repeat("x", 1<<20)}), "more than"},
+		"too many":         {pack(t, entry{name: "a"}, entry{name: "b"}, entry{name: "c"}, entry{name: "d"}), "more than 3 entries"},
+		"long path":        {pack(t, entry{name: strings.Repeat("x", 60)}), "longer"},
+		"deep path":        {pack(t, entry{name: "a/b/c/d/e/f"}), "deeper"},
+		"bomb":             {gz(pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
+		"after the tar":    {append(pack(t, entry{name: "a"}), "x"...), "follow"},
+		"after the gzip":   {append(gz(pack(t, entry{name: "a"})), "x"...), "bytes follow"},
+		"long after it":    {append(gz(pack(t, entry{name: "a"})), strings.Repeat("garbage", 100)...), "bytes follow"},
+		"cut off member":   {append(gz(pack(t, entry{name: "a"})), good[:20]...), "cut off"},
+		"many names":       {pack(t, entry{name: "a"}, entry{name: "b", kind: tar.TypeSymlink, link: strings.Repeat("x", 45)}), "together"},
+		"hidden entries":   {pack(t, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}, entry{name: "./", kind: tar.TypeDir}), "more than 3 entries"},
+		"large pax":        {extended(pack(t, entry{name: "a", content: strings.Repeat("x", 2<<20)})), "tar"},
+		"cut off zstd":     {zst(t, pack(t, entry{name: "a", content: strings.Repeat("x", 1000)}))[:30], "cut off"},
+		"cut off tar":      {pack(t, entry{name: "a", content: strings.Repeat("x", 600)})[:512+256], "cut off"},
+		"sparse":           {sparse(t, 2<<20), "files are larger"},
+		"GNU long name":    {gnu(t, strings.Repeat("x/", 100)+"y"), "longer"},
+		"pax long name":    {pack(t, entry{name: strings.Repeat("é", 150)}), "longer"},
+		"old GNU sparse":   {oldSparse(t, 2<<20), "files are larger"},
+		"holes together":   {append(sparse(t, 700<<10)[:2048], sparse(t, 700<<10)...), "files are larger"},
+		"long target":      {pack(t, entry{name: "a", kind: tar.TypeSymlink, link: strings.Repeat("x", 60)}), "the target of"},
+		"GNU long link":    {gnuLink(t, strings.Repeat("x/", 100)+"y"), "the target of"},
+		"zstd bomb":        {zst(t, pack(t, entry{name: "a", content: strings.Repeat("\x00", 900_000)})), "bombs"},
+		"many members":     {bytes.Repeat(gz(make([]byte, 300_000)), 4), "bombs"},
+		"large members":    {inMembers(pack(t, entry{name: "a", content: noise(900_000)}, entry{name: "b", content: noise(200_000)})), "files are larger"},
+		"same again":       {pack(t, entry{name: "a"}, entry{name: "a"}, entry{name: "a"}, entry{name: "a"}), "more than 3 entries"},
+		"tar after tar":    {append(pack(t, entry{name: "a"}), pack(t, entry{name: "b"})...), "follow"},
+		"device climbs":    {pack(t, entry{name: "../dev/sda", kind: tar.TypeBlock}), "climbs"},
+		"odd type":         {pack(t, entry{name: "a", kind: 'Z'}), "no layer has"},
+		"bare whiteout":    {pack(t, entry{name: "a/.wh."}), "names nothing"},
+		"whiteout of .":    {pack(t, entry{name: "a/.wh.."}), "names nothing"},
+		"whiteout of ..":   {pack(t, entry{name: "a/.wh..."}), "names nothing"},
+		"aufs's links":     {pack(t, entry{name: ".wh..wh.plnk/1.2"}), "a whiteout"},
+		"below whiteout":   {pack(t, entry{name: "a/.wh.b/c"}), "a whiteout"},
+		"dots in dots":     {pack(t, entry{name: "./a/./../b"}), "climbs"},
+		"root as a link":   {pack(t, entry{name: "./", kind: tar.TypeSymlink, link: "/etc"}), "the root itself is a symlink"},
+		"root as a file":   {pack(t, entry{name: ".", content: "x"}), "the root itself is a file"},
+		"redirect":         {pack(t, entry{name: "etc", kind: tar.TypeDir, pax: map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/evil"}}), "trusted.overlay.redirect"},
+		"opaque, hidden":   {pack(t, entry{name: "etc", kind: tar.TypeDir, pax: map[string]string{"SCHILY.xattr.user.overlay.opaque": "y"}}), "user.overlay.opaque"},
+		"another owner":    {pack(t, entry{name: "a", pax: map[string]string{"LIBARCHIVE.xattr.user.containers.override_stat": "MA"}}), "override_stat"},
+		"PAX climbs":       {paxed("path", "../a"), "climbs"},
+		"PAX link climbs":  {linked(paxed("linkpath", "../a")), "climbs"},
+		"PAX, huge":        {paxed("size", "9999999"), "files are larger"},
+		"PAX, negative":    {paxed("size", "-1"), "tar"},
+		"huge in base 256": {base256(pack(t, entry{name: "a"}), 0x7f), "files are larger"},
+		"negative too":     {base256(pack(t, entry{name: "a"}), 0xff), "tar"},
+		"PAX over GNU":     {append(extended(pack(t, entry{name: "pax", content: record("path", "b/../../c")}))[:1024], gnu(t, strings.Repeat("x/", 10)+"y")...), "climbs"},
 	} {
 		_, err := layer.Read(bytes.NewReader(c.blob), layer.Options{Limits: small})
 		require.ErrorContains(t, err, c.want, what)
@@ -297,6 +322,46 @@ func sparse(t *testing.T, size int) []byte {
 		records += strconv.Itoa(n) + record
 	}
 	return extended(pack(t, entry{name: "pax", content: records}, entry{name: "holes", content: "x"}))
+}
+
+// record is one of an extended header.
+func record(key, value string) string {
+	rest := " " + key + "=" + value + "\n"
+	n := len(rest) + 1
+	for n != len(strconv.Itoa(n))+len(rest) {
+		n++
+	}
+	return strconv.Itoa(n) + rest
+}
+
+// paxed is an archive of one entry, of which an extended header says something else.
+func paxed(key, value string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	content := record(key, value)
+	_ = w.WriteHeader(&tar.Header{Name: "pax", Typeflag: tar.TypeReg, Size: int64(len(content))})
+	_, _ = io.WriteString(w, content)
+	_ = w.WriteHeader(&tar.Header{Name: "a", Linkname: "b", Typeflag: tar.TypeReg})
+	_ = w.Close()
+	return extended(b.Bytes())
+}
+
+// linked makes the last entry of what paxed wrote a hard link.
+func linked(b []byte) []byte {
+	header := b[1024:1536]
+	header[156] = tar.TypeLink
+	summed(header)
+	return b
+}
+
+// base256 writes the size of an archive's first entry as a binary number that begins with a byte.
+func base256(b []byte, first byte) []byte {
+	copy(b[124:136], "\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	b[128] = first
+	if first&0x80 != 0 {
+		copy(b[124:128], "\xff\xff\xff\xff")
+	}
+	return summed(b)
 }
 
 // oldSparse is the same in GNU tar's old format: the map and the real size lie in the header itself.

@@ -162,23 +162,63 @@ func (l *looker) program(r io.Reader, n int) (seen, error) {
 	return s, nil
 }
 
-// passwdLine is the first line that is neither empty nor a comment.
-var passwdLine = regexp.MustCompile(`^(?:[ \t]*(?:#[^\n]*)?\r?\n)*[ \t]*[^:\s]+:[^:\n]*:[+-]?[0-9]+:`)
+// passwdLike: a file of the form of passwd(5) or group(5), by its first line that is neither empty nor a comment; a comment
+// of that form will do too.
+func passwdLike(head []byte) bool {
+	for {
+		line := bytes.TrimLeft(head, " \t")
+		if entryLike(line) {
+			return true
+		}
+		end := bytes.IndexByte(line, '\n')
+		if end < 0 || line[0] != '#' && len(bytes.TrimSuffix(line[:end], []byte("\r"))) > 0 {
+			return false
+		}
+		head = line[end+1:]
+	}
+}
 
-// passwdLike: a file of the form of passwd(5) or group(5).
-func passwdLike(head []byte) bool { return passwdLine.Match(head) }
+// entryLike: a name, anything and a number, each with a colon after it.
+func entryLike(line []byte) bool {
+	name := bytes.IndexAny(line, ":\t\n\f\r ")
+	if name < 1 || line[name] != ':' {
+		return false
+	}
+	line = line[name+1:]
+	secret := bytes.IndexAny(line, ":\n")
+	if secret < 0 || line[secret] != ':' {
+		return false
+	}
+	line = line[secret+1:]
+	if len(line) > 0 && (line[0] == '+' || line[0] == '-') {
+		line = line[1:]
+	}
+	number := bytes.TrimLeft(line, "0123456789")
+	return len(number) < len(line) && len(number) > 0 && number[0] == ':'
+}
 
 var daemonCommand = regexp.MustCompile("(?m)(^|[\\s;&|(/\"'`])(sshd|dropbear|dropbearmulti|tinysshd)($|[\\s;&|)\"'`])|service\\s+sshd?\\s+(re)?start|init\\.d/sshd?\\s+(re)?start|rc-service\\s+sshd")
 
+// daemonWords: every daemonCommand has one of them.
+var daemonWords = words("ssh", "dropbear")
+
 // runsDaemon: a script that names an ssh daemon as a word of a command; what a comment says does not count.
 func runsDaemon(script []byte) bool {
-	if !bytes.Contains(script, []byte("ssh")) && !bytes.Contains(script, []byte("dropbear")) {
-		return false
-	}
-	for line := range bytes.Lines(script) {
-		line = bytes.TrimSpace(line)
-		if len(line) > 0 && line[0] != '#' && daemonCommand.Match(line) {
-			return true
+	for _, word := range daemonWords {
+		for rest := script; ; {
+			at := bytes.Index(rest, word)
+			if at < 0 {
+				break
+			}
+			start, end := bytes.LastIndexByte(rest[:at], '\n')+1, len(rest)
+			if n := bytes.IndexByte(rest[at:], '\n'); n >= 0 {
+				end = at + n
+			}
+			line := bytes.TrimSpace(rest[start:end])
+			if line[0] != '#' && daemonCommand.Match(line) {
+				return true
+			}
+			rest = rest[end:]
 		}
 	}
 	return false

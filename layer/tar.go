@@ -2,14 +2,15 @@ package layer
 
 import (
 	"archive/tar"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"path"
+	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"waybill/artifact"
 )
@@ -38,8 +39,11 @@ func readTar(r io.Reader, limits Limits) (artifact.LayerFacts, error) {
 		if err != nil {
 			return facts, err
 		}
-		if header.Typeflag == tar.TypeXGlobalHeader || file.Path == "." {
+		if header.Typeflag == tar.TypeXGlobalHeader || file.Path == "." && file.Type == artifact.Dir {
 			continue // what git archive puts first, and the root itself
+		}
+		if file.Path == "." && file.Type != artifact.Opaque {
+			return facts, fmt.Errorf("the root itself is a %s in it", file.Type)
 		}
 		if names += int64(len(file.Path) + len(file.Target)); names > limits.Names {
 			return facts, fmt.Errorf("its paths are longer than %d bytes together", limits.Names)
@@ -52,7 +56,7 @@ func readTar(r io.Reader, limits Limits) (artifact.LayerFacts, error) {
 			file.Marks = seen.marks
 			delete(facts.Contents, file.Path)
 			if seen.keep != nil {
-				facts.Contents[file.Path] = text(string(seen.keep))
+				facts.Contents[file.Path] = artifact.Escape(string(seen.keep))
 			}
 		}
 		facts.Files = append(facts.Files, file)
@@ -78,7 +82,13 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 	if err != nil {
 		return artifact.File{}, err
 	}
-	name = text(name)
+	name = artifact.Escape(name)
+	if strings.HasPrefix(name, whiteoutPrefix) && strings.Contains(name, "/") || strings.Contains(path.Dir(name), "/"+whiteoutPrefix) {
+		return artifact.File{}, fmt.Errorf("%.200q lies in a folder named like a whiteout: runtimes differ in what becomes of it", h.Name)
+	}
+	if err := attributes(h.PAXRecords); err != nil {
+		return artifact.File{}, fmt.Errorf("%.200q %w", h.Name, err)
+	}
 	f := artifact.File{Path: name, Mode: uint32(h.Mode & 0o7777), UID: h.Uid, GID: h.Gid}
 	dir, base := path.Split(name)
 	switch {
@@ -101,13 +111,13 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 		if len(h.Linkname) > limits.Path {
 			return f, fmt.Errorf("the target of %.200q is longer than %d bytes", h.Name, limits.Path)
 		}
-		f.Type, f.Target = artifact.Symlink, text(h.Linkname)
+		f.Type, f.Target = artifact.Symlink, artifact.Escape(h.Linkname)
 	case tar.TypeLink:
 		f.Type = artifact.Hardlink
 		if f.Target, err = cleanPath(h.Linkname, limits); err != nil {
 			return f, fmt.Errorf("the hard link %.200q: %w", h.Name, err)
 		}
-		f.Target = text(f.Target)
+		f.Target = artifact.Escape(f.Target)
 	case tar.TypeChar, tar.TypeBlock:
 		f.Type = artifact.Device
 	case tar.TypeFifo:
@@ -119,14 +129,42 @@ func entry(h *tar.Header, limits Limits) (artifact.File, error) {
 	return f, nil
 }
 
-// capabilityRecord is where archives keep the extended attribute security.capability.
-const capabilityRecord = "SCHILY.xattr.security.capability"
+// Where archives keep extended attributes: star's way, which Go's runtimes read, and libarchive's, in base64.
+const (
+	starAttribute    = "SCHILY.xattr."
+	archiveAttribute = "LIBARCHIVE.xattr."
+	capability       = "security.capability"
+)
+
+// layered are extended attributes by which overlay file systems keep what a layer does to those below it, or another owner
+// and mode of a file (Linux, Documentation/filesystems/overlayfs.rst; fuse-overlayfs). Some runtimes set what a layer
+// brings of these, others do not: with a redirect one folder of a lower layer shows in place of another.
+var layered = []string{"trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.", "user.containers.override_stat"}
+
+func attributes(records map[string]string) error {
+	for key := range records {
+		name, ok := strings.CutPrefix(key, starAttribute)
+		if !ok {
+			name, ok = strings.CutPrefix(key, archiveAttribute)
+		}
+		if ok && slices.ContainsFunc(layered, func(p string) bool { return strings.HasPrefix(name, p) }) {
+			return fmt.Errorf("has the extended attribute %.100q, by which some file systems show something else than the layer holds", name)
+		}
+	}
+	return nil
+}
 
 // capabilities reads struct vfs_cap_data (linux/capability.h): a word of revision and flags, then permitted and
 // inheritable sets, one word or two of each. What is none counts as all, since runtimes and kernels differ in what
 // they make of it.
 func capabilities(records map[string]string) uint64 {
-	value, ok := records[capabilityRecord]
+	value, ok := records[starAttribute+capability]
+	if encoded, there := records[archiveAttribute+capability]; !ok && there {
+		decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(encoded, "="))
+		if ok = true; err == nil {
+			value = string(decoded)
+		}
+	}
 	if !ok {
 		return 0
 	}
@@ -160,23 +198,4 @@ func cleanPath(name string, limits Limits) (string, error) {
 		}
 	}
 	return path.Clean(name), nil
-}
-
-// text writes bytes that are no UTF-8 as \xNN, and a backslash before an x as \x5c, so that two names never become one:
-// JSON would write each such byte as U+FFFD, and one file could hide behind another's name.
-func text(s string) string {
-	if utf8.ValidString(s) && !strings.Contains(s, `\x`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && size == 1 || strings.HasPrefix(s[i:], `\x`) {
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		} else {
-			b.WriteString(s[i : i+size])
-		}
-		i += size
-	}
-	return b.String()
 }

@@ -66,7 +66,7 @@ func lookUp(user, name, passwd string) (uid int64, why string) {
 	found := false
 	for _, line := range strings.Split(passwd, "\n") {
 		fields := strings.Split(strings.TrimSpace(line), ":")
-		if strings.TrimSpace(fields[0]) != name {
+		if strings.TrimSpace(fields[0]) != artifact.Escape(name) {
 			continue
 		}
 		if len(fields) < 3 {

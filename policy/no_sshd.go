@@ -104,7 +104,7 @@ func startsDaemon(img Image) []finding {
 				return []finding{{message: fmt.Sprintf("the entrypoint runs %s%s", command, howToDropSSHD), evidence: []string{command}}}
 			}
 			for _, candidate := range locate(command, img.Config.Config.WorkingDir, search) {
-				f, ok := img.Facts.Resolve(candidate)
+				f, ok := img.Facts.Resolve(artifact.Escape(candidate))
 				if ok && slices.Contains(f.Marks, artifact.MarkRunsSSHD) {
 					return []finding{{message: fmt.Sprintf("the entrypoint /%s starts an ssh daemon%s", f.Path, howToDropSSHD), evidence: []string{f.Path}}}
 				}

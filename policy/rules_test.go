@@ -146,6 +146,25 @@ func (c ruleCase) run(t *testing.T, rule string) {
 	require.Equal(t, denied || waiting, err != nil)
 }
 
+// TestEscaped: what a name that is no UTF-8 is written as in facts is another name in the image.
+func TestEscaped(t *testing.T) {
+	t.Parallel()
+	parsed, err := policy.Parse("p", policy.Baseline())
+	require.NoError(t, err)
+	set := policy.NewSet([]policy.Versioned{{Document: parsed[0], Version: 1}})
+	var config artifact.ImageConfig
+	config.Config.User, config.Config.Entrypoint = `app\xff`, []string{`/run\xff`}
+	passwd := artifact.Escape("app\xff:x:1000:1000::/:/bin/sh\n" + `app\xff:x:0:0::/:/bin/sh`)
+	v := ruleCase{Config: config, Layers: []artifact.LayerFacts{{Contents: map[string]string{"etc/passwd": passwd}, Files: []artifact.File{
+		{Path: "etc/passwd"}, {Path: artifact.Escape("run\xff"), Mode: 0o755}, {Path: artifact.Escape(`run\xff`), Mode: 0o755, Marks: []artifact.Mark{artifact.MarkRunsSSHD}},
+	}}}}.verdict(t, set)
+	require.Len(t, v.Reasons, 2)
+	require.Contains(t, v.Reasons[0].Message, "runs as root")
+	require.Contains(t, v.Reasons[1].Message, "starts an ssh daemon")
+	config.Config.User, config.Config.Entrypoint = "1000\x00", nil
+	require.Contains(t, ruleCase{Config: config}.verdict(t, set).Reasons[0].Message, "spaces or control characters")
+}
+
 // TestEveryRuleHasATable: a rule that nobody wrote cases for does not ship.
 func TestEveryRuleHasATable(t *testing.T) {
 	t.Parallel()

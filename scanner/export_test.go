@@ -6,3 +6,9 @@ func (c *Client) Working() int {
 	defer c.mu.Unlock()
 	return c.working
 }
+
+// What Affordable counts with.
+var (
+	AffordableWith = affordable
+	GroupMemory    = groupMemory
+)

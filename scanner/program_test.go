@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -91,12 +92,15 @@ func (w *world) layer(t *testing.T, files map[string]string) string {
 	return path
 }
 
+// scanned is when every image here is.
+var scanned = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+
 // match scans an image of layers that were analysed before.
 func (w *world) match(t *testing.T, database string, layers ...scanner.Analysis) scanner.MatchResult {
 	t.Helper()
 	config := artifact.ImageConfig{OS: "linux", Architecture: "amd64"}
 	config.RootFS.Type = "layers"
-	request := scanner.MatchRequest{SBOM: true, Database: database, Name: "shop/returns", Digest: artifact.DigestOf([]byte("image"))}
+	request := scanner.MatchRequest{SBOM: true, Created: scanned, Database: database, Name: "shop/returns", Digest: artifact.DigestOf([]byte("image"))}
 	for _, l := range layers {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.Facts.DiffID)
 		request.Layers = append(request.Layers, l.Blob)
@@ -189,17 +193,48 @@ func (w *world) debianMatch(t *testing.T, debian scanner.Analysis) {
 	vulnerabilities, _ = classed(without.Findings)
 	require.Empty(t, vulnerabilities)
 	require.Equal(t, result.Packages, without.Packages)
-	require.Equal(t, string(result.CycloneDX), string(w.match(t, w.database, debian).CycloneDX), "one image has one SBOM")
+	again := w.match(t, w.database, debian)
+	require.Equal(t, string(result.CycloneDX), string(again.CycloneDX), "one scan has one SBOM")
+	require.Equal(t, string(result.SPDX), string(again.SPDX))
 	require.NotContains(t, string(result.CycloneDX), `"vulnerabilities": [`+"\n    {", "an SBOM says what is in it, not what is known of it")
 	var bom struct {
-		BOMFormat  string
-		Metadata   struct{ Component struct{ Name string } }
+		BOMFormat string
+		Metadata  struct {
+			Timestamp time.Time
+			Tools     struct {
+				Components []struct{ Name, Version string }
+			}
+			Component struct{ Name string }
+		}
 		Components []struct{ Name string }
 	}
 	require.NoError(t, json.Unmarshal(result.CycloneDX, &bom))
 	require.Equal(t, "CycloneDX", bom.BOMFormat)
 	require.Contains(t, bom.Metadata.Component.Name, "shop/returns")
 	require.Greater(t, len(bom.Components), 80)
+	require.Equal(t, scanned, bom.Metadata.Timestamp)
+	tools := bom.Metadata.Tools.Components
+	require.Len(t, tools, 2)
+	require.Equal(t, "trivy", tools[0].Name)
+	require.Equal(t, strings.TrimPrefix(required(t, "github.com/aquasecurity/trivy"), "v"), tools[0].Version)
+	require.Equal(t, "waybill test", tools[1].Name+" "+tools[1].Version)
+	var document struct {
+		CreationInfo struct {
+			Created  time.Time
+			Creators []string
+		}
+	}
+	require.NoError(t, json.Unmarshal(result.SPDX, &document))
+	require.Equal(t, scanned, document.CreationInfo.Created)
+	require.Equal(t, []string{"Organization: aquasecurity", "Tool: trivy-" + tools[0].Version, "Tool: waybill-test"}, document.CreationInfo.Creators)
+}
+
+// required is the version of a module that this one is built with.
+func required(t *testing.T, module string) string {
+	t.Helper()
+	version, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(version))
 }
 
 // upperLayers: what a later layer adds is found, and what it removes is gone, without another look at the first.

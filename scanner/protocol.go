@@ -72,7 +72,7 @@ type MatchRequest struct {
 	Name     string          `json:"name"`     // of the repository, for the SBOM
 	Digest   artifact.Digest `json:"digest"`
 	SBOM     bool            `json:"sbom"`    // whether it is wanted
-	Created  time.Time       `json:"created"` // for the SBOM, so that one image has one SBOM
+	Created  time.Time       `json:"created"` // for the SBOM: when the image was scanned
 }
 
 // MatchResult is what an image has in it, and what is known against it.

@@ -51,8 +51,10 @@ func TestEqualToTrivy(t *testing.T) {
 		"app/lib/broken.jar":                                            "no archive at all",
 		"app/config.env":                                                "AWS_ACCESS_KEY_ID=AKIA" + "IOSFODNN7EXAMPLQ\nexport GITHUB_PAT=ghp_" + strings.Repeat("a1B2", 9) + "\n",
 		"usr/local/bin/rusty":                                           rustProgram(t, `{"packages":[{"name":"rusty","version":"1.0.0","source":"local","root":true,"dependencies":[1]},{"name":"time","version":"0.1.42","source":"crates.io"}]}`),
+		"usr/local/bin/1.21":                                            goProgram(t, "go1.21.9"), "usr/local/bin/1.24": goProgram(t, "go1.24.4"),
+		"usr/local/bin/crate": auditable(t), // dynamically linked, by a real linker
 		// The one lock file that the command reads in images too.
-		"rust/Cargo.lock": "version = 3\n\n[[package]]\nname = \"time\"\nversion = \"0.1.42\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n",
+		cargoLock: "version = 3\n\n[[package]]\nname = \"time\"\nversion = \"0.1.42\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n",
 		"usr/lib/python3/site-packages/requests-2.19.0.egg-info/PKG-INFO": "Metadata-Version: 1.1\nName: requests\nVersion: 2.19.0\nLicense: Apache-2.0\n",
 		"lib/apk/db/installed": "C:Q1x=\nP:musl\nV:1.2.3-r4\nA:x86_64\nL:MIT\no:musl\n\n",
 		"etc/alpine-release":   "3.17.3\n",
@@ -90,7 +92,10 @@ func TestEqualToTrivy(t *testing.T) {
 			inLockFiles, ours := []string{}, []string{}
 			for _, f := range scan.Findings {
 				line := strings.Join([]string{f.Class, f.ID, string(f.Severity), f.Package, f.Installed, f.Fixed, f.Path}, " | ")
-				if f.LockFile || f.Class == artifact.ClassLicense && lockFiles[f.Path] != "" {
+				if f.Class == artifact.ClassVulnerability {
+					require.Equal(t, f.Path == cargoLock || lockFiles[f.Path] != "", f.LockFile, f.Path)
+				}
+				if f.LockFile && f.Path != cargoLock || f.Class == artifact.ClassLicense && lockFiles[f.Path] != "" {
 					inLockFiles = append(inLockFiles, line)
 				} else {
 					ours = append(ours, line)
@@ -109,7 +114,9 @@ func TestEqualToTrivy(t *testing.T) {
 			all := strings.Join(slices.Concat(ours, inLockFiles), "\n")
 			for _, expected := range []string{"CVE-2024-24790", "CVE-2021-44228", "CVE-2021-23337", "CVE-2024-22195", "aws-access-key-id", "github-pat", "misconfiguration | DS-",
 				"srv/poetry.lock", "srv/requirements.txt", "srv/package-lock.json", "srv/go.mod", "license | MIT", "web/yarn.lock", "pnpm/pnpm-lock.yaml", "py/Pipfile.lock", "py/uv.lock", "rust/Cargo.lock",
-				"CVE-2020-26235 | medium | time | 0.1.42 | 0.2.23 | usr/local/bin/rusty", "CVE-2018-18074"} {
+				"CVE-2020-26235 | medium | time | 0.1.42 | 0.2.23 | usr/local/bin/rusty", "CVE-2018-18074",
+				"CVE-2000-0003 | low | library_crate | 0.1.0 | 0.1.1 | usr/local/bin/crate",
+				"CVE-2024-24790 | critical | stdlib | v1.21.9 |", "CVE-2024-24790 | critical | stdlib | v1.22.3 |", "stdlib | v1.24.4 |"} {
 				require.Contains(t, all, expected)
 			}
 		})
@@ -198,6 +205,7 @@ func moreAdvisories(t *testing.T) (archive, cache string) {
 			{"pip::GitHub Security Advisory pip", "requests", "CVE-2018-18074", "<2.20.0", "2.20.0", "HIGH"},
 			{"maven::GitHub Security Advisory Maven", "org.apache.logging.log4j:log4j-core", "CVE-2021-44228", ">=2.13.0, <2.15.0", "2.15.0", "CRITICAL"},
 			{"maven::GitHub Security Advisory Maven", "commons-collections:commons-collections", "CVE-2015-7501", "<3.2.3", "", "HIGH"},
+			{"cargo::GitHub Security Advisory Rust", "library_crate", "CVE-2000-0003", "<0.1.1", "0.1.1", "LOW"},
 			{"cargo::GitHub Security Advisory Rust", "time", "CVE-2020-26235", "<0.2.23", "0.2.23", "MEDIUM"},
 			{"maven::GitHub Security Advisory Maven", "org.example:claims", "CVE-2000-0001", "<2", "2", "LOW"},
 			{"maven::GitHub Security Advisory Maven", "org.example:byname", "CVE-2000-0002", "<2", "2", "LOW"},
@@ -248,6 +256,19 @@ func goProgram(t testing.TB, toolchain string) string {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	b, err := os.ReadFile(filepath.Join(dir, "program"))
+	require.NoError(t, err)
+	return string(b)
+}
+
+const cargoLock = "rust/Cargo.lock"
+
+// auditable is a program that cargo-auditable built, of those that Trivy's own tests are for: a crate and a library of its
+// workspace.
+func auditable(t testing.TB) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/aquasecurity/trivy").Output()
+	require.NoError(t, err)
+	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "pkg/dependency/parser/rust/binary/testdata/test.elf"))
 	require.NoError(t, err)
 	return string(b)
 }

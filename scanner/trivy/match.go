@@ -119,8 +119,8 @@ var lockFiles = func() map[ftypes.LangType]bool {
 	for _, t := range analyzer.TypeLockfiles {
 		all[ftypes.LangType(t)] = true
 	}
-	// Whose packages are called otherwise than their analysers.
-	for _, t := range []ftypes.LangType{ftypes.GoModule, ftypes.Gradle, ftypes.Sbt, ftypes.Conan, ftypes.CondaEnv, ftypes.Pub, ftypes.Hex, ftypes.Cocoapods} {
+	// Which `trivy image` reads too, and those whose packages are called otherwise than their analysers.
+	for _, t := range []ftypes.LangType{ftypes.Cargo, ftypes.GoModule, ftypes.Gradle, ftypes.Sbt, ftypes.Conan, ftypes.CondaEnv, ftypes.Pub, ftypes.Hex, ftypes.Cocoapods} {
 		all[t] = true
 	}
 	return all

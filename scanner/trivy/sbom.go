@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"sync"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/aquasecurity/trivy/pkg/clock"
@@ -17,11 +20,28 @@ import (
 	"github.com/aquasecurity/trivy/pkg/types"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	guuid "github.com/google/uuid"
+	"github.com/spdx/tools-golang/spdx/v2/common"
 
 	"waybill/scanner"
 )
 
-// sboms writes CycloneDX and SPDX. Their ids and their time follow from the image, so that one image has one of each.
+// trivyVersion is that of the library that this program is built with, as its command would print it.
+var trivyVersion = sync.OnceValue(func() string {
+	const trivy = "github.com/aquasecurity/trivy"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range info.Deps {
+		if m.Path == trivy && m.Replace == nil {
+			return strings.TrimPrefix(m.Version, "v")
+		}
+	}
+	return "unknown"
+})
+
+// sboms writes CycloneDX and SPDX. Their ids follow from the image, and their time is the request's, so that one scan has
+// one of each.
 func (s *Scanner) sboms(ctx context.Context, m scanner.MatchRequest, stored *stored, os ftypes.OS, results types.Results) (cycloneDX, spdxJSON []byte, err error) {
 	var config v1.ConfigFile
 	if err := json.Unmarshal(m.Config, &config); err != nil {
@@ -43,11 +63,13 @@ func (s *Scanner) sboms(ctx context.Context, m scanner.MatchRequest, stored *sto
 		Metadata: types.Metadata{OS: &os, DiffIDs: stored.diffIDs, RepoDigests: []string{m.Name + "@" + m.Digest.String()}, ImageConfig: config}}
 
 	guuid.SetRand(rand.NewChaCha8(seed))
-	marshaler := cyclonedx.NewMarshaler(s.version)
+	marshaler := cyclonedx.NewMarshaler(trivyVersion())
 	bom, err := marshaler.MarshalReport(ctx, report)
 	if err != nil {
 		return nil, nil, fmt.Errorf("CycloneDX: %w", err)
 	}
+	tools := bom.Metadata.Tools.Components
+	*tools = append(*tools, cdx.Component{Type: cdx.ComponentTypeApplication, Name: "waybill", Version: s.version})
 	bom.SerialNumber = "urn:uuid:" + guuid.NewSHA1(guuid.NameSpaceURL, []byte(m.Digest.String())).String()
 	var b bytes.Buffer
 	if err := cdx.NewBOMEncoder(&b, cdx.BOMFileFormatJSON).Encode(bom); err != nil {
@@ -55,10 +77,11 @@ func (s *Scanner) sboms(ctx context.Context, m scanner.MatchRequest, stored *sto
 	}
 
 	guuid.SetRand(rand.NewChaCha8(seed))
-	document, err := spdx.NewMarshaler(s.version).MarshalReport(ctx, report)
+	document, err := spdx.NewMarshaler(trivyVersion()).MarshalReport(ctx, report)
 	if err != nil {
 		return nil, nil, fmt.Errorf("SPDX: %w", err)
 	}
+	document.CreationInfo.Creators = append(document.CreationInfo.Creators, common.Creator{CreatorType: "Tool", Creator: "waybill-" + s.version})
 	spdxJSON, err = json.Marshal(document)
 	if err != nil {
 		return nil, nil, fmt.Errorf("SPDX: %w", err)

@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"waybill/artifact"
 	"waybill/layer"
@@ -97,4 +99,27 @@ func BenchmarkRematch(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(len(images)*b.N)/b.Elapsed().Seconds(), "images/s")
+}
+
+// BenchmarkAnalyseLayer reads the layer that WAYBILL_BENCH_LAYER names, such as a root file system packed with gzip.
+func BenchmarkAnalyseLayer(b *testing.B) {
+	path := os.Getenv("WAYBILL_BENCH_LAYER")
+	if path == "" {
+		b.Skip("WAYBILL_BENCH_LAYER names no layer")
+	}
+	s, err := trivy.New("bench", "", "")
+	require.NoError(b, err)
+	content, err := os.ReadFile(path)
+	require.NoError(b, err)
+	b.SetBytes(int64(len(content)))
+	b.ReportAllocs()
+	var before, after unix.Rusage
+	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &before))
+	for b.Loop() {
+		_, err := s.Analyse(b.Context(), bytes.NewReader(content), layer.Options{})
+		require.NoError(b, err)
+	}
+	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &after))
+	spent := func(u unix.Rusage) float64 { return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e6 }
+	b.ReportMetric((spent(after)-spent(before))/float64(b.N), "cpu-ms/op")
 }
