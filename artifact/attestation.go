@@ -27,3 +27,13 @@ type Attached struct {
 	Size          int64     `json:"size"`                // of the envelope, in bytes
 	Manifests     []Digest  `json:"manifests,omitempty"` // that hold it: a referrer, and what stands at cosign's tag
 }
+
+// Unattested is what the service has not signed about a digest that its last verdict allows.
+type Unattested struct {
+	Reference
+	Lacks        bool          // its signature, or a statement about what it is
+	Environments []Environment // of promotions to them there is no summary
+}
+
+// PredicateTypes are the types of the statements that the service signs.
+type PredicateTypes struct{ SBOM, Scan, Provenance, Verification string }

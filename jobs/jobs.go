@@ -28,6 +28,7 @@ type Config struct {
 	Signer      *Signer
 	Resigner    *Resigner
 	Attester    *Attester
+	Backfiller  *Backfiller
 	Rejudger    *Rejudger
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
@@ -72,6 +73,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Resigner)
 	river.AddWorker(workers, cfg.Attester)
 	river.AddWorker(workers, &scanAttester{attester: cfg.Attester})
+	river.AddWorker(workers, cfg.Backfiller)
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})
 	river.AddWorker(workers, &attacher{rejudger: cfg.Rejudger})
@@ -91,6 +93,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 			func() (river.JobArgs, *river.InsertOpts) { return keepArgs{}, nil }, nil),
 		river.NewPeriodicJob(river.PeriodicInterval(10*time.Second),
 			func() (river.JobArgs, *river.InsertOpts) { return tidyArgs{}, nil }, nil),
+		backfills(),
 	}
 	if cfg.Advisories != nil {
 		river.AddWorker(workers, cfg.Advisories)

@@ -48,27 +48,32 @@ func (s *Signer) Work(ctx context.Context, job *river.Job[signArgs]) error {
 	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
 		return err
 	}
-	ctx = artifact.DoneAgain(ctx)
-	verdict, pass, ok, err := s.pass(ctx, job.Args.Repository, job.Args.Digest)
+	return s.bring(artifact.DoneAgain(ctx), job.Args.Repository, job.Args.Digest, job.CreatedAt, job.Attempt > 1)
+}
+
+// bring signs, describes and attests one digest, whatever of that is not done yet. again says that an attempt before may have
+// described it.
+func (s *Signer) bring(ctx context.Context, repository artifact.Repository, digest artifact.Digest, since time.Time, again bool) error {
+	verdict, pass, ok, err := s.pass(ctx, repository, digest)
 	if err != nil || !ok {
 		return err
 	}
 	if !pass.Signs() {
-		s.Logger.InfoContext(ctx, "not signed yet: it waits for somebody else's signature", "repository", job.Args.Repository, "digest", job.Args.Digest)
+		s.Logger.InfoContext(ctx, "not signed yet: it waits for somebody else's signature", "repository", repository, "digest", digest)
 	} else if err := s.Service.SignImage(ctx, pass); err != nil {
-		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", job.Args.Repository, "digest", job.Args.Digest, "error", err)
-		return awaiting(job.CreatedAt, err)
+		s.Logger.WarnContext(ctx, "not signed; it is tried again", "repository", repository, "digest", digest, "error", err)
+		return awaiting(since, err)
 	}
 	// Nobody waits for SBOMs, but whoever pushes next waits for the scanner that makes them.
-	if err := giveWay(ctx, s.Busy, job.CreatedAt); err != nil {
+	if err := giveWay(ctx, s.Busy, since); err != nil {
 		return err
 	}
-	attached, err := s.Describe(ctx, job.Args.Repository, job.Args.Digest)
+	attached, err := s.Describe(ctx, repository, digest)
 	if err != nil {
 		return err
 	}
-	if lacksSBOM(verdict) && (attached || job.Attempt > 1) {
-		if err := s.Described(ctx, job.Args.Digest); err != nil {
+	if lacksSBOM(verdict) && (attached || again) {
+		if err := s.Described(ctx, digest); err != nil {
 			return err
 		}
 	}

@@ -124,8 +124,7 @@ func (a *recordAudit) moved(index int64, e Entry) {
 		a.problem("entry %d: it records one %s, and %d rows of promotions name it", index, e.Kind, len(rows))
 	}
 	for _, p := range rows {
-		action := map[string]string{KindPromotion: "promote", KindRollback: "rollback", KindRetire: "retire"}[e.Kind]
-		a.compare(index, p, e, action, e.Environment)
+		a.compare(index, p, e, actions[e.Kind], e.Environment)
 	}
 }
 
@@ -149,7 +148,27 @@ func (a *recordAudit) recall(index int64, e Entry) {
 }
 
 func (a *recordAudit) compare(index int64, p artifact.Promotion, e Entry, action string, environment artifact.Environment) {
-	var differ []string
+	if differ := differences(p, e, action, environment); len(differ) > 0 {
+		a.problem("promotion %d is not what entry %d recorded: %s", p.ID, index, strings.Join(differ, "; "))
+	}
+}
+
+// actions are what records of promotions call the kinds of their entries.
+var actions = map[string]string{KindPromotion: "promote", KindRollback: "rollback", KindRetire: "retire", KindRecall: "recall"}
+
+// CheckPromotion compares the record of a promotion, rollback, recall or retirement with the entry that it names.
+func CheckPromotion(p artifact.Promotion, e Entry) error {
+	environment := e.Environment
+	if e.Kind == KindRecall && slices.Contains(e.Environments, p.Environment) {
+		environment = p.Environment
+	}
+	if differ := differences(p, e, actions[e.Kind], environment); len(differ) > 0 {
+		return fmt.Errorf("promotion %d is not what entry %d recorded: %s", p.ID, p.LedgerIndex, strings.Join(differ, "; "))
+	}
+	return nil
+}
+
+func differences(p artifact.Promotion, e Entry, action string, environment artifact.Environment) (differ []string) {
 	for _, c := range []struct{ name, row, entry string }{
 		{"action", p.Action, action}, {"repository", p.Repository.String(), e.Repository.String()}, {"environment", p.Environment.String(), environment.String()},
 		{"digest", p.Digest.String(), e.Digest.String()}, {"version", p.Version, e.Version}, {"previous", p.Previous.String(), e.Previous.String()},
@@ -160,9 +179,7 @@ func (a *recordAudit) compare(index int64, p artifact.Promotion, e Entry, action
 			differ = append(differ, fmt.Sprintf("its %s is %q, not %q", c.name, c.row, c.entry))
 		}
 	}
-	if len(differ) > 0 {
-		a.problem("promotion %d is not what entry %d recorded: %s", p.ID, index, strings.Join(differ, "; "))
-	}
+	return differ
 }
 
 // place is a pointer: what one environment runs of one repository.

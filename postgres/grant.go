@@ -133,22 +133,56 @@ func withdraw(ctx context.Context, tx pgx.Tx, repository artifact.Repository, di
 	return environments, nil
 }
 
-// Granted is the gate's one indexed read: whether one of the environments may pull a manifest or blob.
+// maxClosure bounds how much of a closure is remembered at once.
+const maxClosure = 1000
+
+// Granted is the gate's one indexed read: whether one of the environments may pull a manifest or blob. Who pulls a manifest
+// pulls what belongs to it next, so the same read remembers that too.
 func (db *DB) Granted(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) (bool, error) {
-	asked := granted{strings.Join(names(environments), " "), digest}
-	_, err := recallOr(db.hot, repository, func(s *shelf) map[granted]bool { return s.grants }, asked, nothing, func() (bool, error) {
-		return true, db.readGrant(ctx, environments, repository, digest)
-	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, translate(err)
+	where := strings.Join(names(environments), " ")
+	return recallAll(db.hot, repository, func(s *shelf) map[granted]bool { return s.grants }, granted{where, digest},
+		func() (bool, error) {
+			err := db.readGrant(ctx, environments, repository, digest)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return false, nil
+			}
+			return err == nil, translate(err)
+		},
+		func() (map[granted]bool, error) {
+			all, err := db.readGrants(ctx, environments, repository, digest)
+			if err != nil {
+				return nil, translate(err)
+			}
+			with := make(map[granted]bool, len(all))
+			for _, d := range all {
+				with[granted{where, d}] = true
+			}
+			return with, nil
+		})
 }
 
 // readGrant returns pgx.ErrNoRows when there is no grant.
 func (db *DB) readGrant(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) error {
 	var one int
 	return db.Pool.QueryRow(ctx, `select 1 from grants where environment = any($1) and repository = $2 and digest = $3 limit 1`, names(environments), repository, digest).Scan(&one)
+}
+
+// readGrants returns a digest, if there is a grant of it, and what else is granted with the promoted digest that brought it: with
+// itself, when it is one.
+func (db *DB) readGrants(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) ([]artifact.Digest, error) {
+	rows, err := db.Pool.Query(ctx, `with brought as (
+			(select root from grants where environment = any($1) and repository = $2 and digest = $3 and root = $3 limit 1)
+			union all
+			(select root from grants where environment = any($1) and repository = $2 and digest = $3 limit 1)
+			limit 1)
+		select $3 from brought
+		union all
+		(select g.digest from brought join grants g on g.repository = $2 and g.root = brought.root where g.environment = any($1) limit $4)`,
+		names(environments), repository, digest, maxClosure)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
 }
 
 // GrantedOf returns which of the digests one of the environments may pull.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -102,8 +103,8 @@ func (m *model) holdsRecalled(d artifact.Digest) bool {
 	return false
 }
 
-// TestGrantsAreTheClosure: after any order of pushes, promotions and recalls the gate's stored answers are those of the
-// model.
+// TestGrantsAreTheClosure: in any order of pushes, promotions, recalls and pulls the gate's answers, stored and remembered,
+// are those of the model.
 func TestGrantsAreTheClosure(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -114,13 +115,15 @@ func TestGrantsAreTheClosure(t *testing.T) {
 			model: model{map[artifact.Digest]*node{}, nil, map[artifact.Digest][]artifact.Digest{}, map[string]map[artifact.Digest]bool{"dev": {}, "prod": {}}, map[artifact.Digest]bool{}, nil}}
 		w.put()
 		for range rapid.IntRange(3, 14).Draw(rt, "steps") {
-			switch rapid.SampledFrom([]string{"put", "put", "put", "tag", "promote", "promote", "recall"}).Draw(rt, "step") {
+			switch rapid.SampledFrom([]string{"put", "put", "put", "tag", "promote", "promote", "recall", "pull", "pull", "pull"}).Draw(rt, "step") {
 			case "put":
 				w.put()
 			case "tag":
 				w.tag()
 			case "promote":
 				w.promote()
+			case "pull":
+				w.pull()
 			case "recall":
 				d := w.any("recall")
 				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad", ""))
@@ -222,6 +225,25 @@ func (w *world) isCurrent(environment string, d artifact.Digest) bool {
 	return current.Digest == d
 }
 
+// pull asks the gate for something, in one or in both environments, so that what it remembers of that, and of what belongs to
+// it, is there when the next promotion, push or recall changes it.
+func (w *world) pull() {
+	d := rapid.SampledFrom(append(append([]artifact.Digest{}, w.model.order...), w.blobs...)).Draw(w.t, "pull")
+	in := rapid.SampledFrom([][]string{{"dev"}, {"prod"}, {"dev", "prod"}}).Draw(w.t, "in")
+	want, disputed := false, false
+	var environments []artifact.Environment
+	for _, e := range in {
+		want = want || w.model.granted(e)[d]
+		disputed = disputed || w.model.disputed[d]
+		environments = append(environments, parsed(w.t, artifact.ParseEnvironment, e))
+	}
+	got, err := w.shop.db.Granted(w.shop.ctx, environments, w.repository, d)
+	require.NoError(w.t, err)
+	if !disputed {
+		require.Equal(w.t, want, got, "%v may pull %s", in, d)
+	}
+}
+
 func (w *world) compare() {
 	asked := append(append([]artifact.Digest{}, w.model.order...), w.blobs...)
 	for _, environment := range []string{"dev", "prod"} {
@@ -239,5 +261,64 @@ func (w *world) compare() {
 		list, err := w.shop.db.GrantedOf(w.shop.ctx, e, w.repository, asked)
 		require.NoError(w.t, err)
 		require.Len(w.t, list, len(want))
+	}
+}
+
+// TestGrantedAsksOnce: of an image that nobody pulled yet the database is asked once, not once for each manifest and blob; and
+// anew when the repository has changed.
+func TestGrantedAsksOnce(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	child, other := s.put("amd64", layers(20)), s.put("arm64", layers(20))
+	root := s.put("index", func(p *artifact.Push) { index(child, other)(p); tagged(t, "v1")(p) })
+	signature := s.sign(root, "key-1")
+	s.mustPromote("v1", "dev")
+	stranger := s.put("stranger", nil)
+	dev := []artifact.Environment{parsed(t, artifact.ParseEnvironment, "dev")}
+	all := []artifact.Digest{root, child, other, signature}
+	for _, d := range []artifact.Digest{child, other} {
+		m, err := s.db.Manifest(s.ctx, s.repository, d)
+		require.NoError(t, err)
+		for _, blob := range m.Manifest.Blobs() {
+			all = append(all, blob.Digest)
+		}
+	}
+	require.Len(t, all, 4+2*21)
+	asked := func(want bool, digests ...artifact.Digest) int64 {
+		t.Helper()
+		before := s.db.Pool.Stat().AcquireCount()
+		for _, d := range digests {
+			got, err := s.db.Granted(s.ctx, dev, s.repository, d)
+			require.NoError(t, err)
+			require.Equal(t, want, got, d)
+		}
+		return s.db.Pool.Stat().AcquireCount() - before
+	}
+	// Until the database is heard, or when it says just then that something has changed, it is asked more often.
+	once := func(what string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			s.db.Forget(s.repository)
+			return asked(true, all...) == 1 && asked(true, all...) == 0
+		}, 10*time.Second, time.Millisecond, what)
+	}
+	once("the index first")
+	slices.Reverse(all)
+	once("a layer first")
+	require.Equal(t, int64(2), asked(false, stranger, stranger), "what is refused is asked for each time")
+
+	require.NoError(t, s.db.Recall(s.ctx, s.repository, root, "user:ada", "CVE", ""))
+	asked(false, all...)
+}
+
+// layers makes a push an image of n layers, no two of any images alike.
+func layers(n int) func(*artifact.Push) {
+	return func(p *artifact.Push) {
+		first := p.Manifest.Layers[0]
+		p.Manifest.Layers = nil
+		for i := range n {
+			first.Digest = artifact.DigestOf(fmt.Appendf(nil, "layer %d of %s", i, p.Reference))
+			p.Manifest.Layers = append(p.Manifest.Layers, first)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,13 +134,46 @@ func recallOr[K comparable, V any](h *hot, repository artifact.Repository, on fu
 		defer h.mu.Unlock()
 		if h.shelves[repository] == s {
 			on(s)[key] = v
-			n := hotEntry + size(v)
-			s.size += n
-			h.size += n
-			h.makeRoom()
+			h.grow(s, hotEntry+size(v))
 		}
 	}
 	return v, err
+}
+
+// recallAll is recallOr of one that is asked for with others: load returns all that it found, which has the key's or not, and
+// one reads the key's alone, while nothing is remembered.
+func recallAll[K, V comparable](h *hot, repository artifact.Repository, on func(*shelf) map[K]V, key K, one func() (V, error), load func() (map[K]V, error)) (v V, err error) {
+	if !h.fresh() {
+		return one()
+	}
+	h.mu.RLock()
+	if s := h.shelves[repository]; s != nil {
+		if v, ok := on(s)[key]; ok {
+			h.mu.RUnlock()
+			return v, nil
+		}
+	}
+	h.mu.RUnlock()
+	s := h.shelf(repository)
+	found, err := load()
+	if err != nil {
+		return v, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.shelves[repository] == s {
+		before := len(on(s))
+		maps.Copy(on(s), found)
+		h.grow(s, hotEntry*(len(on(s))-before))
+	}
+	return found[key], nil
+}
+
+// grow notes that a shelf holds more. Its caller holds the lock.
+func (h *hot) grow(s *shelf, n int) {
+	s.size += n
+	h.size += n
+	h.makeRoom()
 }
 
 // makeRoom takes away shelves, in no order, until what is left is small enough. Its caller holds the lock.

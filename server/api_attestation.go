@@ -72,6 +72,7 @@ func (e *export) attestations(ctx context.Context, folder string, r artifact.Rep
 	if err != nil {
 		return err
 	}
+	there := []artifact.Attached{}
 	for _, one := range all {
 		envelope, err := e.api.cfg.Attestations.Envelope(ctx, r, one.Envelope)
 		if artifact.KindOf(err) == artifact.NotFound {
@@ -82,6 +83,7 @@ func (e *export) attestations(ctx context.Context, folder string, r artifact.Rep
 		if err := e.file(folder+"/attestations/"+one.Envelope.Algorithm()+"-"+one.Envelope.Hex()+".json", envelope); err != nil {
 			return err
 		}
+		there = append(there, one)
 	}
-	return e.json(folder+"/attestations.json", orEmpty(all))
+	return e.json(folder+"/attestations.json", there)
 }

@@ -135,6 +135,9 @@ func (e *export) mentioned(ctx context.Context) error {
 func (e *export) moved(ctx context.Context, ref artifact.Reference) error {
 	all, err := e.api.cfg.Records.History(ctx, ref.Repository)
 	e.promotions = slices.DeleteFunc(slices.Clone(all), func(p artifact.Promotion) bool {
+		if p.LedgerIndex >= e.checkpoint.Size {
+			return true // younger than the checkpoint, and not proven
+		}
 		if !ref.Digest.IsZero() {
 			return p.Digest != ref.Digest
 		}

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
@@ -85,3 +86,39 @@ func (v *Verifier) Verify(digest artifact.Digest, signatures gcr.Image) error {
 
 // SignatureTag is the tag of the image that holds a digest's signatures.
 func SignatureTag(d artifact.Digest) (artifact.Tag, error) { return cosignTag(d, ".sig") }
+
+// Opened is what a signed statement is of.
+type Opened struct {
+	PredicateType string
+	Subjects      []artifact.Digest // those whose algorithms are known here
+}
+
+// OpenStatement reads the in-toto statement in a DSSE envelope that the key signed.
+func (v *Verifier) OpenStatement(envelope []byte) (o Opened, err error) {
+	payload, err := v.Open(envelope)
+	if err != nil {
+		return o, err
+	}
+	var statement struct {
+		Type          string `json:"_type"`
+		PredicateType string `json:"predicateType"`
+		Subject       []struct {
+			Digest map[string]string `json:"digest"`
+		} `json:"subject"`
+	}
+	if err := json.Unmarshal(payload, &statement); err != nil {
+		return o, fmt.Errorf("the statement: %w", err)
+	}
+	if !strings.HasPrefix(statement.Type, "https://in-toto.io/Statement/") {
+		return o, fmt.Errorf("the envelope holds %.80q; want an in-toto statement", statement.Type)
+	}
+	o.PredicateType = statement.PredicateType
+	for _, s := range statement.Subject {
+		for algorithm, hexed := range s.Digest {
+			if d, err := artifact.ParseDigest(algorithm + ":" + hexed); err == nil {
+				o.Subjects = append(o.Subjects, d)
+			}
+		}
+	}
+	return o, nil
+}

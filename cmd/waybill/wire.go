@@ -131,6 +131,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Signer:     signs,
 		Resigner:   &jobs.Resigner{Signer: signs, Attest: attester.Again, Store: db, Logger: logger},
 		Attester:   attester,
+		Backfiller: &jobs.Backfiller{Signer: signs, Attester: attester, Store: db, Logger: logger},
 		Replicator: &jobs.Replicator{Copy: copier.Copy, Save: db.SaveReplication, Logger: logger},
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/csv"
 	"errors"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"waybill/ledger"
 )
 
 // TestAuditor is the job of one who trusts two public keys and nothing else: tiles, checkpoints, pulls, and an archive.
@@ -34,6 +37,7 @@ func TestAuditor(t *testing.T) {
 	d := s.pushed(pusher, "shop/returns:v1", configured(t, "65532", files(t, map[string]string{"app": "v1"})))
 	ref := "shop/returns@" + d
 	s.signed(pusher, ref)
+	s.await("attestations", func() bool { return len(s.attestedTypes(pusher, ref)) == 2 })
 	s.ok(s.admin(), "promote", "returns", "v1", "dev", "--reason", "=1+1")
 	require.Equal(t, d, s.current(deployer, "shop/returns:dev"))
 
@@ -125,6 +129,7 @@ func TestAuditor(t *testing.T) {
 			require.Equal(t, 1, code, "%s: %s", name, out)
 			require.Contains(t, stderr, c.want, name)
 		}
+		s.everyByte(at("one.tar.gz"), verify)
 		b, err := os.ReadFile(at("one.tar.gz"))
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(at("cut.tar.gz"), b[:len(b)/2], 0o600))
@@ -132,6 +137,85 @@ func TestAuditor(t *testing.T) {
 		require.Equal(t, 1, code, out)
 		require.Contains(t, stderr, "is not what `waybill export` writes")
 	})
+}
+
+// everyByte changes one byte of each kind of file in an archive: each is named. So it is by who signs the listing anew, of what
+// is signed by itself or proven.
+func (s *waybillServer) everyByte(archive string, verify func(file string) (string, string, int)) {
+	t := s.t.(*testing.T)
+	key, err := ledger.OpenSigner(filepath.Join(s.data, "keys", "ledger.key"))
+	require.NoError(t, err)
+	kinds := map[string]bool{}
+	for _, name := range names(t, archive) {
+		kinds[kindOf(name)] = true
+	}
+	want := map[string]struct {
+		after string // the byte after this is changed
+		sound string // what is found wrong when the listing is signed anew; nothing: only the listing covers it
+	}{
+		"checkpoint":        {"\n\n\u2014 ", "checkpoint"},
+		"entries.jsonl":     {`"leaf":"`, "entry"},
+		"manifest":          {`"digest":"sha256:`, "manifest: shop/returns@"},
+		"signatures.json":   {`"signature": "`, "none of 1 signatures holds"},
+		"attestations.json": {`"envelope": "sha256:`, "lists it, and it is not there"},
+		"attestations":      {`"payload":"`, "its bytes hash to"},
+		"promotions.json":   {`"actor": "`, "is not what entry"},
+		"story.json":        {`"digest": "sha256:`, ""},
+		"pulls.json":        {`"principal": "`, ""},
+		"documents.json":    {`"kind": "`, ""},
+		"export.json":       {`"madeBy": "`, ""},
+		"listing":           {"waybill-export/v1\n", ""},
+	}
+	require.Len(t, kinds, len(want), "%v", kinds)
+	file := filepath.Join(t.TempDir(), "changed.tar.gz")
+	for kind, c := range want {
+		require.True(t, kinds[kind], kind)
+		for _, anew := range []bool{false, true} {
+			changed := ""
+			var listed []ledger.ExportedFile
+			rewrite(t, archive, file, func(name string, b []byte) []byte {
+				if kindOf(name) == kind && changed == "" && (kind != "listing" || !anew) {
+					at := bytes.Index(b, []byte(c.after)) + len(c.after)
+					require.GreaterOrEqual(t, at, len(c.after), "%s: %s", name, b)
+					other := byte('0')
+					if b[at] == other {
+						other = '1'
+					}
+					b[at], changed = other, name
+				}
+				if anew && name == "listing" {
+					signed, err := key.SignListing(listed)
+					require.NoError(t, err)
+					return []byte(signed)
+				}
+				listed = append(listed, ledger.ExportedFile{Path: name, Size: int64(len(b)), SHA256: sha256.Sum256(b)})
+				return b
+			})
+			out, stderr, code := verify(file)
+			switch {
+			case !anew && kind == "listing":
+				require.Equal(t, 1, code, out)
+				require.Contains(t, stderr, "listing")
+			case !anew:
+				require.Equal(t, 1, code, "%s: %s", kind, out)
+				require.Contains(t, stderr, changed+" was changed after it was signed", kind)
+			case c.sound == "":
+				require.Zero(t, code, "%s: %s", kind, stderr)
+			default:
+				require.Equal(t, 1, code, "%s: %s", kind, out)
+				require.Contains(t, stderr, c.sound, kind)
+				require.NotContains(t, stderr, "after it was signed", kind)
+			}
+		}
+	}
+}
+
+// kindOf is what kind of file of an archive one is.
+func kindOf(name string) string {
+	if strings.Contains(name, "/attestations/") {
+		return "attestations"
+	}
+	return name[strings.LastIndexByte(name, '/')+1:]
 }
 
 // rewrite copies an archive with its files changed.
