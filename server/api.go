@@ -66,6 +66,7 @@ type APIConfig struct {
 	Waiving       Waiving
 	Pulls         Pulls
 	Exports       Exports
+	Secret        []byte // as that of Config
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -79,7 +80,8 @@ type Promotions interface {
 	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
 	CreateRelease(ctx context.Context, p artifact.Principal, name, reason string, versions []promotion.Request) (artifact.Release, error)
 	Release(ctx context.Context, p artifact.Principal, name string) (artifact.Release, error)
-	Releases(ctx context.Context, p artifact.Principal) ([]artifact.Release, error)
+	// Releases returns n releases of which p sees all, newest first, behind one; behind last there may be more.
+	Releases(ctx context.Context, p artifact.Principal, after artifact.Release, n int) (all []artifact.Release, last artifact.Release, more bool, err error)
 	PromoteRelease(ctx context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error)
 	Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error)
 	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
@@ -190,9 +192,10 @@ type Builder interface {
 	// Build reads the context to its end, builds it unless its inputs were built before, and publishes the image. Lines
 	// for people go to log as they come.
 	Build(ctx context.Context, p artifact.Principal, r BuildRequest, log BuildLog) (Built, error)
-	// Run returns one request for a build, or a NotFound error; Runs the newest n of a repository (the zero one: of all), newest first.
+	// Run returns one request for a build, or a NotFound error; Runs the next n of a repository (the zero one: of all) behind
+	// one (the zero one: from the newest on), newest first.
 	Run(ctx context.Context, id string) (artifact.Build, error)
-	Runs(ctx context.Context, r artifact.Repository, n int) ([]artifact.Build, error)
+	Runs(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error)
 	// Follow tells what a build says behind a piece of its log, until it has ended.
 	Follow(ctx context.Context, id string, after int64, tell func(seq int64, e BuildEvent)) (artifact.Build, error)
 	// Cancel ends a build that has not ended; Conflict when it has.
@@ -261,8 +264,9 @@ type Retention interface {
 
 // API is the REST API. Mount puts it on an engine; it holds no state of its own.
 type API struct {
-	cfg  APIConfig
-	huma huma.API
+	cfg     APIConfig
+	huma    huma.API
+	cursors cursors
 }
 
 // NewAPI returns the API over what the config names.
@@ -273,7 +277,7 @@ func NewAPI(cfg APIConfig) *API {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &API{cfg: cfg}
+	return &API{cfg: cfg, cursors: newCursors(cfg.Secret)}
 }
 
 // Mount adds every route to the engine. The whole table is here; what each asks of the caller stands beside it.
