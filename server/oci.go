@@ -80,7 +80,7 @@ func (s *Server) v2(c *gin.Context) error {
 	case pathErr != nil:
 		return pathErr
 	case end.handle == nil:
-		return artifact.Coded(artifact.Unsupported, "UNSUPPORTED", "%s is not offered here", known(c.Request.Method))
+		return artifact.Coded(artifact.Unsupported, notOffered, "%s is not offered here", known(c.Request.Method))
 	}
 	if end.action != "" && !identity.Allows(path.repository, end.action) {
 		// The access token is for something else: the client asks for another by this challenge.

@@ -95,7 +95,7 @@ func (s *Server) routes() {
 		return artifact.Errorf(artifact.NotFound, "there is nothing at %.200s", c.Request.URL.Path)
 	}))
 	s.engine.NoMethod(s.answer(func(c *gin.Context) error {
-		return artifact.Errorf(artifact.Unsupported, "%s is not offered at %.200s", c.Request.Method, c.Request.URL.Path)
+		return artifact.Coded(artifact.Unsupported, notOffered, "%s is not offered at %.200s", known(c.Request.Method), c.Request.URL.Path)
 	}))
 }
 
