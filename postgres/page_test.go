@@ -45,13 +45,17 @@ func TestPagesOfBuildsAndReleases(t *testing.T) {
 
 	for _, n := range []int{1, 3, 7, 8, 100, 101} {
 		builds := func(r artifact.Repository) []string {
-			return walk(t, n, func(after artifact.Build, n int) ([]artifact.Build, error) { return db.BuildRuns(t.Context(), r, after, n) }, func(b artifact.Build) string { return b.ID })
+			return walk(t, n, func(after artifact.Build, n int) ([]artifact.Build, error) {
+				return db.BuildRuns(t.Context(), r, after, n)
+			}, func(b artifact.Build) string { return b.ID })
 		}
 		all := builds(artifact.Repository{})
 		require.Len(t, all, 100)
 		require.True(t, slices.IsSorted(all), "the newest first, and those of one instant by their ids")
 		require.Len(t, builds(shop), 34)
-		releases := walk(t, n, func(after artifact.Release, n int) ([]artifact.Release, error) { return db.Releases(t.Context(), after, n) }, func(r artifact.Release) string { return r.Name })
+		releases := walk(t, n, func(after artifact.Release, n int) ([]artifact.Release, error) {
+			return db.Releases(t.Context(), after, n)
+		}, func(r artifact.Release) string { return r.Name })
 		require.Len(t, releases, 100)
 		require.True(t, slices.IsSortedFunc(releases, func(x, y string) int { return strings.Compare(y, x) }))
 	}

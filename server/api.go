@@ -295,15 +295,15 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document, the version in force or another", "Documents"), a.getDocument)
 	register(a, needs(artifact.ActionLook), get("document-history", "/documents/{kind}/{name}/history", "The versions of a document: who applied each, when, and what it changed", "Documents"), a.documentHistory)
 
-	register(a, needs(artifact.ActionLook), body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml"), a.testPolicy)
-	register(a, needs(artifact.ActionAudit), streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent"), a.impact)
+	register(a, needs(artifact.ActionLook), takesTime(body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml")), a.testPolicy)
+	register(a, needs(artifact.ActionAudit), takesTime(streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent")), a.impact)
 
 	register(a, needs(artifact.ActionApprove), post("create-waiver", "/waivers", "Waive a rule, for a digest or a pattern of repositories, for a while", "Policies"), a.createWaiver)
 	register(a, needs(artifact.ActionLook), get("list-waivers", "/waivers", "Waivers in force, and those that ended", "Policies"), a.waivers)
 	register(a, needs(artifact.ActionApprove), remove("revoke-waiver", "/waivers/{waiver}", "End a waiver at once", "Policies"), a.revokeWaiver)
 
-	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
-	register(a, needs(artifact.ActionManage), post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories"), a.pullAdvisories)
+	register(a, needs(artifact.ActionManage), takesTime(body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream")), a.importAdvisories)
+	register(a, needs(artifact.ActionManage), takesTime(post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories")), a.pullAdvisories)
 	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
 
 	register(a, looks, get("list-repositories", "/repositories", "Repositories that the caller may see", "Images"), a.repositories)
@@ -332,11 +332,11 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
-	register(a, needs(artifact.ActionAudit), archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger")), a.export)
+	register(a, needs(artifact.ActionAudit), takesTime(archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger"))), a.export)
 	register(a, needs(artifact.ActionAudit), get("pulls", "/pulls", "Who pulled what on which day", "Ledger"), a.pulls)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
-	register(a, needs(artifact.ActionManage), post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage"), a.retention)
+	register(a, needs(artifact.ActionManage), takesTime(post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage")), a.retention)
 
 	register(a, audits, get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, audits, get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
@@ -344,10 +344,10 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, audits, get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)
 	engine.GET(tileRoot+"/checkpoint", a.plain(audits, a.tileCheckpoint))
 	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
-	register(a, audits, get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
+	register(a, audits, takesTime(get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger")), a.audit)
 
-	register(a, needs(artifact.ActionManage), post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage"), a.collectGarbage)
-	register(a, needs(artifact.ActionManage), streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent"), a.checkBlobs)
+	register(a, needs(artifact.ActionManage), takesTime(post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage")), a.collectGarbage)
+	register(a, needs(artifact.ActionManage), takesTime(streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent")), a.checkBlobs)
 
 	a.mountBuilds()
 
@@ -363,7 +363,7 @@ func (a *API) mountTokens() {
 }
 
 func (a *API) mountBuilds() {
-	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent"), a.build)
+	register(a, needs(artifact.ActionBuild), takesTime(streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent")), a.build)
 	register(a, needs(artifact.ActionLook), get("list-builds", "/builds", "Builds, newest first", "Builds"), a.builds)
 	register(a, needs(artifact.ActionLook), get("get-build", "/builds/{build}", "How far a build is", "Builds"), a.buildRun)
 	register(a, needs(artifact.ActionLook), eventStream(get("follow-build", "/builds/{build}/log", "What a build says, until it has ended", "Builds")), a.buildLog)

@@ -270,7 +270,7 @@ func (a *app) open(ctx context.Context, cfg Config) (err error) {
 		}
 		url, owner = a.embedded.ServiceURL(), a.embedded.URL()
 	}
-	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, OwnerURL: owner, MaxConnections: cfg.Database.Connections})
+	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, OwnerURL: owner, MaxConnections: cfg.Database.Connections, Timeout: cfg.Database.Timeout})
 	return err
 }
 
