@@ -2,6 +2,19 @@ package artifact
 
 import "context"
 
+type answeringKey struct{}
+
+// Answering marks work that a request waits for: a database that does not answer within its bound ends it.
+func Answering(ctx context.Context) context.Context { return context.WithValue(ctx, answeringKey{}, true) }
+
+// TakesTime takes that mark away, for what may take as long as it does: an audit, a collection, an export.
+func TakesTime(ctx context.Context) context.Context {
+	return context.WithValue(ctx, answeringKey{}, false)
+}
+
+// IsAnswering reports whether ctx is marked so.
+func IsAnswering(ctx context.Context) bool { marked, _ := ctx.Value(answeringKey{}).(bool); return marked }
+
 type againKey struct{}
 
 // DoneAgain marks work that is done again when it was lost: a job that is not recorded as done until it is. Its database

@@ -158,13 +158,20 @@ func approvesAll(p artifact.Principal, w artifact.Waiver) bool {
 	return !slices.ContainsFunc(w.Repositories, func(pattern string) bool { return !p.CanAll(artifact.ActionApprove, pattern) })
 }
 
-// List returns the waivers that p may know of, newest first, at most n of those older than before (0: any).
-func (s *Waiving) List(ctx context.Context, p artifact.Principal, ended bool, before int64, n int) ([]artifact.Waiver, error) {
+// List returns the waivers that p may know of, newest first, at most n of those older than before (0: any), and before which
+// there may be more; 0: there are none.
+func (s *Waiving) List(ctx context.Context, p artifact.Principal, ended bool, before int64, n int) (all []artifact.Waiver, next int64, err error) {
 	if before <= 0 {
 		before = math.MaxInt64
 	}
-	all, err := s.cfg.Store.ListWaivers(ctx, ended, before, n)
-	return slices.DeleteFunc(all, func(w artifact.Waiver) bool { return !touches(p, w) }), err
+	all, last, more, err := artifact.Page(n, artifact.Waiver{ID: before}, func(after artifact.Waiver, n int) ([]artifact.Waiver, bool, error) {
+		rows, err := s.cfg.Store.ListWaivers(ctx, ended, after.ID, n)
+		return rows, len(rows) == n, err
+	}, func(w artifact.Waiver) bool { return touches(p, w) })
+	if more {
+		next = last.ID
+	}
+	return all, next, err
 }
 
 // touches reports whether a waiver may hold in a repository of p.

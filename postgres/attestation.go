@@ -81,7 +81,7 @@ func (db *DB) Attestations(ctx context.Context, repository artifact.Repository, 
 
 // LockAttestations waits until no other replica writes attestations of a digest, and keeps it so until release is called.
 func (db *DB) LockAttestations(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (release func(), err error) {
-	return db.hold(ctx, "attestations/"+repository.String()+"@"+digest.String())
+	return hold(ctx, db.holds.attestations, "attestations/"+repository.String()+"@"+digest.String())
 }
 
 // RemoveSuperseded removes what the service attached to a digest before and that others replace: referrers of the types

@@ -18,27 +18,7 @@ type BuildRow struct {
 // LockBuild waits until no other replica builds this key, and keeps it so until release is called. It holds a connection
 // of its own for that long.
 func (db *DB) LockBuild(ctx context.Context, repository artifact.Repository, key artifact.Digest) (release func(), err error) {
-	return db.hold(ctx, "build/"+repository.String()+"/"+key.String())
-}
-
-// hold takes an advisory lock of the database's, with a connection of its own until release is called. A replica that is
-// killed lets go of it.
-func (db *DB) hold(ctx context.Context, name string) (release func(), err error) {
-	conn, err := db.holds.Acquire(ctx)
-	if err != nil {
-		return nil, translate(err)
-	}
-	if _, err := conn.Exec(ctx, `select pg_advisory_lock(hashtextextended($1, 0))`, name); err != nil {
-		conn.Release()
-		return nil, translate(err)
-	}
-	return func() {
-		_, err := conn.Exec(context.WithoutCancel(ctx), `select pg_advisory_unlock(hashtextextended($1, 0))`, name)
-		if err != nil {
-			_ = conn.Conn().Close(context.WithoutCancel(ctx)) // ends the session, and with it the lock
-		}
-		conn.Release()
-	}, nil
+	return hold(ctx, db.holds.builds, "build/"+repository.String()+"/"+key.String())
 }
 
 // StartBuild records that a build runs; one that failed or was killed is replaced.

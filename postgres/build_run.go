@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"waybill/artifact"
 )
@@ -138,11 +139,12 @@ func (db *DB) BuildRun(ctx context.Context, id string) (b artifact.Build, err er
 	return b, orNotFound(err, artifact.Errorf(artifact.NotFound, "there is no build %.64s", id))
 }
 
-// BuildRuns returns the newest n runs of a repository (the zero one: of all), newest first.
-func (db *DB) BuildRuns(ctx context.Context, r artifact.Repository, n int) ([]artifact.Build, error) {
-	sql, args := `select`+runColumns+`from build_runs order by asked_at desc, id limit $1`, []any{n}
+// BuildRuns returns the next n runs of a repository (the zero one: of all) behind one (the zero one: from the newest on),
+// newest first.
+func (db *DB) BuildRuns(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error) {
+	sql, args := `select`+runColumns+`from build_runs where asked_at <= $1 and (asked_at < $1 or id > $2) order by asked_at desc, id limit $3`, []any{before(after.AskedAt), after.ID, n}
 	if !r.IsZero() {
-		sql, args = `select`+runColumns+`from build_runs where repository = $2 order by asked_at desc limit $1`, []any{n, r}
+		sql, args = `select`+runColumns+`from build_runs where asked_at <= $1 and (asked_at < $1 or id > $2) and repository = $4 order by asked_at desc, id limit $3`, append(args, r)
 	}
 	rows, err := db.Pool.Query(ctx, sql, args...)
 	if err != nil {
@@ -150,6 +152,14 @@ func (db *DB) BuildRuns(ctx context.Context, r artifact.Repository, n int) ([]ar
 	}
 	all, err := pgx.CollectRows(rows, runFrom)
 	return all, translate(err)
+}
+
+// before is a bound of times before one; of the zero one there is none.
+func before(t time.Time) pgtype.Timestamptz {
+	if t.IsZero() {
+		return pgtype.Timestamptz{Valid: true, InfinityModifier: pgtype.Infinity}
+	}
+	return pgtype.Timestamptz{Time: t, Valid: true}
 }
 
 // ContextWanted reports whether a run that has not ended needs a stored context.

@@ -40,7 +40,7 @@ func (db *DB) LayerFacts(ctx context.Context, digest artifact.Digest) (facts art
 // LockLayer waits until no other replica inspects a layer, and keeps it so until release is called. It holds a connection
 // of its own for that long.
 func (db *DB) LockLayer(ctx context.Context, digest artifact.Digest) (release func(), err error) {
-	return db.hold(ctx, "layer/"+digest.String())
+	return hold(ctx, db.holds.layers, "layer/"+digest.String())
 }
 
 // SaveLayer keeps a layer's facts and the scanner's analysis of it, together.

@@ -40,7 +40,6 @@ var whole = map[string]string{
 	"select coalesce(sum(size), 0) from blobs":                                  "the total quota counts what there is, every half minute at most",
 	"select coalesce(sum(offset_), 0) from uploads":                             "uploads under way are few",
 	"select count(*), coalesce(sum(size), 0)::bigint from blobs":                "a check of all blobs says how many there are",
-	"from build_runs order by asked_at desc, id limit":                          "the newest, by the index of that order",
 	"on p.id = d.promotion;":                                                    "deployment() adds which",
 }
 

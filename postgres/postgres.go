@@ -55,7 +55,7 @@ type DB struct {
 	// loose is for what may be lost with the last half second before a power cut, and is then done again: how far an
 	// upload is, what was learned of a layer. Its commits do not wait for the disk.
 	loose   *pgxpool.Pool
-	holds   *pgxpool.Pool // of those who hold a lock while they work
+	holds   holds
 	hot     *hot
 	changes *changes
 	unwatch context.CancelFunc
@@ -67,6 +67,8 @@ type Config struct {
 	URL            string // a libpq URL or key=value string
 	OwnerURL       string // likewise, of the role that owns the tables; empty: that of URL does
 	MaxConnections int32  // 0: 16
+	// Timeout is how long a statement that somebody waits for (artifact.Answering) may take, and a new connection. 0: 15s.
+	Timeout time.Duration
 }
 
 // Open connects and brings the schema up to date; several replicas may do so at once, one migrates.
@@ -79,6 +81,13 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if poolConfig.MaxConns == 0 {
 		poolConfig.MaxConns = 16
 	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if poolConfig.ConnConfig.ConnectTimeout == 0 {
+		poolConfig.ConnConfig.ConnectTimeout = cfg.Timeout
+	}
+	poolConfig.ConnConfig.Tracer = bound{cfg.Timeout}
 	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -91,14 +100,11 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		pool.Close()
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	// What holds a lock needs connections of the pool while it does: it must not have taken them all.
-	holdsConfig := poolConfig.Copy()
-	holdsConfig.MaxConns = max(8, poolConfig.MaxConns)
-	holds, err := pgxpool.NewWithConfig(ctx, holdsConfig)
+	holds, err := openHolds(ctx, poolConfig, cfg.Timeout)
 	if err != nil {
 		pool.Close()
 		loose.Close()
-		return nil, fmt.Errorf("open database: %w", err)
+		return nil, err
 	}
 	db := &DB{Pool: pool, loose: loose, holds: holds, hot: newHot(), changes: newChanges(), watched: make(chan struct{})}
 	if cfg.OwnerURL != "" {
@@ -109,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		pool.Close()
 		loose.Close()
-		holds.Close()
+		holds.close()
 		return nil, fmt.Errorf("migrate database: %w", err)
 	}
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
@@ -130,7 +136,7 @@ func (db *DB) Close() {
 	db.unwatch()
 	<-db.watched
 	db.loose.Close()
-	db.holds.Close()
+	db.holds.close()
 	db.Pool.Close()
 }
 
@@ -139,7 +145,7 @@ func (db *DB) Ping(ctx context.Context) error { return db.Pool.Ping(ctx) }
 
 // Held is how many connections requests and jobs hold.
 func (db *DB) Held() int {
-	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns() + db.holds.Stat().AcquiredConns())
+	return int(db.Pool.Stat().AcquiredConns() + db.loose.Stat().AcquiredConns() + db.holds.held())
 }
 
 func migrate(ctx context.Context, pool *pgxpool.Pool) error {

@@ -68,9 +68,9 @@ func scanRelease(row pgx.CollectableRow) (r artifact.Release, err error) {
 	return r, err
 }
 
-// Releases returns the newest releases, newest first, at most n.
-func (db *DB) Releases(ctx context.Context, n int) ([]artifact.Release, error) {
-	rows, err := db.Pool.Query(ctx, `select name, actor, reason, at from releases order by at desc, name desc limit $1`, n)
+// Releases returns releases, newest first, at most n of those behind one (the zero one: from the newest on).
+func (db *DB) Releases(ctx context.Context, after artifact.Release, n int) ([]artifact.Release, error) {
+	rows, err := db.Pool.Query(ctx, `select name, actor, reason, at from releases where (at, name) < ($1::timestamptz, $2) order by at desc, name desc limit $3`, before(after.At), after.Name, n)
 	if err != nil {
 		return nil, translate(err)
 	}

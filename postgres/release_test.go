@@ -38,8 +38,9 @@ func TestRelease(t *testing.T) {
 	require.Equal(t, []artifact.ReleaseService{{Repository: cart, Digest: v81, Version: "v81"}, {Repository: returns, Digest: v456, Version: "v456"}}, release.Services)
 	_, err = s.service.Release(s.ctx, artifact.Principal{Name: "x", Role: artifact.Reader, Repositories: []string{"shop/cart"}}, "shop-2026.47")
 	require.Equal(t, artifact.NotFound, artifact.KindOf(err), "who may not see all of it sees nothing")
-	all, err := s.service.Releases(s.ctx, s.ada)
+	all, _, more, err := s.service.Releases(s.ctx, s.ada, artifact.Release{}, 10)
 	require.NoError(t, err)
+	require.False(t, more)
 	require.Len(t, all, 1)
 	require.Len(t, all[0].Services, 2)
 

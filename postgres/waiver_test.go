@@ -149,7 +149,7 @@ func TestWhoMayWaive(t *testing.T) {
 	_, err = w.arrive("v1", "user:bob", w.image("v1", "root"), "v1")
 	require.NoError(t, err)
 
-	listed, err := w.waiving.List(w.ctx, elsewhere, true, 0, 10)
+	listed, _, err := w.waiving.List(w.ctx, elsewhere, true, 0, 10)
 	require.NoError(t, err)
 	require.Empty(t, listed)
 	_, err = w.waiving.Revoke(w.ctx, elsewhere, made.ID)

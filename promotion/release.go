@@ -15,8 +15,8 @@ type ReleaseStore interface {
 	// CreateRelease records a release, in one transaction with its ledger entry; a Conflict when there is one of that name.
 	CreateRelease(ctx context.Context, r artifact.Release) (artifact.Release, error)
 	Release(ctx context.Context, name string) (artifact.Release, error)
-	// Releases returns the newest releases, newest first, at most n.
-	Releases(ctx context.Context, n int) ([]artifact.Release, error)
+	// Releases returns releases, newest first, at most n of those behind one (the zero one: from the newest on).
+	Releases(ctx context.Context, after artifact.Release, n int) ([]artifact.Release, error)
 }
 
 // maxServices bounds a release, whose promotion is one transaction.
@@ -59,10 +59,13 @@ func (s *Service) Release(ctx context.Context, p artifact.Principal, name string
 	return r, err
 }
 
-// Releases returns the newest releases of which p may see all, newest first.
-func (s *Service) Releases(ctx context.Context, p artifact.Principal) ([]artifact.Release, error) {
-	all, err := s.cfg.Store.Releases(ctx, 1000)
-	return slices.DeleteFunc(all, func(r artifact.Release) bool { return !seesRelease(p, r) }), err
+// Releases returns the next n releases behind one (the zero one: from the newest on) of which p may see all, newest first.
+// Behind last, which p may not see, there may be more.
+func (s *Service) Releases(ctx context.Context, p artifact.Principal, after artifact.Release, n int) (all []artifact.Release, last artifact.Release, more bool, err error) {
+	return artifact.Page(n, after, func(after artifact.Release, n int) ([]artifact.Release, bool, error) {
+		rows, err := s.cfg.Store.Releases(ctx, after, n)
+		return rows, len(rows) == n, err
+	}, func(r artifact.Release) bool { return seesRelease(p, r) })
 }
 
 func seesRelease(p artifact.Principal, r artifact.Release) bool {

@@ -35,7 +35,7 @@ func (r *Registry) putAttached(ctx context.Context, p artifact.Principal, ref ar
 		if len(lacks) == 0 {
 			pushed, err = r.putManifest(ctx, p, ref, contentType, body, more, drops...)
 		} else {
-			pushed, err = r.putBeside(ctx, p, ref, contentType, body, held, lacks, drops)
+			pushed, err = r.putBeside(ctx, p, ref, contentType, body, more, held, lacks, drops)
 		}
 		if artifact.KindOf(err) != artifact.Conflict {
 			return pushed, err
@@ -71,19 +71,23 @@ func (r *Registry) held(ctx context.Context, ref artifact.Reference) (artifact.S
 }
 
 // putBeside pushes a manifest by its digest, and to its tag one that holds what it lacks besides.
-func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, held artifact.StoredManifest, lacks []artifact.Descriptor, drops []artifact.Digest) (Pushed, error) {
+func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag, held artifact.StoredManifest, lacks []artifact.Descriptor, drops []artifact.Digest) (Pushed, error) {
 	m, err := artifact.ParseManifest(contentType, body)
 	if err != nil {
 		return Pushed{}, err
 	}
-	subject, err := r.subject(ctx, ref, artifact.DigestOf(body), m)
+	digest, err := digestOf(ref, body)
+	if err != nil {
+		return Pushed{}, err
+	}
+	subject, err := r.subject(ctx, ref, digest, m)
 	if err != nil {
 		return Pushed{}, err
 	}
 	if err := holdsStatements([]artifact.Tag{ref.Tag}, subject); err != nil {
 		return Pushed{}, err
 	}
-	pushed, err := r.putManifest(ctx, p, artifact.Reference{Repository: ref.Repository, Digest: subject.Digest}, contentType, body, nil)
+	pushed, err := r.putManifest(ctx, p, artifact.Reference{Repository: ref.Repository, Digest: digest}, contentType, body, more)
 	if err != nil {
 		return Pushed{}, err
 	}
@@ -94,7 +98,7 @@ func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref arti
 	if err := r.PutAttached(ctx, p, ref.Repository, ref.Tag, both, drops); err != nil {
 		return Pushed{}, err
 	}
-	pushed.Tags = []artifact.Tag{ref.Tag}
+	pushed.Tags = append(pushed.Tags, ref.Tag)
 	pushed.Warnings = append(pushed.Warnings, artifact.Reason{Rule: "cosign-tag", Warning: true,
 		Message: fmt.Sprintf("%s keeps the %d signatures or attestations that it held and the push lacks; delete the tag to drop them", ref.Tag, len(lacks))})
 	return pushed, nil

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"waybill/artifact"
+	"waybill/registry"
 )
 
 const signatureAnnotation = "dev.cosignproject.cosign/signature"
@@ -89,4 +90,36 @@ func TestPushBesideAtOnce(t *testing.T) {
 	}
 	require.NoError(t, pushers.Wait())
 	require.ElementsMatch(t, all, w.signatures(tag))
+}
+
+// TestPushBesideByDigest: a tag that comes as a parameter of a push by digest is one as any.
+func TestPushBesideByDigest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tag := parse(t, artifact.ParseTag, "sha256-"+strings.Repeat("0", 64)+".sig")
+	other := parse(t, artifact.ParseTag, "sha256-"+strings.Repeat("1", 64)+".sig")
+	plain := parse(t, artifact.ParseTag, "signed")
+	w.mustPut(tag.String(), w.signature("waybill"))
+	copied := w.signature("copied")
+	push := func(d artifact.Digest, tags ...artifact.Tag) (registry.Pushed, error) {
+		return w.PutManifest(t.Context(), w.pusher, artifact.Reference{Repository: w.shop, Digest: d}, artifact.MediaTypeManifest, copied, tags)
+	}
+	pushed, err := push(artifact.DigestOf(copied), plain, tag, other)
+	require.NoError(t, err)
+	require.Equal(t, artifact.DigestOf(copied), pushed.Digest)
+	require.ElementsMatch(t, []artifact.Tag{plain, tag, other}, pushed.Tags)
+	require.Len(t, pushed.Warnings, 1)
+	require.Equal(t, []string{"copied", "waybill"}, w.signatures(tag.String()))
+	require.Equal(t, []string{"copied"}, w.signatures(other.String()))
+	require.Equal(t, []string{"copied"}, w.signatures(plain.String()))
+
+	_, err = push(artifact.DigestOf([]byte("another")), tag)
+	require.ErrorContains(t, err, "the manifest is "+artifact.DigestOf(copied).String())
+	sum := artifact.NewHash("sha512")
+	sum.Write(copied)
+	long := artifact.DigestFrom("sha512", sum)
+	pushed, err = push(long, tag)
+	require.NoError(t, err)
+	require.Equal(t, long, pushed.Digest, "as it was asked for")
+	require.Equal(t, []string{"copied", "waybill"}, w.signatures(tag.String()))
 }

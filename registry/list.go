@@ -65,11 +65,16 @@ func (r *Registry) Catalog(ctx context.Context, p artifact.Principal, last strin
 	return known, false, nil
 }
 
-// referrerRows is how many referrers a page has at most: many clients read the first page alone.
-const referrerRows = 1000
+// referrerRows is how many referrers a page has at most: many clients read the first page alone. Of those that p may not
+// pull, so many times as many are read for one.
+const (
+	referrerRows  = 1000
+	referrerReads = 10
+)
 
 // Referrers returns descriptors of the manifests that name a digest as their subject and that p may pull; of
-// some artifact types when those are given. A page begins after a digest; next, unless it is empty, is where another does.
+// some artifact types when those are given. A page begins after a digest; next, unless it is empty, is where another does:
+// whoever shows it seals it, since p may not know of what is there.
 func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, repository artifact.Repository, subject artifact.Digest, artifactTypes []string, last string) (found []artifact.Descriptor, next string, err error) {
 	known, err := r.cfg.Gate.Repositories(ctx, p, []artifact.Repository{repository})
 	if err != nil {
@@ -78,7 +83,7 @@ func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, reposito
 	if len(known) == 0 {
 		return nil, "", refuseList(p, repository)
 	}
-	for {
+	for reads := 1; ; reads++ {
 		page, more, err := r.cfg.Manifests.ReferrersAfter(ctx, repository, subject, artifactTypes, last, referrerRows)
 		if err != nil {
 			return nil, "", err
@@ -95,7 +100,7 @@ func (r *Registry) Referrers(ctx context.Context, p artifact.Principal, reposito
 		if !more {
 			return found, "", nil
 		}
-		if last = digests[len(digests)-1].String(); len(found) > 0 {
+		if last = digests[len(digests)-1].String(); len(found) > 0 || reads == referrerReads {
 			return found, last, nil
 		}
 	}

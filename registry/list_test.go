@@ -2,13 +2,22 @@ package registry_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
 	"waybill/registry"
+	"waybill/server"
 )
 
 // odd lets nobody know of repositories with an even number.
@@ -130,4 +139,67 @@ func TestReferrers(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, none)
 	require.Empty(t, next)
+}
+
+// TestReferrersOverHTTP: where a page ends tells a deployer nothing of referrers that it may not pull, and somebody who may
+// pull none is answered from a part of very many.
+func TestReferrersOverHTTP(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	subject := artifact.DigestOf([]byte("subject"))
+	_, err := s.db.Pool.Exec(s.ctx, `with made as (insert into repositories (name) values ($1) on conflict do nothing)
+		insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, subject, body, annotations, pushed_by)
+		select $1, 'sha256:' || encode(sha256(i::text::bytea), 'hex'), 'application/vnd.oci.image.manifest.v1+json', 'application/x', false, not true, $2, '{}', '{}', 'token:ci'
+		from generate_series(1, 11000) i`, shop, subject)
+	require.NoError(t, err)
+	for name, gate := range map[string]registry.Gate{"a few": fewOf{}, "none": noneOf{}} {
+		cfg := s.config()
+		cfg.Gate = gate
+		h := overHTTP(t, registry.New(cfg))
+		pages, found := 0, 0
+		for path := "/v2/shop/returns/referrers/" + subject.String(); path != ""; pages++ {
+			require.Less(t, pages, 100)
+			res, err := h.Client().Get(h.URL + path)
+			require.NoError(t, err)
+			var index struct{ Manifests []artifact.Descriptor }
+			require.NoError(t, json.NewDecoder(res.Body).Decode(&index))
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			found += len(index.Manifests)
+			link, _, _ := strings.Cut(strings.TrimPrefix(res.Header.Get("Link"), "<"), ">")
+			next, err := url.Parse(link)
+			require.NoError(t, err)
+			sealed, err := base64.RawURLEncoding.DecodeString(next.Query().Get("last"))
+			require.NoError(t, err, "it is opaque")
+			require.NotContains(t, string(sealed), "sha256")
+			path = link
+		}
+		if name == "none" {
+			require.Zero(t, found)
+			require.Equal(t, 2, pages, "10,000 are read for an answer")
+		} else {
+			require.Positive(t, found)
+		}
+	}
+	h := overHTTP(t, s.Registry)
+	res, err := h.Client().Get(h.URL + "/v2/shop/returns/referrers/" + subject.String() + "?last=" + subject.String())
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, http.StatusBadRequest, res.StatusCode)
+}
+
+// overHTTP serves a registry to pusher.
+func overHTTP(t *testing.T, r *registry.Registry) *httptest.Server {
+	t.Helper()
+	h := httptest.NewServer(server.New(server.Config{Registry: r, Authenticator: anybody{pusher}, AccessTokens: anybody{}, Metrics: prometheus.NewRegistry(),
+		Logger: slog.New(slog.DiscardHandler), Now: time.Now}).Handler())
+	t.Cleanup(h.Close)
+	return h
+}
+
+// noneOf lets nothing be pulled.
+type noneOf struct{ open }
+
+func (noneOf) Filter(context.Context, artifact.Principal, artifact.Repository, []artifact.Digest) (map[artifact.Digest]bool, error) {
+	return nil, nil
 }

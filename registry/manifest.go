@@ -88,10 +88,33 @@ func environments(p artifact.Principal, repository artifact.Repository) string {
 // PutManifest judges a manifest and, if it is allowed, stores it under its digest and its tags. A denial carries every
 // reason, and leaves nothing that can be pulled.
 func (r *Registry) PutManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag) (Pushed, error) {
-	if ref.Tag.IsCosign() {
-		return r.putAttached(ctx, p, ref, contentType, body, more, nil)
+	all := more
+	if !ref.Tag.IsZero() {
+		all = append([]artifact.Tag{ref.Tag}, more...)
 	}
-	return r.putManifest(ctx, p, ref, contentType, body, more)
+	var plain, cosign []artifact.Tag
+	for _, tag := range all {
+		if tag.IsCosign() {
+			cosign = append(cosign, tag)
+		} else {
+			plain = append(plain, tag)
+		}
+	}
+	if len(cosign) == 0 {
+		return r.putManifest(ctx, p, ref, contentType, body, more)
+	}
+	// Each of cosign's tags is a push of its own, the plain ones go with the first. One that fails leaves those before it,
+	// and the next push of all goes on.
+	var pushed Pushed
+	for _, tag := range cosign {
+		one, err := r.putAttached(ctx, p, artifact.Reference{Repository: ref.Repository, Digest: ref.Digest, Tag: tag}, contentType, body, plain, nil)
+		if err != nil {
+			return Pushed{}, err
+		}
+		one.Tags, one.Warnings = append(pushed.Tags, one.Tags...), append(pushed.Warnings, one.Warnings...)
+		pushed, plain = one, nil
+	}
+	return pushed, nil
 }
 
 func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref artifact.Reference, contentType string, body []byte, more []artifact.Tag, drops ...artifact.Digest) (Pushed, error) {

@@ -66,6 +66,7 @@ type APIConfig struct {
 	Waiving       Waiving
 	Pulls         Pulls
 	Exports       Exports
+	Secret        []byte // as that of Config
 
 	Logger *slog.Logger     // nil: slog.Default
 	Now    func() time.Time // nil: time.Now
@@ -79,7 +80,8 @@ type Promotions interface {
 	Recall(ctx context.Context, p artifact.Principal, r artifact.Repository, d artifact.Digest, reason, advisory string) error
 	CreateRelease(ctx context.Context, p artifact.Principal, name, reason string, versions []promotion.Request) (artifact.Release, error)
 	Release(ctx context.Context, p artifact.Principal, name string) (artifact.Release, error)
-	Releases(ctx context.Context, p artifact.Principal) ([]artifact.Release, error)
+	// Releases returns n releases of which p sees all, newest first, behind one; behind last there may be more.
+	Releases(ctx context.Context, p artifact.Principal, after artifact.Release, n int) (all []artifact.Release, last artifact.Release, more bool, err error)
 	PromoteRelease(ctx context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error)
 	Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error)
 	Approve(ctx context.Context, p artifact.Principal, r promotion.Request) (artifact.Approval, error)
@@ -190,9 +192,10 @@ type Builder interface {
 	// Build reads the context to its end, builds it unless its inputs were built before, and publishes the image. Lines
 	// for people go to log as they come.
 	Build(ctx context.Context, p artifact.Principal, r BuildRequest, log BuildLog) (Built, error)
-	// Run returns one request for a build, or a NotFound error; Runs the newest n of a repository (the zero one: of all), newest first.
+	// Run returns one request for a build, or a NotFound error; Runs the next n of a repository (the zero one: of all) behind
+	// one (the zero one: from the newest on), newest first.
 	Run(ctx context.Context, id string) (artifact.Build, error)
-	Runs(ctx context.Context, r artifact.Repository, n int) ([]artifact.Build, error)
+	Runs(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error)
 	// Follow tells what a build says behind a piece of its log, until it has ended.
 	Follow(ctx context.Context, id string, after int64, tell func(seq int64, e BuildEvent)) (artifact.Build, error)
 	// Cancel ends a build that has not ended; Conflict when it has.
@@ -261,8 +264,9 @@ type Retention interface {
 
 // API is the REST API. Mount puts it on an engine; it holds no state of its own.
 type API struct {
-	cfg  APIConfig
-	huma huma.API
+	cfg     APIConfig
+	huma    huma.API
+	cursors cursors
 }
 
 // NewAPI returns the API over what the config names.
@@ -273,7 +277,7 @@ func NewAPI(cfg APIConfig) *API {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &API{cfg: cfg}
+	return &API{cfg: cfg, cursors: newCursors(cfg.Secret)}
 }
 
 // Mount adds every route to the engine. The whole table is here; what each asks of the caller stands beside it.
@@ -291,15 +295,15 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document, the version in force or another", "Documents"), a.getDocument)
 	register(a, needs(artifact.ActionLook), get("document-history", "/documents/{kind}/{name}/history", "The versions of a document: who applied each, when, and what it changed", "Documents"), a.documentHistory)
 
-	register(a, needs(artifact.ActionLook), body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml"), a.testPolicy)
-	register(a, needs(artifact.ActionAudit), streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent"), a.impact)
+	register(a, needs(artifact.ActionLook), takesTime(body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml")), a.testPolicy)
+	register(a, needs(artifact.ActionAudit), takesTime(streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent")), a.impact)
 
 	register(a, needs(artifact.ActionApprove), post("create-waiver", "/waivers", "Waive a rule, for a digest or a pattern of repositories, for a while", "Policies"), a.createWaiver)
 	register(a, needs(artifact.ActionLook), get("list-waivers", "/waivers", "Waivers in force, and those that ended", "Policies"), a.waivers)
 	register(a, needs(artifact.ActionApprove), remove("revoke-waiver", "/waivers/{waiver}", "End a waiver at once", "Policies"), a.revokeWaiver)
 
-	register(a, needs(artifact.ActionManage), body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream"), a.importAdvisories)
-	register(a, needs(artifact.ActionManage), post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories"), a.pullAdvisories)
+	register(a, needs(artifact.ActionManage), takesTime(body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream")), a.importAdvisories)
+	register(a, needs(artifact.ActionManage), takesTime(post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories")), a.pullAdvisories)
 	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
 
 	register(a, looks, get("list-repositories", "/repositories", "Repositories that the caller may see", "Images"), a.repositories)
@@ -328,11 +332,11 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("status", "/status", "What runs where, now or at a time", "Promotion"), a.status)
 	register(a, looks, get("history", "/history", "Promotions, rollbacks and recalls of a service", "Promotion"), a.history)
 
-	register(a, needs(artifact.ActionAudit), archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger")), a.export)
+	register(a, needs(artifact.ActionAudit), takesTime(archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger"))), a.export)
 	register(a, needs(artifact.ActionAudit), get("pulls", "/pulls", "Who pulled what on which day", "Ledger"), a.pulls)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
-	register(a, needs(artifact.ActionManage), post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage"), a.retention)
+	register(a, needs(artifact.ActionManage), takesTime(post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage")), a.retention)
 
 	register(a, audits, get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, audits, get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
@@ -340,10 +344,10 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, audits, get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)
 	engine.GET(tileRoot+"/checkpoint", a.plain(audits, a.tileCheckpoint))
 	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
-	register(a, audits, get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger"), a.audit)
+	register(a, audits, takesTime(get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger")), a.audit)
 
-	register(a, needs(artifact.ActionManage), post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage"), a.collectGarbage)
-	register(a, needs(artifact.ActionManage), streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent"), a.checkBlobs)
+	register(a, needs(artifact.ActionManage), takesTime(post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage")), a.collectGarbage)
+	register(a, needs(artifact.ActionManage), takesTime(streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent")), a.checkBlobs)
 
 	a.mountBuilds()
 
@@ -359,7 +363,7 @@ func (a *API) mountTokens() {
 }
 
 func (a *API) mountBuilds() {
-	register(a, needs(artifact.ActionBuild), streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent"), a.build)
+	register(a, needs(artifact.ActionBuild), takesTime(streams(body(post("build", "/builds", "Build a context once; answers log lines and then the result", "Builds"), "application/x-tar"), "BuildEvent")), a.build)
 	register(a, needs(artifact.ActionLook), get("list-builds", "/builds", "Builds, newest first", "Builds"), a.builds)
 	register(a, needs(artifact.ActionLook), get("get-build", "/builds/{build}", "How far a build is", "Builds"), a.buildRun)
 	register(a, needs(artifact.ActionLook), eventStream(get("follow-build", "/builds/{build}/log", "What a build says, until it has ended", "Builds")), a.buildLog)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,9 +19,10 @@ import (
 	"waybill/artifact"
 )
 
-// BuildList is the answer to GET /builds, newest first.
+// BuildList is the answer to GET /builds, newest first. Next is to be asked for with after, where there may be more.
 type BuildList struct {
 	Builds []artifact.Build `json:"builds"`
+	Next   string           `json:"next,omitempty"`
 }
 
 // BaseList is the answer to GET /bases. Next is to be asked for with after, where there are more.
@@ -32,6 +34,7 @@ type BaseList struct {
 type (
 	buildsInput struct {
 		Repository string `query:"repository" maxLength:"255"`
+		After      string `query:"after" maxLength:"2000" doc:"Next of the page before"`
 		Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 	}
 	buildsOutput  struct{ Body BuildList }
@@ -46,7 +49,7 @@ type (
 	basesInput struct {
 		Ref   string `query:"ref" maxLength:"500" doc:"One image; without it, all that were built here"`
 		Stale bool   `query:"stale" doc:"Only those whose base was recalled, is denied by now, was deleted or has been replaced"`
-		After string `query:"after" maxLength:"1000"`
+		After string `query:"after" maxLength:"4000" doc:"Next of the page before"`
 	}
 	basesOutput struct{ Body BaseList }
 )
@@ -79,6 +82,8 @@ func eventStream(op huma.Operation) huma.Operation {
 	return op
 }
 
+const buildsList = "builds"
+
 func (a *API) builds(ctx context.Context, p artifact.Principal, in *buildsInput) (*buildsOutput, error) {
 	var only artifact.Repository
 	if in.Repository != "" {
@@ -90,17 +95,22 @@ func (a *API) builds(ctx context.Context, p artifact.Principal, in *buildsInput)
 			return nil, err
 		}
 	}
-	all, err := a.cfg.Builder.Runs(ctx, only, in.Limit)
+	var after artifact.Build
+	if err := a.cursors.open(buildsList, in.After, &after); err != nil {
+		return nil, err
+	}
+	all, last, more, err := artifact.Page(in.Limit, after, func(after artifact.Build, n int) ([]artifact.Build, bool, error) {
+		rows, err := a.cfg.Builder.Runs(ctx, only, after, n)
+		return rows, len(rows) == n, err
+	}, func(b artifact.Build) bool { return p.Can(artifact.ActionLook, b.Repository) })
 	if err != nil {
 		return nil, err
 	}
-	seen := []artifact.Build{}
-	for _, b := range all {
-		if p.Can(artifact.ActionLook, b.Repository) {
-			seen = append(seen, b)
-		}
+	out := &buildsOutput{Body: BuildList{Builds: orEmpty(all)}}
+	if more {
+		out.Body.Next = a.cursors.seal(buildsList, artifact.Build{ID: last.ID, AskedAt: last.AskedAt})
 	}
-	return &buildsOutput{Body: BuildList{seen}}, nil
+	return out, nil
 }
 
 // mayDo returns a build to one who may do something with it.
@@ -183,11 +193,14 @@ func still(ended <-chan struct{}, write func(string, ...any)) {
 	}
 }
 
-// basesAtOnce is how many rows of bases are read for an answer.
+// basesAtOnce is how many bases an answer has.
 const basesAtOnce = 1000
 
 func (a *API) bases(ctx context.Context, p artifact.Principal, in *basesInput) (*basesOutput, error) {
 	out := &basesOutput{Body: BaseList{Bases: []artifact.BuiltOn{}}}
+	shown := func(b artifact.BuiltOn) bool {
+		return p.Can(artifact.ActionLook, b.Repository) && (!in.Stale || b.Stale())
+	}
 	var all []artifact.BuiltOn
 	if in.Ref != "" {
 		s, err := a.look(ctx, p, in.Ref)
@@ -198,35 +211,29 @@ func (a *API) bases(ctx context.Context, p artifact.Principal, in *basesInput) (
 			return nil, err
 		}
 	} else {
-		after, err := parseAfter(in.After)
-		if err != nil {
-			return nil, err
-		}
-		if all, err = a.cfg.Builder.BuiltOn(ctx, after, basesAtOnce); err != nil {
-			return nil, err
-		}
-		if len(all) == basesAtOnce {
-			last := all[len(all)-1]
-			out.Body.Next = fmt.Sprintf("%s@%s,%s@%s", last.Repository, last.Digest, last.BaseRepository, last.BaseDigest)
-		}
+		return a.allBases(ctx, shown, in.After)
 	}
-	for _, b := range all {
-		if p.Can(artifact.ActionLook, b.Repository) && (!in.Stale || b.Stale()) {
-			out.Body.Bases = append(out.Body.Bases, b)
-		}
-	}
+	out.Body.Bases = append(out.Body.Bases, slices.DeleteFunc(all, func(b artifact.BuiltOn) bool { return !shown(b) })...)
 	return out, nil
 }
 
-func parseAfter(text string) (b artifact.BuiltOn, err error) {
-	if text == "" {
-		return b, nil
+const basesList = "bases"
+
+func (a *API) allBases(ctx context.Context, shown func(artifact.BuiltOn) bool, from string) (*basesOutput, error) {
+	var after artifact.BuiltOn
+	if err := a.cursors.open(basesList, from, &after); err != nil {
+		return nil, err
 	}
-	image, base, _ := strings.Cut(text, ",")
-	on, err1 := artifact.ParseReference(image)
-	below, err2 := artifact.ParseReference(base)
-	if err1 != nil || err2 != nil {
-		return b, artifact.Errorf(artifact.Invalid, "after is %.100q; want what next was", text)
+	all, last, more, err := artifact.Page(basesAtOnce, after, func(after artifact.BuiltOn, n int) ([]artifact.BuiltOn, bool, error) {
+		rows, err := a.cfg.Builder.BuiltOn(ctx, after, n)
+		return rows, len(rows) == n, err
+	}, shown)
+	if err != nil {
+		return nil, err
 	}
-	return artifact.BuiltOn{Repository: on.Repository, Digest: on.Digest, BaseRepository: below.Repository, BaseDigest: below.Digest}, nil
+	out := &basesOutput{Body: BaseList{Bases: orEmpty(all)}}
+	if more {
+		out.Body.Next = a.cursors.seal(basesList, artifact.BuiltOn{Repository: last.Repository, Digest: last.Digest, BaseRepository: last.BaseRepository, BaseDigest: last.BaseDigest})
+	}
+	return out, nil
 }

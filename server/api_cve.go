@@ -8,8 +8,13 @@ import (
 	"waybill/artifact"
 )
 
-// cvePage is how many digests one answer is about.
-const cvePage = 200
+// cvePage is how many digests are read at a time, and about how many images an answer has; cveReads is how often they are
+// read for an answer that has none yet.
+const (
+	cvePage  = 200
+	cveReads = 10
+	cveList  = "cve"
+)
 
 // AffectedPage is the answer to GET /cves/{id}: a page of images that have the finding.
 type AffectedPage struct {
@@ -23,7 +28,7 @@ type AffectedPage struct {
 type (
 	cveInput struct {
 		ID    string `path:"id" maxLength:"200" doc:"CVE-2024-24790, or another id that advisories use"`
-		After string `query:"after" maxLength:"200" doc:"Next of the page before"`
+		After string `query:"after" maxLength:"1000" doc:"Next of the page before"`
 	}
 	cveOutput struct{ Body AffectedPage }
 )
@@ -38,20 +43,36 @@ func (a *API) cve(ctx context.Context, p artifact.Principal, in *cveInput) (*cve
 		return nil, artifact.Errorf(artifact.Invalid, "%.100q is no id of a vulnerability; want one such as CVE-2024-24790", in.ID)
 	}
 	var after artifact.Digest
-	if in.After != "" {
-		var err error
-		if after, err = artifact.ParseDigest(in.After); err != nil {
-			return nil, err
-		}
-	}
-	all, last, err := a.cfg.Records.Affected(ctx, in.ID, after, cvePage)
-	if err != nil {
+	if err := a.cursors.open(cveList, in.After, &after); err != nil {
 		return nil, err
 	}
 	out := &cveOutput{Body: AffectedPage{ID: in.ID, Affected: []artifact.Affected{}}}
-	if !last.IsZero() {
-		out.Body.Next = last.String()
+	for reads := 1; ; reads++ {
+		all, last, err := a.cfg.Records.Affected(ctx, in.ID, after, cvePage)
+		if err != nil {
+			return nil, err
+		}
+		if all, err = a.affected(ctx, p, all); err != nil {
+			return nil, err
+		}
+		if out.Body.Affected = append(out.Body.Affected, all...); last.IsZero() {
+			break
+		}
+		if after = last; len(out.Body.Affected) >= cvePage || reads == cveReads {
+			out.Body.Next = a.cursors.seal(cveList, last)
+			break
+		}
 	}
+	database, ok, err := a.cfg.Advisories.AdvisoryDatabase(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.Body.Database = a.advisoryStatus(database, ok)
+	return out, nil
+}
+
+// affected returns those of the images that the caller may know of, with what it may know of them.
+func (a *API) affected(ctx context.Context, p artifact.Principal, all []artifact.Affected) (known []artifact.Affected, err error) {
 	for _, item := range all {
 		if mayLookIn(p, item.Repository) != nil {
 			continue
@@ -68,12 +89,7 @@ func (a *API) cve(ctx context.Context, p artifact.Principal, in *cveInput) (*cve
 			item.RunsIn = slices.DeleteFunc(item.RunsIn, func(w artifact.Affecting) bool { return !slices.Contains(p.Deploys(item.Repository), w.Environment) })
 			item.Tags = nil // where tags stand is not a deployer's business
 		}
-		out.Body.Affected = append(out.Body.Affected, item)
+		known = append(known, item)
 	}
-	database, ok, err := a.cfg.Advisories.AdvisoryDatabase(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out.Body.Database = a.advisoryStatus(database, ok)
-	return out, nil
+	return known, nil
 }

@@ -53,7 +53,7 @@ func register[I, O any](a *API, n need, op huma.Operation, handle func(context.C
 	if !n.public {
 		op.Extensions = map[string]any{"x-waybill-action": string(n.action)}
 		op.Security = []map[string][]string{{"token": {}}, {"basic": {}}}
-		op.Middlewares = append(op.Middlewares, a.admit(n))
+		op.Middlewares = append(huma.Middlewares{a.admit(n)}, op.Middlewares...)
 	}
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
@@ -117,6 +117,14 @@ func post(id, path, summary, tag string) huma.Operation {
 func remove(id, path, summary, tag string) huma.Operation {
 	op := get(id, path, summary, tag)
 	op.Method = http.MethodDelete
+	return op
+}
+
+// takesTime is for what may take as long as it does, and not only as long as the database may take for a statement.
+func takesTime(op huma.Operation) huma.Operation {
+	op.Middlewares = append(op.Middlewares, func(hc huma.Context, next func(huma.Context)) {
+		next(huma.WithContext(hc, artifact.TakesTime(hc.Context())))
+	})
 	return op
 }
 

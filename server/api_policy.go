@@ -26,7 +26,8 @@ type Trial interface {
 type Waiving interface {
 	Create(ctx context.Context, p artifact.Principal, r policy.WaiverRequest) (artifact.Waiver, error)
 	Revoke(ctx context.Context, p artifact.Principal, id int64) (artifact.Waiver, error)
-	List(ctx context.Context, p artifact.Principal, ended bool, before int64, n int) ([]artifact.Waiver, error)
+	// List returns n waivers that p may know of, newest first, and which id to ask for more before; 0 when there are none.
+	List(ctx context.Context, p artifact.Principal, ended bool, before int64, n int) (all []artifact.Waiver, next int64, err error)
 }
 
 // DocumentVersion is a version of a document, with what it changed.
@@ -67,9 +68,10 @@ type WaiverRequest struct {
 	Reason     string          `json:"reason" minLength:"1" maxLength:"500"`
 }
 
-// WaiverList is the answer to GET /waivers, newest first.
+// WaiverList is the answer to GET /waivers, newest first. Next is to be asked for with before, where there may be more.
 type WaiverList struct {
 	Waivers []artifact.Waiver `json:"waivers"`
+	Next    int64             `json:"next,omitempty"`
 }
 
 type (
@@ -224,11 +226,11 @@ func (a *API) createWaiver(ctx context.Context, p artifact.Principal, in *create
 }
 
 func (a *API) waivers(ctx context.Context, p artifact.Principal, in *waiversInput) (*waiversOutput, error) {
-	all, err := a.cfg.Waiving.List(ctx, p, in.All, in.Before, in.Limit)
+	all, next, err := a.cfg.Waiving.List(ctx, p, in.All, in.Before, in.Limit)
 	if err != nil {
 		return nil, err
 	}
-	return &waiversOutput{Body: WaiverList{Waivers: orEmpty(all)}}, nil
+	return &waiversOutput{Body: WaiverList{orEmpty(all), next}}, nil
 }
 
 func (a *API) revokeWaiver(ctx context.Context, p artifact.Principal, in *waiverInput) (*waiverOutput, error) {

@@ -2,9 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/base64"
-	"strings"
-	"time"
 
 	"waybill/artifact"
 )
@@ -27,7 +24,7 @@ type (
 		Principal string `query:"principal" maxLength:"255" doc:"As the ledger names actors" example:"token:ci/k3v9"`
 		From      string `query:"from" maxLength:"40" doc:"The first day; without it, the first there is" example:"2026-10-01"`
 		To        string `query:"to" maxLength:"40" doc:"The last day; without it, today" example:"2026-10-31"`
-		After     string `query:"after" maxLength:"2000" doc:"Next of the page before"`
+		After     string `query:"after" maxLength:"4000" doc:"Next of the page before"`
 		Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
 	pullsOutput struct{ Body PullPage }
@@ -38,21 +35,22 @@ func (a *API) pulls(ctx context.Context, p artifact.Principal, in *pullsInput) (
 	if err != nil {
 		return nil, err
 	}
-	all, err := a.cfg.Pulls.Pulls(ctx, f)
+	all, last, more, err := artifact.Page(f.Limit, f.After, func(after artifact.PullDay, n int) ([]artifact.PullDay, bool, error) {
+		f.After, f.Limit = after, n
+		rows, err := a.cfg.Pulls.Pulls(ctx, f)
+		return rows, len(rows) == n, err
+	}, func(d artifact.PullDay) bool { return p.Can(artifact.ActionAudit, d.Repository) })
 	if err != nil {
 		return nil, err
 	}
-	out := PullPage{Pulls: make([]artifact.PullDay, 0, len(all))}
-	for _, d := range all {
-		if p.Can(artifact.ActionAudit, d.Repository) {
-			out.Pulls = append(out.Pulls, d)
-		}
-	}
-	if len(all) == f.Limit {
-		out.Next = pullCursor(all[len(all)-1])
+	out := PullPage{Pulls: orEmpty(all)}
+	if more {
+		out.Next = a.cursors.seal(pullsList, artifact.PullDay{Day: last.Day, Repository: last.Repository, Digest: last.Digest, Principal: last.Principal})
 	}
 	return &pullsOutput{Body: out}, nil
 }
+
+const pullsList = "pulls"
 
 func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInput) (f artifact.PullFilter, err error) {
 	f = artifact.PullFilter{Principal: in.Principal, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now().UTC()}
@@ -71,10 +69,7 @@ func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInp
 			return f, err
 		}
 	}
-	if in.After != "" {
-		f.After, err = parsePullCursor(in.After)
-	}
-	return f, err
+	return f, a.cursors.open(pullsList, in.After, &f.After)
 }
 
 // pulledOf reads a reference, or a repository alone, if the caller may know who pulled it.
@@ -91,32 +86,4 @@ func (a *API) pulledOf(ctx context.Context, p artifact.Principal, s string) (r a
 	}
 	d, err = a.digest(ctx, ref)
 	return ref.Repository, d, err
-}
-
-// pullCursor names a row; what it is made of is nobody's business but parsePullCursor's.
-func pullCursor(d artifact.PullDay) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(strings.Join([]string{d.Day.Format(time.DateOnly), d.Repository.String(), d.Digest.String(), d.Principal}, " ")))
-}
-
-func parsePullCursor(s string) (d artifact.PullDay, err error) {
-	bad := artifact.Errorf(artifact.Invalid, "after %.50q is no next of a page of pulls", s)
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
-		return d, bad
-	}
-	parts := strings.SplitN(string(b), " ", 4)
-	if len(parts) != 4 {
-		return d, bad
-	}
-	d.Principal = parts[3]
-	if d.Day, err = time.Parse(time.DateOnly, parts[0]); err != nil {
-		return d, bad
-	}
-	if d.Repository, err = artifact.ParseRepository(parts[1]); err != nil {
-		return d, bad
-	}
-	if d.Digest, err = artifact.ParseDigest(parts[2]); err != nil {
-		return d, bad
-	}
-	return d, nil
 }

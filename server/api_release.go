@@ -28,9 +28,10 @@ type ReleasePromotion struct {
 	Override    bool   `json:"override,omitempty" doc:"As of a promotion"`
 }
 
-// ReleaseList is the answer to GET /releases, newest first.
+// ReleaseList is the answer to GET /releases, newest first. Next is to be asked for with after, where there may be more.
 type ReleaseList struct {
 	Releases []artifact.Release `json:"releases"`
+	Next     string             `json:"next,omitempty"`
 }
 
 // PromotedRelease is what the promotion of a release came to, service by service.
@@ -47,6 +48,10 @@ type (
 	promoteReleaseInput struct {
 		Name string `path:"release" maxLength:"128"`
 		Body ReleasePromotion
+	}
+	releasesInput struct {
+		After string `query:"after" maxLength:"1000" doc:"Next of the page before"`
+		Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"1000"`
 	}
 	releaseOutput         struct{ Body artifact.Release }
 	releasesOutput        struct{ Body ReleaseList }
@@ -69,12 +74,22 @@ func (a *API) createRelease(ctx context.Context, p artifact.Principal, in *creat
 	return &releaseOutput{Body: release}, nil
 }
 
-func (a *API) releases(ctx context.Context, p artifact.Principal, _ *struct{}) (*releasesOutput, error) {
-	all, err := a.cfg.Promotions.Releases(ctx, p)
+const releasesList = "releases"
+
+func (a *API) releases(ctx context.Context, p artifact.Principal, in *releasesInput) (*releasesOutput, error) {
+	var after artifact.Release
+	if err := a.cursors.open(releasesList, in.After, &after); err != nil {
+		return nil, err
+	}
+	all, last, more, err := a.cfg.Promotions.Releases(ctx, p, after, in.Limit)
 	if err != nil {
 		return nil, err
 	}
-	return &releasesOutput{Body: ReleaseList{Releases: orEmpty(all)}}, nil
+	out := &releasesOutput{Body: ReleaseList{Releases: orEmpty(all)}}
+	if more {
+		out.Body.Next = a.cursors.seal(releasesList, artifact.Release{Name: last.Name, At: last.At})
+	}
+	return out, nil
 }
 
 func (a *API) release(ctx context.Context, p artifact.Principal, in *releaseInput) (*releaseOutput, error) {

@@ -695,6 +695,7 @@ func TestPulls(t *testing.T) {
 	page = server.PullPage{}
 	call(t, s, "auditor", "GET", "/pulls?limit=2&after="+next, "", "").decode(t, &page)
 	require.Len(t, page.Pulls, 1)
+	require.Equal(t, "token:k8s/2", page.Pulls[0].Principal)
 	require.Equal(t, "token:k8s/1", w.asked.After.Principal)
 	require.Equal(t, w.promoted, w.asked.After.Digest)
 	require.Empty(t, page.Next)

@@ -287,8 +287,8 @@ func (w waivingFake) Revoke(_ context.Context, p artifact.Principal, id int64) (
 	return artifact.Waiver{ID: id}, nil
 }
 
-func (w waivingFake) List(context.Context, artifact.Principal, bool, int64, int) ([]artifact.Waiver, error) {
-	return nil, nil
+func (w waivingFake) List(context.Context, artifact.Principal, bool, int64, int) (all []artifact.Waiver, next int64, err error) {
+	return nil, 0, nil
 }
 
 func (w *world) Signatures(context.Context, artifact.Repository, artifact.Digest) ([]server.SignatureRecord, error) {
@@ -351,8 +351,8 @@ func (w *world) Release(_ context.Context, _ artifact.Principal, name string) (a
 	return artifact.Release{Name: name, At: noon, Services: []artifact.ReleaseService{{Repository: w.shop, Digest: w.promoted, Version: "v456"}}}, nil
 }
 
-func (w *world) Releases(context.Context, artifact.Principal) ([]artifact.Release, error) {
-	return nil, nil
+func (w *world) Releases(context.Context, artifact.Principal, artifact.Release, int) (all []artifact.Release, last artifact.Release, more bool, err error) {
+	return nil, last, false, nil
 }
 
 func (w *world) PromoteRelease(_ context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error) {
@@ -579,7 +579,7 @@ func (b buildFake) Run(_ context.Context, id string) (artifact.Build, error) {
 	return artifact.Build{ID: id, Repository: shop, State: artifact.BuildDone, Digest: b.promoted, AskedAt: noon}, err
 }
 
-func (b buildFake) Runs(ctx context.Context, _ artifact.Repository, _ int) ([]artifact.Build, error) {
+func (b buildFake) Runs(ctx context.Context, _ artifact.Repository, _ artifact.Build, _ int) ([]artifact.Build, error) {
 	one, err := b.Run(ctx, "one")
 	return []artifact.Build{one}, err
 }
@@ -620,7 +620,13 @@ func (w *world) Proof(context.Context, int64, int64) ([][]byte, error) {
 
 func (w *world) Pulls(_ context.Context, f artifact.PullFilter) ([]artifact.PullDay, error) {
 	w.asked = f
-	return []artifact.PullDay{{Day: noon.Truncate(24 * time.Hour), Repository: w.shop, Digest: w.promoted, Principal: "token:k8s/1", Pulls: 3, First: noon, Last: noon}}, nil
+	var all []artifact.PullDay
+	for _, who := range []string{"token:k8s/1", "token:k8s/2"} {
+		if who > f.After.Principal && len(all) < f.Limit {
+			all = append(all, artifact.PullDay{Day: noon.Truncate(24 * time.Hour), Repository: w.shop, Digest: w.promoted, Principal: who, Pulls: 3, First: noon, Last: noon})
+		}
+	}
+	return all, nil
 }
 
 func (w *world) EntriesAbout(context.Context, artifact.Repository, artifact.Digest, int) ([]int64, error) {
@@ -719,10 +725,18 @@ func (keysFake) LedgerVerifier() string { return "waybill/test+00000000+key" }
 // start serves the API over w and returns the engine with it.
 func (w *world) start(t *testing.T) (*httptest.Server, *gin.Engine) {
 	t.Helper()
+	return w.startWith(t, func(*server.APIConfig) {})
+}
+
+// startWith is start with something else behind a part of it.
+func (w *world) startWith(t *testing.T, change func(*server.APIConfig)) (*httptest.Server, *gin.Engine) {
+	t.Helper()
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
-	server.NewAPI(server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, Attestations: w, VEX: vexFake{}, Replications: w, Webhooks: w,
-		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: keysFake{w}, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}).Mount(engine)
+	cfg := server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, Attestations: w, VEX: vexFake{}, Replications: w, Webhooks: w,
+		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: keysFake{w}, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}
+	change(&cfg)
+	server.NewAPI(cfg).Mount(engine)
 	s := httptest.NewServer(engine)
 	t.Cleanup(s.Close)
 	return s, engine

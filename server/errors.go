@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -36,10 +37,33 @@ var ociCode = map[artifact.Kind]string{
 	artifact.TooMany:     "TOOMANYREQUESTS",
 }
 
+// notOffered is the code of a method that what a path names does not have.
+const notOffered = "UNSUPPORTED"
+
 // ociStatus is where a code's status differs from its kind's.
 var ociStatus = map[string]int{
 	"RANGE_INVALID": http.StatusRequestedRangeNotSatisfiable,
-	"UNSUPPORTED":   http.StatusMethodNotAllowed,
+	notOffered:      http.StatusMethodNotAllowed,
+}
+
+// allow says which methods a path has, as RFC 9110, section 15.5.6, wants of a 405: below /v2 those of its table, but for one
+// that was refused for what it would have done; else what the router found.
+func allow(c *gin.Context) {
+	var methods []string
+	if path, err := parseOCIPath(strings.TrimPrefix(c.Request.URL.Path, "/v2")); strings.HasPrefix(c.Request.URL.Path, "/v2") && err == nil {
+		for of := range endpoints {
+			if of.resource == path.resource && of.method != c.Request.Method {
+				methods = append(methods, of.method)
+			}
+		}
+	} else {
+		methods = strings.Split(c.Writer.Header().Get("Allow"), ", ")
+	}
+	if slices.Contains(methods, http.MethodGet) && !slices.Contains(methods, http.MethodHead) {
+		methods = append(methods, http.MethodHead)
+	}
+	slices.Sort(methods)
+	c.Header("Allow", strings.Join(methods, ", "))
 }
 
 // statusClientGone is nginx's for a client that has gone away: nobody reads it but the metrics.
@@ -68,6 +92,11 @@ func (s *Server) fail(c *gin.Context, err error) {
 	if p.failure() {
 		s.cfg.Logger.ErrorContext(c.Request.Context(), "request failed", "method", c.Request.Method, "path", c.Request.URL.Path, "request", p.RequestID, "error", err)
 	}
+	var e *artifact.Error
+	if errors.As(err, &e) && e.Code == notOffered {
+		p.Status, p.Title = http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)
+		allow(c)
+	}
 	if !strings.HasPrefix(c.Request.URL.Path, "/v2") && c.Request.URL.Path != "/token" {
 		c.Header("Content-Type", problemType)
 		c.JSON(p.Status, p)
@@ -75,8 +104,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 	}
 	one := ociError{Code: "UNKNOWN", Message: p.Detail + " (request " + p.RequestID + ")"}
 	status := p.Status
-	var e *artifact.Error
-	if errors.As(err, &e) {
+	if e != nil {
 		one = ociError{Code: ociCode[e.Kind], Message: e.Message}
 		if e.Code != "" {
 			one.Code = e.Code

@@ -15,6 +15,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"waybill/artifact"
 	"waybill/auth"
 )
 
@@ -44,10 +45,11 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	return m
 }
 
-// identify gives each request an id, which errors show and the log has, and the address that failed logins are counted by.
+// identify gives each request an id, which errors show and the log has, and the address that failed logins are counted by,
+// and says that somebody waits for it.
 func (s *Server) identify(c *gin.Context) {
 	c.Header(apiRequestID, rand.Text())
-	c.Request = c.Request.WithContext(auth.WithAddress(c.Request.Context(), c.ClientIP()))
+	c.Request = c.Request.WithContext(artifact.Answering(auth.WithAddress(c.Request.Context(), c.ClientIP())))
 	c.Next()
 }
 

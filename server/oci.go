@@ -80,7 +80,7 @@ func (s *Server) v2(c *gin.Context) error {
 	case pathErr != nil:
 		return pathErr
 	case end.handle == nil:
-		return artifact.Coded(artifact.Unsupported, "UNSUPPORTED", "%s is not offered here", known(c.Request.Method))
+		return artifact.Coded(artifact.Unsupported, notOffered, "%s is not offered here", known(c.Request.Method))
 	}
 	if end.action != "" && !identity.Allows(path.repository, end.action) {
 		// The access token is for something else: the client asks for another by this challenge.
@@ -192,16 +192,16 @@ func (s *Server) catalog(r *request) error {
 	return nil
 }
 
+const referrersList = "referrers"
+
 func (s *Server) referrers(r *request) error {
 	subject, err := artifact.ParseDigest(r.last)
 	if err != nil {
 		return err
 	}
-	last := r.Query("last")
-	if last != "" {
-		if _, err := artifact.ParseDigest(last); err != nil {
-			return err
-		}
+	var last string
+	if err := s.cursors.open(referrersList, r.Query("last"), &last); err != nil {
+		return err
 	}
 	artifactTypes := slices.DeleteFunc(r.QueryArray("artifactType"), func(s string) bool { return s == "" })
 	found, next, err := s.cfg.Registry.Referrers(r.Request.Context(), r.principal(), r.repository, subject, artifactTypes, last)
@@ -209,7 +209,7 @@ func (s *Server) referrers(r *request) error {
 		return err
 	}
 	if next != "" {
-		q := url.Values{"last": {next}, "artifactType": artifactTypes}
+		q := url.Values{"last": {s.cursors.seal(referrersList, next)}, "artifactType": artifactTypes}
 		r.Header("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.Request.URL.Path, q.Encode()))
 	}
 	if len(artifactTypes) > 0 {

@@ -15,7 +15,7 @@ func (s *Server) getBlob(r *request) error {
 	if err != nil {
 		return err
 	}
-	file, _, err := s.cfg.Registry.OpenBlob(r.Request.Context(), r.principal(), r.repository, digest)
+	file, size, err := s.cfg.Registry.OpenBlob(r.Request.Context(), r.principal(), r.repository, digest)
 	if err != nil {
 		return err
 	}
@@ -24,9 +24,36 @@ func (s *Server) getBlob(r *request) error {
 	r.Header("Content-Type", "application/octet-stream")
 	r.Header("ETag", `"`+digest.String()+`"`)
 	r.Header("Cache-Control", "private, max-age=31536000, immutable")
-	http.ServeContent(sendfile(r.Writer), r.Request, "", time.Time{}, file)
-	return nil
+	out := &ranged{ResponseWriter: sendfile(r.Writer)}
+	http.ServeContent(out, r.Request, "", time.Time{}, file)
+	if !out.refused {
+		return nil
+	}
+	r.Writer.Header().Del("Content-Type")
+	return artifact.Coded(artifact.Invalid, "RANGE_INVALID", "Range is %.100q; the blob has %d bytes", r.GetHeader("Range"), size)
 }
+
+// ranged keeps back what http.ServeContent says of a range that there is not, in words that no client of a registry reads.
+type ranged struct {
+	http.ResponseWriter
+	refused bool
+}
+
+func (w *ranged) WriteHeader(status int) {
+	if w.refused = status == http.StatusRequestedRangeNotSatisfiable; !w.refused {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *ranged) Write(b []byte) (int, error) {
+	if w.refused {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// ReadFrom keeps the way from disk to socket open.
+func (w *ranged) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
 // sendfile returns the writer that gin's hides: it is an io.ReaderFrom, so that bytes go from disk to socket without
 // passing through this program.

@@ -50,6 +50,7 @@ type Config struct {
 	Metrics       *prometheus.Registry
 	Logger        *slog.Logger
 	Limits        Limits // what slow clients may hold
+	Secret        []byte // of all replicas: where pages of lists end is sealed with what is derived from it; nil: one of this process
 	Now           func() time.Time
 }
 
@@ -58,11 +59,12 @@ type Server struct {
 	cfg     Config
 	engine  *gin.Engine
 	metrics *metrics
+	cursors cursors
 }
 
 // New returns a server; Run or Handler puts it to work.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics)}
+	s := &Server{cfg: cfg, metrics: newMetrics(cfg.Metrics), cursors: newCursors(cfg.Secret)}
 	gin.SetMode(gin.ReleaseMode)
 	s.engine = gin.New()
 	s.engine.HandleMethodNotAllowed = true
@@ -93,7 +95,7 @@ func (s *Server) routes() {
 		return artifact.Errorf(artifact.NotFound, "there is nothing at %.200s", c.Request.URL.Path)
 	}))
 	s.engine.NoMethod(s.answer(func(c *gin.Context) error {
-		return artifact.Errorf(artifact.Unsupported, "%s is not offered at %.200s", c.Request.Method, c.Request.URL.Path)
+		return artifact.Coded(artifact.Unsupported, notOffered, "%s is not offered at %.200s", known(c.Request.Method), c.Request.URL.Path)
 	}))
 }
 

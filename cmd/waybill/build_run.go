@@ -14,6 +14,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -286,13 +287,21 @@ func newBuildList() *cobra.Command {
 	cmd.Flags().StringVar(&repository, "repository", "", "only those of a `repository`")
 	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		query := url.Values{"limit": {fmt.Sprint(limit)}}
+		query := url.Values{}
 		if repository != "" {
 			query.Set("repository", repository)
 		}
-		var list server.BuildList
-		if err := c.get(ctx, "/builds", query, &list); err != nil {
-			return err
+		list := server.BuildList{Builds: []artifact.Build{}}
+		for len(list.Builds) < limit {
+			query.Set("limit", strconv.Itoa(min(limit-len(list.Builds), 1000)))
+			var page server.BuildList
+			if err := c.get(ctx, "/builds", query, &page); err != nil {
+				return err
+			}
+			if list.Builds = append(list.Builds, page.Builds...); page.Next == "" {
+				break
+			}
+			query.Set("after", page.Next)
 		}
 		return output.show(cmd, list, func(w io.Writer) {
 			t := newTable(w, "id", "repository", "state", "by", "asked", "took", "digest")

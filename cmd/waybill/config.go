@@ -96,6 +96,9 @@ type DatabaseConfig struct {
 	OwnerURL string `yaml:"ownerURL"`
 	// Connections is how many connections are held at most. Default 16.
 	Connections int32 `yaml:"connections"`
+	// Timeout is how long the database may take for a statement that a request waits for, before that is refused as from a
+	// database that is away. What takes long by its nature (an audit, an export, a collection, a job) waits. Default 15s.
+	Timeout time.Duration `yaml:"timeout"`
 }
 
 // RegistryConfig holds the rules for repositories.
@@ -285,6 +288,7 @@ func (cfg *Config) setDefaults() {
 	setDefault(&cfg.HTTP.StallTimeout, time.Minute)
 	setDefault(&cfg.HTTP.MinimumRate, 4<<10)
 	setDefault(&cfg.Database.Connections, 16)
+	setDefault(&cfg.Database.Timeout, 15*time.Second)
 	setDefault(&cfg.Scanner.Processes, scanner.Affordable())
 	setDefault(&cfg.Scanner.Memory, 400)
 	setDefault(&cfg.Scanner.Timeout, 10*time.Minute)
@@ -319,6 +323,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: log.format is %q; want text or json", errUsage, cfg.Log.Format)
 	case cfg.Scanner.Processes < 1 || cfg.Scanner.Memory < 100 || cfg.Scanner.Timeout < time.Second:
 		return fmt.Errorf("%w: scanner wants at least 1 process, 100 MiB of memory and a timeout of 1s", errUsage)
+	case cfg.Database.Timeout < 100*time.Millisecond:
+		return fmt.Errorf("%w: database.timeout is %s; want at least 100ms", errUsage, cfg.Database.Timeout)
 	case cfg.Layers.Ratio < 0 || cfg.Layers.Entries < 0 || cfg.Layers.Path < 0 || cfg.Layers.Depth < 0:
 		return fmt.Errorf("%w: a bound below layers is negative; leave it out for its default", errUsage)
 	case cfg.Policy.WaiverLife < time.Second || cfg.Policy.Waivers < 1:

@@ -70,9 +70,16 @@ func newReleaseList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Short: "List releases, newest first", Args: exactly(0)}
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
-		var out server.ReleaseList
-		if err := c.get(ctx, "/releases", nil, &out); err != nil {
-			return err
+		out := server.ReleaseList{Releases: []artifact.Release{}}
+		for query := (url.Values{}); ; {
+			var page server.ReleaseList
+			if err := c.get(ctx, "/releases", query, &page); err != nil {
+				return err
+			}
+			if out.Releases = append(out.Releases, page.Releases...); page.Next == "" {
+				break
+			}
+			query.Set("after", page.Next)
 		}
 		return output.show(cmd, out, func(w io.Writer) {
 			t := newTable(w, "name", "at", "by", "services", "reason")

@@ -96,15 +96,22 @@ func newWaiverList() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{Use: "list", Short: "List the waivers in force, newest first", Args: exactly(0)}
 	output := outputFlag(cmd)
-	cmd.Flags().BoolVar(&all, "all", false, "those that ended, too: the last thousand")
+	cmd.Flags().BoolVar(&all, "all", false, "those that ended, too")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		query := url.Values{}
 		if all {
 			query.Set("all", "true")
 		}
-		var out server.WaiverList
-		if err := c.get(ctx, "/waivers", query, &out); err != nil {
-			return err
+		out := server.WaiverList{Waivers: []artifact.Waiver{}}
+		for {
+			var page server.WaiverList
+			if err := c.get(ctx, "/waivers", query, &page); err != nil {
+				return err
+			}
+			if out.Waivers = append(out.Waivers, page.Waivers...); page.Next == 0 {
+				break
+			}
+			query.Set("before", strconv.FormatInt(page.Next, 10))
 		}
 		now := time.Now()
 		return output.show(cmd, out, func(w io.Writer) {

@@ -146,13 +146,13 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
-		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
+		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Secret: k.session, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
 	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, Promotions: promotions, Facts: a.inspector, Ledger: ledgerPages{ledgerAPI{db, k.ledger}},
 		SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
-	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Public: cfg.Public.Repositories, Proxies: cfg.Identity.TrustedProxies, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(),
+	a.server = server.New(server.Config{Registry: images, Authenticator: tokens, AccessTokens: k.issuer, ExternalURL: cfg.ExternalURL, Public: cfg.Public.Repositories, Proxies: cfg.Identity.TrustedProxies, Ready: db.Ping, Writable: files.Writable, Pulled: a.pulls.Note, Limits: cfg.HTTP.limits(), Secret: k.session,
 		Missing: pages.Missing, Stopping: pages.Close, Mount: []func(*gin.Engine){api.Mount, pages.Mount}, Metrics: a.metrics(), Logger: logger, Now: time.Now})
 	return a, nil
 }
@@ -271,7 +271,7 @@ func (a *app) open(ctx context.Context, cfg Config) (err error) {
 		}
 		url, owner = a.embedded.ServiceURL(), a.embedded.URL()
 	}
-	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, OwnerURL: owner, MaxConnections: cfg.Database.Connections})
+	a.database, err = postgres.Open(ctx, postgres.Config{URL: url, OwnerURL: owner, MaxConnections: cfg.Database.Connections, Timeout: cfg.Database.Timeout})
 	return err
 }
 
