@@ -82,7 +82,8 @@ func (a archived) open() (io.ReadCloser, error) {
 // workspace holds what a build keeps on disk: layers, and one file with what was read of sources.
 type workspace struct {
 	folder string
-	limit  int64 // bytes that may be unpacked
+	limit  int64      // bytes that may be unpacked
+	layers LayerStore // nil: temporary files in folder
 
 	mu      sync.Mutex // guards all below
 	file    *os.File
