@@ -64,7 +64,7 @@ type Config struct {
 	Hosts     []string // that this registry is reached at, which FROM may name
 	Folder    string   // for temporary files
 	Version   string   // of this program, for provenance
-	ID        string   // of this builder, a URI, for provenance
+	ID        string   // of this builder, a URI, for provenance; behind it stands the engine's name
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
