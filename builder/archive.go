@@ -43,7 +43,13 @@ func (c *copying) archive(name, dest string) (done bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	return true, from.list(func(n *node, _ *tar.Header) error { return c.extract(top, n) })
+	unpacked := int64(0) // all of it is fetched in the end: no need to read to the end of a bomb
+	return true, from.list(func(n *node, _ *tar.Header) error {
+		if unpacked += n.size; unpacked > c.work.limit {
+			return c.work.tooMuch()
+		}
+		return c.extract(top, n)
+	})
 }
 
 // extract puts an entry below the folder top. Nothing gets out of it: paths that climb are refused when they are read,
@@ -97,7 +103,9 @@ func isTar(from *source) (bool, error) {
 		return false, nil // it only begins like a compressed file
 	}
 	defer plain.Close()
-	_, err = tar.NewReader(plain).Next()
+	if _, err = tar.NewReader(plain).Next(); artifact.KindOf(err) != "" {
+		return false, err
+	}
 	return err == nil, nil
 }
 
@@ -119,8 +127,8 @@ func plainTar(file io.ReadCloser) (io.ReadCloser, error) {
 		if z, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20)); err == nil {
 			plain = z.IOReadCloser()
 		}
-	case bytes.HasPrefix(head, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		err = artifact.Errorf(artifact.Unsupported, "ADD does not unpack xz archives here; compress it with gzip, bzip2 or zstd")
+	case bytes.HasPrefix(head, xzMagic):
+		plain, err = newXZReader(r)
 	default:
 		err = nil
 	}

@@ -333,6 +333,7 @@ func FuzzAdd(f *testing.F) {
 	f.Add(tarOf(file("../x", 0o644, "x")))
 	f.Add(tarOf(entry{tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/"}, ""}, file("l/x", 0o644, "x")))
 	f.Add([]byte{0x1f, 0x8b, 8})
+	f.Add(xzOf(f, tarOf(file("a/b", 0o644, "x")), 1<<20))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		files := newTree()
 		work := newWorkspace(t.TempDir(), 1<<20)

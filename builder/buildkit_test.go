@@ -172,10 +172,28 @@ func TestBuildKit(t *testing.T) {
 	})
 	t.Run("a build that takes too long ends, and says what ran", func(t *testing.T) {
 		quick := NewBuildKit(b.cfg)
-		quick.cfg.Timeout = 3 * time.Second
+		quick.cfg.Timeout = 6 * time.Second
 		_, err := quick.Solve(ctx, inputs(t, "FROM scratch\nCOPY step /\nRUN [\"/step\", \"wait\"]\n"), t.TempDir(), Private{}, io.Discard)
 		require.Equal(t, artifact.TimedOut, artifact.KindOf(err))
-		require.ErrorContains(t, err, "more than 3s")
+		require.ErrorContains(t, err, "more than 6s (builder.buildkit.timeout); what ran last: [2/2] RUN")
+		require.ErrorContains(t, err, "waiting")
+	})
+	t.Run("a step has the memory and the processors that it is given", func(t *testing.T) {
+		bound := NewBuildKit(b.cfg)
+		bound.cfg.Memory, bound.cfg.Processors = 64<<20, 0.5
+		ending, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		var memory, processors string
+		log := writer(func(p []byte) {
+			if bytes.Contains(p, []byte("waiting")) && memory == "" {
+				memory, processors = limitsOf(t, "/step\x00wait\x00bounded\x00")
+				cancel(errCancelled{"ada"})
+			}
+		})
+		_, err := bound.Solve(ending, inputs(t, "FROM scratch\nCOPY step /\nRUN [\"/step\", \"wait\", \"bounded\"]\n"), t.TempDir(), Private{}, log)
+		require.Equal(t, artifact.Conflict, artifact.KindOf(err), "%v", err)
+		require.Equal(t, "67108864", memory)
+		require.Contains(t, []string{"50000 100000", "50000"}, processors)
 	})
 	t.Run("a platform that steps cannot run on", func(t *testing.T) {
 		in := inputs(t, "FROM scratch\nRUN x\n")
@@ -190,6 +208,31 @@ func TestBuildKit(t *testing.T) {
 		_, err := small.Solve(ctx, inputs(t, "FROM scratch\nCOPY step /\n"), t.TempDir(), Private{}, io.Discard)
 		require.Equal(t, artifact.TooLarge, artifact.KindOf(err))
 	})
+}
+
+// limitsOf returns what the control groups of a process, which its command line tells, allow: bytes of memory, and
+// microseconds of processors in 100 ms. Groups are of version 2, or of 1, where each thing has a hierarchy of its own.
+func limitsOf(t *testing.T, commandLine string) (memory, processors string) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, path := range lines {
+		if is, err := os.ReadFile(path); err != nil || string(is) != commandLine {
+			continue
+		}
+		groups, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup"))
+		require.NoError(t, err)
+		for line := range strings.Lines(string(groups)) {
+			_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+			kind, group, _ := strings.Cut(rest, ":")
+			for name, to := range map[string]*string{"memory.max": &memory, "cpu.max": &processors, "memory.limit_in_bytes": &memory, "cpu.cfs_quota_us": &processors} {
+				if b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", strings.Split(kind, ",")[0], group, name)); err == nil {
+					*to = strings.TrimSpace(string(b))
+				}
+			}
+		}
+	}
+	return memory, processors
 }
 
 func platformed(t *testing.T, image gcr.Image) *gcr.ConfigFile {

@@ -26,7 +26,7 @@ type Engine interface {
 }
 
 // nativeName changes with whatever changes the bytes of images.
-const nativeName = "waybill-native/2"
+const nativeName = "waybill-native/3"
 
 // Native is the engine for Dockerfiles without RUN.
 type Native struct{}
@@ -36,12 +36,13 @@ func (Native) Name() string { return nativeName }
 
 // Build implements Engine.
 func (Native) Build(ctx context.Context, t *Target, work *workspace, log io.Writer) (v1.Image, error) {
-	done := map[int]*stage{}
+	done, kept := map[int]*stage{}, t.kept()
 	for _, i := range t.order {
 		s, err := t.begin(i, done, work, log)
 		if err != nil {
 			return nil, err
 		}
+		s.kept = kept[i]
 		for _, command := range t.stages[i].commands {
 			if err := ctx.Err(); err != nil {
 				return nil, err
@@ -54,6 +55,15 @@ func (Native) Build(ctx context.Context, t *Target, work *workspace, log io.Writ
 		done[i] = s
 	}
 	return done[t.target].finish()
+}
+
+// kept are the stages whose layers the image has. Of the others only files are copied.
+func (t *Target) kept() map[int]bool {
+	kept := map[int]bool{}
+	for i := t.target; i >= 0; i = t.stages[i].from {
+		kept[i] = true
+	}
+	return kept
 }
 
 // label names a stage in the log.
@@ -88,8 +98,10 @@ func (p *Plan) build(ctx context.Context, temp string, limits Limits, log io.Wri
 		if err != nil {
 			return nil, nil, full(err)
 		}
-		works = append(works, newWorkspace(folder, limits.withDefaults().Unpacked))
-		image, err := p.engine.Build(ctx, t, works[len(works)-1], log)
+		work := newWorkspace(folder, limits.withDefaults().Unpacked)
+		work.layers = p.layers
+		works = append(works, work)
+		image, err := p.engine.Build(ctx, t, work, log)
 		if err != nil {
 			return nil, nil, full(err)
 		}

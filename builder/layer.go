@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,20 +17,20 @@ import (
 	"waybill/artifact"
 )
 
-// fileLayer is a v1.Layer in a temporary file.
-type fileLayer struct {
-	path           string
+// builtLayer is a v1.Layer that was written: to a temporary file, or to the registry.
+type builtLayer struct {
+	compressed     func() (io.ReadCloser, error)
 	digest, diffID v1.Hash
 	size           int64
 }
 
-func (l *fileLayer) Digest() (v1.Hash, error)            { return l.digest, nil }
-func (l *fileLayer) DiffID() (v1.Hash, error)            { return l.diffID, nil }
-func (l *fileLayer) Size() (int64, error)                { return l.size, nil }
-func (l *fileLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
-func (l *fileLayer) Compressed() (io.ReadCloser, error)  { return os.Open(l.path) }
-func (l *fileLayer) Uncompressed() (io.ReadCloser, error) {
-	f, err := os.Open(l.path)
+func (l *builtLayer) Digest() (v1.Hash, error)            { return l.digest, nil }
+func (l *builtLayer) DiffID() (v1.Hash, error)            { return l.diffID, nil }
+func (l *builtLayer) Size() (int64, error)                { return l.size, nil }
+func (l *builtLayer) MediaType() (types.MediaType, error) { return types.OCILayer, nil }
+func (l *builtLayer) Compressed() (io.ReadCloser, error)  { return l.compressed() }
+func (l *builtLayer) Uncompressed() (io.ReadCloser, error) {
+	f, err := l.compressed()
 	if err != nil {
 		return nil, err
 	}
@@ -46,35 +45,73 @@ func (l *fileLayer) Uncompressed() (io.ReadCloser, error) {
 	}{z, f}, nil
 }
 
-// writeLayer streams entries, sorted by path, into a gzip-compressed tar in a temporary file. Its bytes follow from the
-// entries and the time alone. It holds a few blocks in memory, whatever the sizes.
-func (w *workspace) writeLayer(ctx context.Context, entries []*node, at time.Time) (_ *fileLayer, err error) {
+// LayerStore takes a layer while it is written, and returns what it came to and how to read it again. Where r fails, nothing
+// stays.
+type LayerStore func(ctx context.Context, r io.Reader) (d artifact.Descriptor, open func() (io.ReadCloser, error), err error)
+
+// writeLayer streams entries, sorted by path, into a gzip-compressed tar. Its bytes follow from the entries and the time
+// alone. It holds a few blocks in memory, whatever the sizes.
+func (w *workspace) writeLayer(ctx context.Context, entries []*node, at time.Time) (*builtLayer, error) {
 	if err := w.prefetch(entries); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(w.folder, "layer-*")
+	store := w.layers
+	if store == nil {
+		store = w.keepLayer
+	}
+	r, out := io.Pipe()
+	var (
+		plain   string
+		failed  error
+		written = make(chan struct{})
+	)
+	go func() {
+		defer close(written)
+		plain, failed = packLayer(ctx, out, entries, at)
+		out.CloseWithError(failed)
+	}()
+	d, open, err := store(ctx, r)
+	_ = r.Close()
+	<-written
+	if failed != nil && !errors.Is(failed, io.ErrClosedPipe) {
+		return nil, failed // which the store has in its own words, or has not
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	stored, plain := sha256.New(), sha256.New()
-	counted := &counter{w: io.MultiWriter(f, stored)}
-	z := newCompressor(counted)
+	return &builtLayer{compressed: open, digest: v1.Hash{Algorithm: d.Digest.Algorithm(), Hex: d.Digest.Hex()}, diffID: v1.Hash{Algorithm: "sha256", Hex: plain}, size: d.Size}, nil
+}
+
+// keepLayer is a LayerStore of temporary files.
+func (w *workspace) keepLayer(_ context.Context, r io.Reader) (d artifact.Descriptor, open func() (io.ReadCloser, error), err error) {
+	f, err := os.CreateTemp(w.folder, "layer-*")
+	if err != nil {
+		return d, nil, err
+	}
+	stored := sha256.New()
+	d.Size, err = io.CopyBuffer(io.MultiWriter(f, stored), r, make([]byte, 256<<10))
+	d.Digest = artifact.DigestFrom("sha256", stored)
+	return d, func() (io.ReadCloser, error) { return os.Open(f.Name()) }, errors.Join(err, f.Close())
+}
+
+// packLayer writes a layer and returns the SHA-256 of its tar in hex.
+func packLayer(ctx context.Context, w io.Writer, entries []*node, at time.Time) (_ string, err error) {
+	z := newCompressor(w)
 	defer func() { err = errors.Join(err, z.Close()) }()
+	plain := sha256.New()
 	layer := layerWriter{archive: tar.NewWriter(io.MultiWriter(z, plain)), at: at, buffer: make([]byte, 256<<10), names: map[*int]*node{}}
 	for _, n := range entries {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return "", err
 		}
 		if err := layer.write(n); err != nil {
-			return nil, fmt.Errorf("%s: %w", n.path, err)
+			return "", fmt.Errorf("%s: %w", n.path, err)
 		}
 	}
-	if err := errors.Join(layer.archive.Close(), z.Close()); err != nil {
-		return nil, err
+	if err := layer.archive.Close(); err != nil {
+		return "", err
 	}
-	hash := func(sum []byte) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum)} }
-	return &fileLayer{path: f.Name(), digest: hash(stored.Sum(nil)), diffID: hash(plain.Sum(nil)), size: counted.n}, nil
+	return hexSum(plain), nil
 }
 
 type layerWriter struct {
@@ -125,15 +162,4 @@ func (l *layerWriter) file(h *tar.Header, n *node) error {
 	// Without the wrapper the file's WriteTo would be asked, which copies with a small buffer of its own.
 	_, err = io.CopyBuffer(l.archive, struct{ io.Reader }{r}, l.buffer)
 	return err
-}
-
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }

@@ -67,9 +67,10 @@ type Plan struct {
 	key        artifact.Digest
 	contextSum artifact.Digest
 	private    Private
-	rebuilt    bool     // nothing is taken from a cache
-	sent       *tree    // the context, with what is ignored
-	spool      *os.File // what is in its files
+	layers     LayerStore // where the native engine's go; nil: temporary files
+	rebuilt    bool       // nothing is taken from a cache
+	sent       *tree      // the context, with what is ignored
+	spool      *os.File   // what is in its files
 }
 
 // Close lets go of the context's file, which who made its folder removes.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"waybill/artifact"
@@ -85,9 +86,15 @@ func (b built) provenance() (json.RawMessage, error) {
 	})
 }
 
+// engineName is the engine's without whose it is and its version: native, or buildkit.
+func (p *Plan) engineName() string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(p.engine.Name(), "waybill-"), "/")
+	return name
+}
+
 // provenance is that of a plan that was built.
 func (p *Plan) provenance(cfg Config, record Record, ended time.Time) (json.RawMessage, error) {
-	b := built{Builder: map[string]any{"id": cfg.ID, "version": p.builderVersion(cfg.Version)}, Request: p.request, Platform: p.request.Platform, Key: p.key,
+	b := built{Builder: map[string]any{"id": cfg.ID + "/" + p.engineName(), "version": p.builderVersion(cfg.Version)}, Request: p.request, Platform: p.request.Platform, Key: p.key,
 		Context: p.contextSum, Dockerfile: artifact.DigestOf(p.dockerfile), Bases: map[string]artifact.Reference{}, Started: record.StartedAt, Ended: ended}
 	for name, base := range p.bases {
 		b.Bases[name] = artifact.Reference{Repository: base.ref.Repository, Digest: base.digest}

@@ -407,7 +407,7 @@ func (l *runLog) add(e Event) {
 	}
 	if l.left -= int64(len(b)); l.left < 0 {
 		l.full = true
-		b, _ = json.Marshal(Event{Log: fmt.Sprintf("… the log is longer than %d MiB; the rest is not kept", l.runs.cfg.MaxLog>>20)})
+		b, _ = json.Marshal(Event{Log: fmt.Sprintf("… the log is longer than %s (builder.buildkit.log); the rest is not kept", size(l.runs.cfg.MaxLog))})
 	}
 	l.pending.Write(append(b, '\n'))
 	switch {

@@ -43,6 +43,8 @@ type Publisher interface {
 	// Expect says that a Publish follows soon; it returns at once.
 	Expect(ctx context.Context)
 	Publish(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, built Artifact) (artifact.Digest, error)
+	// Layer stores a layer of what is published next, while it is made, as LayerStore says. What nothing names is collected.
+	Layer(ctx context.Context, p artifact.Principal, repository artifact.Repository, r io.Reader) (d artifact.Descriptor, open func() (io.ReadCloser, error), err error)
 	// Tag sets more tags on what is there; NotFound when it was deleted.
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
 	// Stored returns an image or index of the repository; NotFound when it was deleted.
@@ -62,7 +64,7 @@ type Config struct {
 	Hosts     []string // that this registry is reached at, which FROM may name
 	Folder    string   // for temporary files
 	Version   string   // of this program, for provenance
-	ID        string   // of this builder, a URI, for provenance
+	ID        string   // of this builder, a URI, for provenance; behind it stands the engine's name
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
@@ -217,6 +219,9 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 
 func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, record Record, temp string, log io.Writer) (artifact.Digest, json.RawMessage, error) {
 	s.cfg.Publisher.Expect(ctx)
+	plan.layers = func(ctx context.Context, r io.Reader) (artifact.Descriptor, func() (io.ReadCloser, error), error) {
+		return s.cfg.Publisher.Layer(ctx, p, plan.request.Repository, r)
+	}
 	built, release, err := plan.build(ctx, temp, s.cfg.Limits, log)
 	if err != nil {
 		return artifact.Digest{}, nil, err

@@ -34,6 +34,7 @@ type stage struct {
 	files  *tree             // what is there; nil until it is asked for
 	env    map[string]string // arguments and environment, whichever was set last
 	cmdSet bool              // a CMD of this stage outlives an ENTRYPOINT
+	kept   bool              // its layers are the image's: else none are written
 }
 
 func (s *stage) config() *dockerspec.DockerOCIImageConfig { return &s.spec.Config }
@@ -240,14 +241,17 @@ func (s *stage) layer(said string, c *copying) error {
 			entries = append(entries, n)
 		}
 	}
-	l, err := s.work.writeLayer(s.ctx, entries, s.target.plan.date)
-	if err != nil {
-		return err
-	}
 	if c.files != s.files {
 		for _, n := range entries {
 			s.files.put(n)
 		}
+	}
+	if !s.kept {
+		return nil
+	}
+	l, err := s.work.writeLayer(s.ctx, entries, s.target.plan.date)
+	if err != nil {
+		return err
 	}
 	s.layers = append(s.layers, l)
 	s.spec.RootFS.DiffIDs = append(s.spec.RootFS.DiffIDs, ociDigest(l.diffID))

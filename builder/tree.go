@@ -82,7 +82,8 @@ func (a archived) open() (io.ReadCloser, error) {
 // workspace holds what a build keeps on disk: layers, and one file with what was read of sources.
 type workspace struct {
 	folder string
-	limit  int64 // bytes that may be unpacked
+	limit  int64      // bytes that may be unpacked
+	layers LayerStore // nil: temporary files in folder
 
 	mu      sync.Mutex // guards all below
 	file    *os.File
@@ -150,7 +151,7 @@ func (w *workspace) fetch(from *source, wanted map[int]bool) (err error) {
 			continue
 		}
 		if w.used+h.Size > w.limit {
-			return artifact.Errorf(artifact.TooLarge, "more than %s would be unpacked; builder.unpacked is the bound", size(w.limit))
+			return w.tooMuch()
 		}
 		n, err := io.Copy(io.NewOffsetWriter(w.file, w.used), archive)
 		if err != nil {
@@ -161,6 +162,10 @@ func (w *workspace) fetch(from *source, wanted map[int]bool) (err error) {
 		missing--
 	}
 	return nil
+}
+
+func (w *workspace) tooMuch() error {
+	return artifact.Errorf(artifact.TooLarge, "more than %s would be unpacked; builder.unpacked is the bound", size(w.limit))
 }
 
 // prefetch reads what entries need of sources, each source once.

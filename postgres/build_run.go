@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -47,16 +48,21 @@ func (db *DB) AddBuildRun(ctx context.Context, r BuildRun) (id string, err error
 	}
 	err = db.Transact(ctx, func(tx pgx.Tx) error {
 		id = r.ID
-		tag, err := tx.Exec(ctx, `insert into build_runs (id, repository, key, request, principal, context, state) values ($1, $2, $3, $4, $5, $6, 'queued')
-			on conflict (repository, key) where state in ('queued', 'running') and context <> '' do nothing`, r.ID, r.Repository, r.Key, r.Request, principal, r.Context)
-		if err != nil {
-			return err
+		for { // until it is queued, or the one that is in its place is found before that ends
+			tag, err := tx.Exec(ctx, `insert into build_runs (id, repository, key, request, principal, context, state) values ($1, $2, $3, $4, $5, $6, 'queued')
+				on conflict (repository, key) where state in ('queued', 'running') and context <> '' do nothing`, r.ID, r.Repository, r.Key, r.Request, principal, r.Context)
+			if err != nil {
+				return err
+			}
+			if tag.RowsAffected() == 1 {
+				return db.OnBuild(ctx, tx, id)
+			}
+			err = tx.QueryRow(ctx, `select id from build_runs where repository = $1 and key = $2 and state in ('queued', 'running') and context <> ''`, r.Repository, r.Key).Scan(&id)
+			if !errors.Is(err, pgx.ErrNoRows) {
+				return err
+			}
+			id = r.ID
 		}
-		if tag.RowsAffected() == 1 {
-			return db.OnBuild(ctx, tx, id)
-		}
-		err = tx.QueryRow(ctx, `select id from build_runs where repository = $1 and key = $2 and state in ('queued', 'running') and context <> ''`, r.Repository, r.Key).Scan(&id)
-		return orNotFound(err, artifact.Errorf(artifact.Conflict, "a build of the same inputs has just ended; ask again"))
 	})
 	return id, err
 }

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"encoding"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"time"
@@ -176,6 +178,22 @@ func (r *Registry) commit(ctx context.Context, u artifact.Upload, digest artifac
 
 // PutBlob writes a whole blob in one go.
 func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository artifact.Repository, body io.Reader, digest artifact.Digest) (artifact.Descriptor, error) {
+	return r.putBlob(ctx, p, repository, body, func(Progress) (artifact.Digest, error) { return digest, nil })
+}
+
+// PutStream writes a blob of whatever digest its bytes come to: one that is made while it is written.
+func (r *Registry) PutStream(ctx context.Context, p artifact.Principal, repository artifact.Repository, body io.Reader) (artifact.Descriptor, error) {
+	r.cfg.Inspector.Expected(ctx)
+	return r.putBlob(ctx, p, repository, body, func(at Progress) (artifact.Digest, error) {
+		sum := artifact.NewHash("sha256")
+		if err := sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(at.State); err != nil {
+			return artifact.Digest{}, fmt.Errorf("the digest of an upload: %w", err)
+		}
+		return artifact.DigestFrom("sha256", sum), nil
+	})
+}
+
+func (r *Registry) putBlob(ctx context.Context, p artifact.Principal, repository artifact.Repository, body io.Reader, digest func(Progress) (artifact.Digest, error)) (artifact.Descriptor, error) {
 	r.pushing(ctx)
 	if err := may(p, artifact.ActionPush, repository); err != nil {
 		return artifact.Descriptor{}, err
@@ -196,7 +214,11 @@ func (r *Registry) PutBlob(ctx context.Context, p artifact.Principal, repository
 		return artifact.Descriptor{}, brokeOff(err, "push the blob again")
 	}
 	u.Offset, u.State = next.Offset, next.State
-	d, err := r.commit(ctx, u, digest)
+	is, err := digest(next)
+	if err != nil {
+		return artifact.Descriptor{}, err
+	}
+	d, err := r.commit(ctx, u, is)
 	if err == nil {
 		stored = d.Size
 	}

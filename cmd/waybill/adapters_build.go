@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
@@ -125,6 +126,15 @@ func (p publisher) Publish(ctx context.Context, by artifact.Principal, r artifac
 		return artifact.Digest{}, fmt.Errorf("a %T is neither image nor index", built)
 	}
 	return p.registry.PutImage(ctx, by, r, tags, image)
+}
+
+// Layer stores what is read of a layer at once; its manifest asks for it by its digest soon.
+func (p publisher) Layer(ctx context.Context, by artifact.Principal, r artifact.Repository, body io.Reader) (artifact.Descriptor, func() (io.ReadCloser, error), error) {
+	d, err := p.registry.PutStream(ctx, by, r, body)
+	return d, func() (io.ReadCloser, error) {
+		file, _, err := p.registry.OpenBlob(ctx, by, r, d.Digest)
+		return file, err
+	}, err
 }
 
 func (p publisher) Stored(ctx context.Context, by artifact.Principal, r artifact.Repository, digest artifact.Digest) (builder.Artifact, error) {

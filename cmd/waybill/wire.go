@@ -106,7 +106,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	vex.documents = attached.vex
 	builds, runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
 		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
-		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder/native", Logger: logger, Now: time.Now})
+		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder", Logger: logger, Now: time.Now})
 	if err != nil {
 		return nil, err
 	}

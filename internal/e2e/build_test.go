@@ -3,6 +3,7 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
 
+	"waybill/artifact"
 	"waybill/server"
 )
 
@@ -295,4 +297,74 @@ func TestBuildOnAFullDisk(t *testing.T) {
 	require.Contains(t, stderr, "full")
 	free()
 	d.ok(pusher, "build", "-t", "shop/full:v1", dir)
+}
+
+// TestBuildOnAFullStore: so does the answer when the disk of blobs is, which the native engine writes layers to; what it wrote of
+// one is gone.
+func TestBuildOnAFullStore(t *testing.T) {
+	t.Parallel()
+	d := onDisk(t, "blobs", "16m")
+	pusher := d.token("--role", "pusher")
+	free := d.fill(2 << 20)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY app /\nCOPY Dockerfile /\nUSER 1\n"), 0o600))
+	noise := make([]byte, 5<<20)
+	_, _ = rand.Read(noise)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "app"), noise, 0o600))
+	_, stderr, code := d.waybill(pusher, "build", "-t", "shop/full:v1", dir)
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "full")
+	left, err := os.ReadDir(d.outside(filepath.Join(d.folder, "uploads")))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	_, stderr, code = d.waybill(pusher, "show", "shop/full:v1")
+	require.Equal(t, 1, code, stderr)
+	free()
+	d.ok(pusher, "build", "-t", "shop/full:v1", dir)
+}
+
+// TestBasesTurn: what was built on an image is told from what became of that: its tag moved on, policy denies it by now, it was
+// deleted, it was recalled.
+func TestBasesTurn(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	pusher, admin := s.token("--role", "pusher"), s.admin()
+	bases := map[string]string{}
+	for _, tag := range []string{"moved:latest", "denied:v1", "gone:v1", "recalled:v1", "well:v1"} {
+		name, _, _ := strings.Cut(tag, ":")
+		bases[name] = s.pushed(pusher, "base/"+tag, configured(t, "1", files(t, map[string]string{name: "1"})))
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM base/"+tag+"\nCOPY Dockerfile /built\n"), 0o600))
+		s.ok(pusher, "build", "-t", "shop/"+name+":v1", dir)
+	}
+	require.NotContains(t, s.ok(pusher, "bases", "--stale"), "base/")
+	newer := s.pushed(pusher, "base/moved:latest", configured(t, "1", files(t, map[string]string{"moved": "2"})))
+	s.delete(admin, "base/gone", bases["gone"])
+	s.ok(admin, "recall", "base/recalled@"+bases["recalled"], "--reason", "it has a hole")
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	require.NoError(t, os.WriteFile(policy, []byte("apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: small}\nspec:\n  match: {repositories: ['base/denied']}\n  rules:\n    - {rule: max-size, action: deny, with: {uncompressed: 1}}\n"), 0o600))
+	s.ok(admin, "apply", "-f", policy)
+	told := map[string]artifact.BuiltOn{}
+	s.await("the base to be judged again", func() bool {
+		var list server.BaseList
+		s.json(pusher, &list, "bases")
+		for _, b := range list.Bases {
+			told[strings.TrimPrefix(b.BaseRepository.String(), "base/")] = b
+		}
+		return told["denied"].Denied
+	})
+	require.Len(t, told, len(bases))
+	for name, b := range told {
+		require.Equal(t, bases[name], b.BaseDigest.String())
+		require.Equal(t, name != "well", b.Stale(), name)
+		require.Equal(t, name == "gone", b.Gone, name)
+		require.Equal(t, name == "recalled", b.Recalled, name)
+		require.Equal(t, name == "denied", b.Denied, name)
+		require.Equal(t, name == "moved", !b.ReplacedBy.IsZero(), name)
+	}
+	require.Equal(t, newer, told["moved"].ReplacedBy.String())
+	said := s.ok(pusher, "bases")
+	for _, state := range []string{"replaced by ", "denied by policy", "deleted", "recalled", "current"} {
+		require.Contains(t, said, state)
+	}
 }

@@ -120,13 +120,20 @@ var buildID = regexp.MustCompile(`(?m)^build ([A-Z0-9]+)$`)
 // waiting starts a build whose step waits until it is killed, and returns its id when it does.
 func (s *waybillServer) waiting(token, dir, tag string) (id string, ended func() (log string, code int)) {
 	s.t.Helper()
+	id, _, ended = s.waitingHere(token, dir, tag)
+	return id, ended
+}
+
+// waitingHere is waiting, and returns the process of the command too.
+func (s *waybillServer) waitingHere(token, dir, tag string) (id string, here *os.Process, ended func() (log string, code int)) {
+	s.t.Helper()
 	cmd := exec.Command("waybill", "build", "-t", tag, dir)
 	cmd.Env = append(clean(), "WAYBILL_URL="+s.url, "WAYBILL_TOKEN="+token)
 	var log logBuffer
 	cmd.Stderr, cmd.Stdout = &log, &bytes.Buffer{}
 	require.NoError(s.t, cmd.Start())
 	s.await("the step to wait", func() bool { return strings.Contains(log.String(), "waiting") })
-	return buildID.FindStringSubmatch(log.String())[1], func() (string, int) {
+	return buildID.FindStringSubmatch(log.String())[1], cmd.Process, func() (string, int) {
 		_ = cmd.Wait()
 		return log.String(), cmd.ProcessState.ExitCode()
 	}
@@ -143,6 +150,18 @@ func (s *waybillServer) cancelled(token, program string) {
 	_, log, code = s.waybill(token, "build", "cancel", id)
 	require.Equal(s.t, 1, code)
 	require.Contains(s.t, log, "has ended")
+
+	// So does Ctrl-C.
+	dir = stepContext(s.t.(*testing.T), program, "FROM scratch\nCOPY step /step\nRUN [\"/step\", \"wait\", \"interrupted\"]\n")
+	id, here, ended := s.waitingHere(token, dir, "shop/cancel:v2")
+	require.NoError(s.t, here.Signal(os.Interrupt))
+	_, code = ended()
+	require.NotZero(s.t, code)
+	s.await("the build to be cancelled", func() bool {
+		var list server.BuildList
+		s.json(token, &list, "build", "list", "--repository", "shop/cancel")
+		return list.Builds[0].ID == id && list.Builds[0].State == artifact.BuildCancelled
+	})
 }
 
 // killed: a server that is killed in the middle of a build takes the build up when it is back, and its steps end with it.

@@ -2,7 +2,10 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -36,6 +39,28 @@ func main() {
 		ended := make(chan os.Signal, 1)
 		signal.Notify(ended, syscall.SIGTERM)
 		<-ended
+	case "flood": // N lines of a kilobyte
+		n, err := strconv.Atoi(args[1])
+		check(err)
+		line := []byte(strings.Repeat("x", 1023) + "\n")
+		for range n {
+			_, err := os.Stdout.Write(line)
+			check(err)
+		}
+	case "keys": // of the ssh agent: SSH_AGENTC_REQUEST_IDENTITIES (RFC 9987), and how many it names
+		agent, err := net.Dial("unix", os.Getenv("SSH_AUTH_SOCK"))
+		check(err)
+		_, err = agent.Write([]byte{0, 0, 0, 1, 11})
+		check(err)
+		answer := make([]byte, 9)
+		_, err = io.ReadFull(agent, answer)
+		check(err)
+		fmt.Println("keys:", answer[8])
+	case "random": // PATH
+		b := make([]byte, 32)
+		_, err := rand.Read(b)
+		check(err)
+		check(os.WriteFile(args[1], b, 0o644))
 	case "environment": // PATH NAME; all of it has what differs from run to run
 		check(os.WriteFile(args[1], []byte(os.Getenv(args[2])), 0o644))
 	}
