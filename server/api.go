@@ -144,6 +144,7 @@ type SignatureRecord struct {
 	PolicyHash artifact.Digest `json:"policyHash"`
 	SignedAt   time.Time       `json:"signedAt"`
 	Manifest   artifact.Digest `json:"manifest"`
+	Name       string          `json:"name,omitempty" doc:"Of a verification summary the environment"`
 }
 
 // Tokens are the use cases of package auth (auth.Service).

@@ -220,6 +220,15 @@ func parseTime(s string) (time.Time, error) {
 	return time.Time{}, artifact.Errorf(artifact.Invalid, "time %.50q: want 2026-10-01T12:00:00Z, 2026-10-01T12:00Z or 2026-10-01", s)
 }
 
+// parseEnd reads the end of a period: of a day its last instant, so that the day is in the period.
+func parseEnd(s string) (time.Time, error) {
+	t, err := parseTime(s)
+	if _, notDay := time.Parse(time.DateOnly, s); err == nil && notDay == nil {
+		t = t.AddDate(0, 0, 1)
+	}
+	return t, err
+}
+
 // cells returns the board as the caller may see it.
 func (a *API) cells(ctx context.Context, p artifact.Principal) ([]artifact.Status, error) {
 	all, err := a.cfg.Records.Status(ctx)

@@ -371,7 +371,14 @@ func TestInspectTellsNoSecrets(t *testing.T) {
 	require.Equal(t, []string{"8080/tcp"}, i.Image.ExposedPorts)
 	require.Len(t, i.Image.Layers, 1)
 	require.Equal(t, 1, i.Image.Files)
+	require.Equal(t, []string{"golang.org/x/net", "openssl"}, []string{i.Image.Packages[0].Name, i.Image.Packages[1].Name}, "of programs, as the scan says, and of the system, each once")
+	require.Empty(t, i.Image.Unscanned)
 	require.NotContains(t, string(got.body), "hunter2")
+
+	i = server.Inspection{}
+	call(t, s, "auditor", "GET", "/inspect?ref=shop/returns:v457", "", "").decode(t, &i)
+	require.Equal(t, "no advisory database", i.Image.Unscanned)
+	require.Len(t, i.Image.Packages, 1, "what the layers' own databases name is known before a scan")
 }
 
 func TestScanIsNeverCleanWithoutAnAnswer(t *testing.T) {
@@ -638,6 +645,13 @@ func TestExport(t *testing.T) {
 	require.Contains(t, files, folder+"/manifest", "what the period's entries are about")
 	require.NoError(t, json.Unmarshal(files["export.json"], &summary))
 	require.Equal(t, 2, summary.Entries)
+
+	one := untar(t, call(t, s, "auditor", "GET", "/export?from=2026-10-01&to=2026-10-01", "", "").body)
+	require.NoError(t, json.Unmarshal(one["export.json"], &summary))
+	require.Equal(t, 24*time.Hour, summary.To.Sub(summary.From), "the last day is in the period")
+	one = untar(t, call(t, s, "auditor", "GET", "/export?from=2026-10-01&to=2026-10-01T12:00Z", "", "").body)
+	require.NoError(t, json.Unmarshal(one["export.json"], &summary))
+	require.Equal(t, 12*time.Hour, summary.To.Sub(summary.From), "an instant is as it is")
 
 	require.Equal(t, 403, call(t, s, "scoped-auditor", "GET", "/export?from=2026-09-01&to=2026-10-01", "", "").status)
 	for _, bad := range []string{"", "?from=2026-09-01", "?to=2026-09-01", "?from=2026-09-02&to=2026-09-01", "?from=x&to=y", "?ref=shop/returns:v456&from=2026-09-01", "?ref=shop"} {

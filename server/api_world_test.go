@@ -199,7 +199,8 @@ func (w *world) TagsOf(_ context.Context, r artifact.Repository, d artifact.Dige
 
 func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
 	return artifact.LayerFacts{Format: artifact.FactsFormat, Digest: d.Digest, DiffID: artifact.DigestOf([]byte("tar")), Compressed: d.Size, Uncompressed: 1024,
-		Files: []artifact.File{{Path: "app", Type: artifact.Regular, Mode: 0o755, Size: 512}}}, nil
+		Files:    []artifact.File{{Path: "app", Type: artifact.Regular, Mode: 0o755, Size: 512}},
+		Packages: []artifact.Package{{Name: "openssl", Version: "3.0.1", Type: "deb", File: "app"}}}, nil
 }
 
 func (w *world) JudgeStored(_ context.Context, r artifact.Repository, d artifact.Digest) (policy.Verdict, error) {
@@ -223,7 +224,8 @@ func (w *world) Scan(_ context.Context, d artifact.Digest) (artifact.Scan, error
 		return artifact.Scan{Digest: d, State: artifact.ScanPending, Reason: "no advisory database"}, nil
 	}
 	return artifact.Scan{Digest: d, State: artifact.Scanned, ScannedAt: noon, DatabaseDigest: artifact.DigestOf([]byte("db")), DatabaseUpdatedAt: noon.Add(-24 * time.Hour),
-		Counts: map[artifact.Severity]int{artifact.High: 1}, Findings: []artifact.Finding{{Class: "vulnerability", ID: "CVE-2026-1", Severity: artifact.High, Package: "openssl"}}}, nil
+		Packages: []artifact.Package{{Name: "golang.org/x/net", Version: "v0.1.0", Type: "gobinary"}, {Name: "openssl", Version: "3.0.1", Type: "debian"}},
+		Counts:   map[artifact.Severity]int{artifact.High: 1}, Findings: []artifact.Finding{{Class: "vulnerability", ID: "CVE-2026-1", Severity: artifact.High, Package: "openssl"}}}, nil
 }
 
 func (w *world) TurnedBad(context.Context, artifact.Repository, artifact.Digest) (artifact.TurnedBad, bool, error) {

@@ -143,7 +143,11 @@ func printInspection(w io.Writer, i server.Inspection) {
 		t.AppendRow([]any{n + 1, shortDigest(l.Digest), bytesOf(l.Compressed), bytesOf(l.Uncompressed), l.Entries, bytesOf(l.Wasted), clip(l.CreatedBy, 60)})
 	}
 	t.Render()
-	fmt.Fprintf(w, "\n%d packages\n", len(m.Packages))
+	fmt.Fprintf(w, "\n%d packages", len(m.Packages))
+	if m.Unscanned != "" {
+		fmt.Fprintf(w, " of the operating system; those of programs are known when it is scanned: %s", printable(m.Unscanned))
+	}
+	fmt.Fprintln(w)
 	if len(m.Packages) > 0 {
 		t := newTable(w, "package", "version", "type")
 		for _, p := range m.Packages {
@@ -326,6 +330,9 @@ func printStory(w io.Writer, s server.Story) {
 		what := "cosign signature"
 		if sig.Predicate != "" {
 			what = sig.Predicate
+		}
+		if sig.Name != "" {
+			what += " for " + sig.Name
 		}
 		fields(w, "signed", fmt.Sprintf("%s  %s  key %s", stamp(sig.SignedAt), what, sig.KeyID))
 	}
