@@ -44,17 +44,19 @@ func (e *export) of(ctx context.Context, in *exportInput) (ref artifact.Referenc
 		return ref, artifact.Errorf(artifact.Invalid, "an export is of a digest or of a period; give ref, or from and to")
 	}
 	if in.Ref != "" {
-		if ref, err = artifact.ParseReference(in.Ref); err != nil {
+		named, err := artifact.ParseShortReference(in.Ref)
+		if err != nil {
 			return ref, err
 		}
+		ref.Repository = named.Repository
 		if err = may(e.principal, artifact.ActionAudit, ref.Repository); err != nil {
 			return ref, err
 		}
-		if ref.Digest, err = e.api.digest(ctx, ref); err != nil {
+		if ref.Digest, err = e.api.digest(ctx, e.principal, named); err != nil {
 			return ref, err
 		}
-		e.summary.Reference = ref.Repository.String() + "@" + ref.Digest.String()
-		return artifact.Reference{Repository: ref.Repository, Digest: ref.Digest}, nil
+		e.summary.Reference = ref.String()
+		return ref, nil
 	}
 	if !e.principal.CanEverywhere(artifact.ActionAudit) {
 		return ref, artifact.Errorf(artifact.Denied, "a period is of all repositories, and %s is for some; name a digest", e.principal.Name)

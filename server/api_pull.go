@@ -82,14 +82,14 @@ func (a *API) pulledOf(ctx context.Context, p artifact.Principal, s string) (r a
 	if r, err = artifact.ParseRepository(s); err == nil {
 		return r, d, may(p, artifact.ActionAudit, r)
 	}
-	ref, err := artifact.ParseReference(s)
+	ref, err := artifact.ParseShortReference(s)
 	if err != nil {
 		return r, d, err
 	}
 	if err := may(p, artifact.ActionAudit, ref.Repository); err != nil {
 		return r, d, err
 	}
-	d, err = a.digest(ctx, ref)
+	d, err = a.digest(ctx, p, ref)
 	return ref.Repository, d, err
 }
 

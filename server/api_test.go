@@ -358,6 +358,38 @@ func TestUnmetGatesAreAllNamed(t *testing.T) {
 	require.Equal(t, w.unmet, requireProblem(t, got).Reasons)
 }
 
+// TestShortDigests: what commands print of a digest names it, among those that the caller may see.
+func TestShortDigests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	promoted, waiting := "shop/returns@"+w.promoted.Short(), "shop/returns@sha256:"+w.waiting.Hex()[:20]
+	for _, path := range []string{"/show?ref=", "/inspect?ref=", "/verdict?ref=", "/scan?ref=", "/verify?environment=production&ref=", "/pulls?ref=", "/export?ref=", "/attestations?ref="} {
+		require.Equal(t, 200, call(t, s, "admin", "GET", path+promoted, "", "").status, path)
+	}
+	got := call(t, s, "promoter", "POST", "/recalls", "application/json", fmt.Sprintf(`{"ref":%q,"reason":"CVE"}`, waiting))
+	require.Equal(t, 200, got.status, string(got.body))
+	require.Contains(t, string(got.body), w.waiting.String())
+
+	require.Equal(t, 200, call(t, s, "deployer", "GET", "/show?ref="+promoted, "", "").status)
+	hidden := call(t, s, "deployer", "GET", "/show?ref="+waiting, "", "")
+	nothing := call(t, s, "deployer", "GET", "/show?ref=shop/returns@"+strings.Repeat("0", 20), "", "")
+	require.Equal(t, 403, hidden.status)
+	require.Equal(t, strings.ReplaceAll(requireProblem(t, hidden).Detail, waiting[13:], ""), strings.ReplaceAll(requireProblem(t, nothing).Detail, "sha256:"+strings.Repeat("0", 20), ""), "what is hidden looks like what is not there")
+
+	twin := artifact.MustDigest("sha256:" + w.promoted.Hex()[:30] + strings.Repeat("0", 34))
+	w.manifests["shop/returns@"+twin.String()] = artifact.StoredManifest{Repository: w.shop, Digest: twin}
+	got = call(t, s, "auditor", "GET", "/show?ref="+promoted, "", "")
+	require.Equal(t, 409, got.status)
+	for _, d := range []artifact.Digest{twin, w.promoted} {
+		require.Contains(t, requireProblem(t, got).Detail, d.String())
+	}
+	require.Equal(t, 200, call(t, s, "deployer", "GET", "/show?ref="+promoted, "", "").status, "of the two it may see one")
+	for path, status := range map[string]int{"/show?ref=shop/returns@0123456789ab": 404, "/show?ref=shop/returns@0123456789a": 400, "/verdict?ref=shop/returns@0123456789ab": 404} {
+		require.Equal(t, status, call(t, s, "auditor", "GET", path, "", "").status, path)
+	}
+}
+
 func TestInspectTellsNoSecrets(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -449,6 +481,35 @@ func TestStatusOfThePast(t *testing.T) {
 	}
 }
 
+// TestStatusTellsOfRecalls: where what ran was recalled, status says so, to who may know what runs there.
+func TestStatusTellsOfRecalls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	staging, err := artifact.ParseEnvironment("staging")
+	require.NoError(t, err)
+	old, err := artifact.ParseEnvironment("retired")
+	require.NoError(t, err)
+	gone := func(r artifact.Repository, e artifact.Environment) artifact.Withdrawn {
+		return artifact.Withdrawn{Deployment: artifact.Deployment{Repository: r, Environment: e, Digest: w.waiting, Version: "v457", Since: noon.Add(-2 * time.Hour)}, RecalledAt: noon.Add(-time.Hour), RecalledBy: "user:ada", Why: "CVE"}
+	}
+	production := gone(w.other, w.production)
+	w.withdrawn = []artifact.Withdrawn{production, gone(w.shop, staging), gone(w.shop, old)}
+	s, _ := w.start(t)
+	for who, want := range map[string]int{"auditor": 2, "reader": 2, "deployer": 1, "scoped-reader": 1} {
+		var board server.Board
+		call(t, s, who, "GET", "/status", "", "").decode(t, &board)
+		require.Len(t, board.Recalled, want, "%s: of an environment that is no more nothing is told", who)
+		require.Equal(t, production, board.Recalled[0], who)
+	}
+	var board server.Board
+	call(t, s, "reader", "GET", "/status?service=shop/returns&at="+noon.Add(-90*time.Minute).Format(time.RFC3339), "", "").decode(t, &board)
+	require.Empty(t, board.Recalled, "it ran then")
+	board = server.Board{}
+	call(t, s, "deployer", "GET", "/status", "", "").decode(t, &board)
+	require.Equal(t, []artifact.Environment{w.production}, board.Environments, "what is hidden in every service is left out")
+	require.Empty(t, board.Hidden)
+}
+
 func TestVerifyBundle(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -469,6 +530,8 @@ func TestVerifyBundle(t *testing.T) {
 	require.Equal(t, int64(1), b.Promotion.Index)
 	require.Equal(t, w.entries[1].Body, b.Promotion.Leaf)
 	require.NotEmpty(t, b.Checkpoint)
+	require.Equal(t, w.promoted, b.Runs.Digest)
+	require.Equal(t, "v456", b.Runs.Version)
 	require.Equal(t, 404, call(t, s, "reader", "GET", "/verify?ref=shop/returns:v457&environment=production", "", "").status)
 	w.history = append(w.history, artifact.Promotion{Action: "recall", Repository: w.shop, Environment: w.production, Digest: w.promoted, Actor: "ada", Reason: "CVE-2026-1"})
 	got := call(t, s, "reader", "GET", "/verify?ref=shop/returns:v456&environment=production", "", "")

@@ -46,6 +46,7 @@ type world struct {
 	asked       artifact.PullFilter // the last
 	listingErr  error
 	history     []artifact.Promotion
+	withdrawn   []artifact.Withdrawn
 	unmet       []artifact.Reason
 	problems    []string
 	builderErr  error
@@ -197,6 +198,15 @@ func (w *world) TagsOf(_ context.Context, r artifact.Repository, d artifact.Dige
 	return all, nil
 }
 
+func (w *world) DigestsByPrefix(_ context.Context, r artifact.Repository, hex string) (all []artifact.Digest, err error) {
+	for _, m := range w.manifests {
+		if m.Repository == r && strings.HasPrefix(m.Digest.Hex(), hex) {
+			all = append(all, m.Digest)
+		}
+	}
+	return all, nil
+}
+
 func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
 	return artifact.LayerFacts{Format: artifact.FactsFormat, Digest: d.Digest, DiffID: artifact.DigestOf([]byte("tar")), Compressed: d.Size, Uncompressed: 1024,
 		Files:    []artifact.File{{Path: "app", Type: artifact.Regular, Mode: 0o755, Size: 512}},
@@ -302,6 +312,10 @@ func (w *world) Status(context.Context) ([]artifact.Status, error) {
 		{Deployment: artifact.Deployment{Repository: w.shop, Environment: w.production, Digest: w.promoted, Version: "v456", Since: noon.Add(-time.Hour)}, Verdict: artifact.Allow, Scan: artifact.Scanned},
 		{Deployment: artifact.Deployment{Repository: w.other, Environment: w.production, Digest: w.waiting, Since: noon}, Verdict: artifact.Allow, Scan: artifact.ScanPending},
 	}, nil
+}
+
+func (w *world) Withdrawn(_ context.Context, at time.Time) ([]artifact.Withdrawn, error) {
+	return slices.DeleteFunc(slices.Clone(w.withdrawn), func(one artifact.Withdrawn) bool { return one.RecalledAt.After(at) }), nil
 }
 
 func (w *world) History(_ context.Context, r artifact.Repository) ([]artifact.Promotion, error) {

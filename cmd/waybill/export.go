@@ -60,7 +60,7 @@ a signed checkpoint. Its last file lists the others with their hashes and is sig
 		}
 		query := url.Values{"from": {from}, "to": {to}}
 		if len(args) == 1 {
-			if _, err := artifact.ParseReference(args[0]); err != nil {
+			if _, err := artifact.ParseShortReference(args[0]); err != nil {
 				return usageError{err}
 			}
 			query = url.Values{"ref": {args[0]}}

@@ -28,7 +28,7 @@ func reader[T any](use, short string, text func(io.Writer, T), after func(*cobra
 		if err != nil {
 			return err
 		}
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		var out T
@@ -50,7 +50,11 @@ func newInspect() *cobra.Command {
 	tree := cmd.Flags().Int("tree", 0, "levels of folders to show of each layer, 1 to 8")
 	cmd.Flags().Lookup("tree").NoOptDefVal = "2"
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		if *tree < 0 || *tree > 8 {

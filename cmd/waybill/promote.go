@@ -124,7 +124,7 @@ func newRecall() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		if reason == "" {
