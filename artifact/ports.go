@@ -109,4 +109,5 @@ type SignatureRecord struct {
 	PolicyHash Digest
 	SignedAt   time.Time
 	Manifest   Digest // of the artifact that carries it
+	Name       string // of a verification summary the environment
 }

@@ -32,6 +32,15 @@ type Deployment struct {
 	Reason      string      `json:"reason,omitempty"`
 }
 
+// Withdrawn is what an environment ran until it was recalled; the environment has run nothing since.
+type Withdrawn struct {
+	Deployment
+	RecalledAt time.Time `json:"recalledAt"`
+	RecalledBy string    `json:"recalledBy"`
+	Why        string    `json:"recallReason"`
+	Advisory   string    `json:"advisory,omitempty"` // where to read more
+}
+
 // Status is one cell of the board: what runs there, and what is known of it now.
 type Status struct {
 	Deployment

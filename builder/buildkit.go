@@ -72,7 +72,7 @@ func (b *BuildKit) Ready() error {
 		if b != nil && b.cfg.Missing != nil {
 			why = b.cfg.Missing
 		}
-		return artifact.Errorf(artifact.Unsupported, "that takes BuildKit, and this builder has none: %v", why)
+		return artifact.Errorf(artifact.Unsupported, "that takes BuildKit, and there is none: %v", why)
 	}
 	return nil
 }

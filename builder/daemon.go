@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -26,6 +25,7 @@ type DaemonConfig struct {
 	Cache    int64         // bytes of cache that it keeps
 	Parallel int           // steps that it runs at once
 	Idle     time.Duration // after so long without a build it is ended
+	Here     bool          // it is for a build on the caller's own machine, rather than on a server
 	Logger   *slog.Logger
 }
 
@@ -45,11 +45,16 @@ type Daemon struct {
 
 // FindDaemon returns a daemon that is not started yet, or says why this machine cannot run one.
 func FindDaemon(cfg DaemonConfig) (*Daemon, error) {
-	const instead = "; or set builder.buildkit.address to a BuildKit daemon elsewhere"
+	whose, there := "the server's", "there"
+	instead := ", or set builder.buildkit.address in its configuration to a BuildKit daemon elsewhere"
+	if cfg.Here {
+		whose, there = "this machine's", "here"
+		instead = ", or name a BuildKit daemon elsewhere with --builder"
+	}
 	d := &Daemon{cfg: cfg}
 	var err error
 	if d.program, err = exec.LookPath("buildkitd"); err != nil {
-		return nil, errors.New("buildkitd is not on PATH: install it, and runc or crun" + instead)
+		return nil, fmt.Errorf("buildkitd is not on %s PATH: install it %s, with runc or crun%s", whose, there, instead)
 	}
 	for _, name := range []string{"runc", "crun"} {
 		if d.runtime, err = lookRuntime(name); err == nil {
@@ -58,9 +63,9 @@ func FindDaemon(cfg DaemonConfig) (*Daemon, error) {
 	}
 	switch {
 	case err != nil:
-		return nil, errors.New("neither runc nor crun is installed, which buildkitd runs steps with: install one" + instead)
+		return nil, fmt.Errorf("neither runc nor crun, with which buildkitd runs steps, is on %s PATH: install one %s%s", whose, there, instead)
 	case os.Getuid() != 0:
-		return nil, errors.New("the private buildkitd needs root to run steps, and this server is not" + instead)
+		return nil, fmt.Errorf("a private buildkitd needs root to run steps, and %s waybill does not run as root: have it do so%s", whose, instead)
 	}
 	return d, nil
 }

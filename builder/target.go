@@ -297,6 +297,9 @@ func (t *Target) pin(ctx context.Context, p artifact.Principal, name string, pla
 		var known *artifact.Error
 		if errors.As(err, &known) {
 			failed := artifact.Errorf(known.Kind, "base %.300s: %s", name, known.Message)
+			if known.Kind == artifact.NotFound {
+				failed.Message += "; push or build it there first, or name an image that is in this registry"
+			}
 			failed.Reasons = known.Reasons
 			return base{}, failed
 		}

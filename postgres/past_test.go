@@ -54,6 +54,22 @@ func TestPast(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, all)
 
+	for _, version := range []string{"v2", "v4"} {
+		_, err := db.Pool.Exec(ctx, `insert into recalls (repository, digest, actor, reason) values ('shop/returns', $1, 'ada', 'CVE')`, digest[version])
+		require.NoError(t, err)
+	}
+	for minute, want := range map[int]string{4: "", 5: "", 6: "staging=v4", 7: ""} { // v2 was not what staging ran when it was recalled
+		all, err := db.Withdrawn(ctx, noon.Add(time.Duration(minute)*time.Minute))
+		require.NoError(t, err)
+		got := ""
+		for _, w := range all {
+			got += w.Environment.String() + "=" + w.Version
+			require.Equal(t, "ada", w.RecalledBy)
+			require.True(t, w.Since.Equal(noon.Add(5*time.Minute)) && w.RecalledAt.Equal(noon.Add(6*time.Minute)))
+		}
+		require.Equal(t, want, got, "%d minutes after noon", minute)
+	}
+
 	staging, _ := artifact.ParseEnvironment("staging")
 	production, _ := artifact.ParseEnvironment("production")
 	leads, err := db.Leads(ctx, [][2]artifact.Environment{{staging, production}})

@@ -400,9 +400,9 @@ func deployments(ctx context.Context, q querier, repository artifact.Repository)
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Deployment])
 }
 
-// DigestsByPrefix returns the manifests whose hexadecimal digits begin so, two at most.
+// DigestsByPrefix returns the manifests whose hexadecimal digits begin so, eleven at most.
 func (db *DB) DigestsByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error) {
-	rows, err := db.Pool.Query(ctx, `select digest from manifests where repository = $1 and starts_with(digest, 'sha256:' || $2) order by digest limit 2`, repository, hex)
+	rows, err := db.Pool.Query(ctx, `select digest from manifests where repository = $1 and starts_with(digest, 'sha256:' || $2) order by digest limit 11`, repository, hex)
 	if err != nil {
 		return nil, translate(err)
 	}

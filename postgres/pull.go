@@ -42,8 +42,9 @@ func (db *DB) SavePulls(ctx context.Context, pulls []storage.Pull) error {
 
 // How pull_days is read: what is asked for, and then the page of it.
 const (
-	pullColumns = `select repository, digest, principal, pulls, first_at, last_at from pull_days where `
-	pullPage    = ` and day >= $4 and day <= $5 and (day, repository, digest, principal) > ($6::date, $7::text, $8::text, $9::text)
+	pullColumns = `select repository, digest, principal, pulls, first_at, last_at, coalesce((select case when m.is_image then 'image' when m.is_index then 'index'
+		when m.follows then 'attached' else 'artifact' end from manifests m where m.repository = pull_days.repository and m.digest = pull_days.digest), '') from pull_days where `
+	pullPage = ` and day >= $4 and day <= $5 and (day, repository, digest, principal) > ($6::date, $7::text, $8::text, $9::text)
 		order by day, repository, digest, principal limit $10`
 )
 
@@ -62,7 +63,7 @@ func (db *DB) Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.Pull
 		return nil, translate(err)
 	}
 	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d artifact.PullDay, err error) {
-		err = row.Scan(&d.Repository, &d.Digest, &d.Principal, &d.Pulls, &d.First, &d.Last)
+		err = row.Scan(&d.Repository, &d.Digest, &d.Principal, &d.Pulls, &d.First, &d.Last, &d.Type)
 		d.First, d.Last = d.First.UTC(), d.Last.UTC()
 		d.Day = d.Last.Truncate(24 * time.Hour)
 		return d, err

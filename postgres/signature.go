@@ -69,8 +69,8 @@ func refuseRevoked(ctx context.Context, tx pgx.Tx, repository artifact.Repositor
 
 // Signatures returns what the service signed about a digest.
 func (db *DB) Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.SignatureRecord, error) {
-	rows, err := db.Pool.Query(ctx, `select predicate, key_id, policy_hash, signed_at, manifest from signatures where repository = $1 and digest = $2 and predicate = '' and signed_at is not null
-		union all select predicate, key_id, policy_hash, signed_at, manifest from attestations where repository = $1 and digest = $2 and signed_at is not null order by predicate`, repository, digest)
+	rows, err := db.Pool.Query(ctx, `select predicate, key_id, policy_hash, signed_at, manifest, '' as name from signatures where repository = $1 and digest = $2 and predicate = '' and signed_at is not null
+		union all select predicate, key_id, policy_hash, signed_at, manifest, name from attestations where repository = $1 and digest = $2 and signed_at is not null order by predicate, name`, repository, digest)
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -438,4 +438,19 @@ func TestPulls(t *testing.T) {
 	page, err := db.Pulls(ctx, artifact.PullFilter{Repository: repository, Digest: a, Principal: "token:ci/1", To: day(0), Limit: 10})
 	require.NoError(t, err)
 	require.Equal(t, []artifact.PullDay{{Day: day(0).Add(-12 * time.Hour), Repository: repository, Digest: a, Principal: "token:ci/1", Pulls: 5, First: noon.Add(-time.Hour), Last: noon.Add(2 * time.Hour)}}, page)
+	signature := artifact.DigestOf([]byte("signature"))
+	_, err = db.Pool.Exec(ctx, `insert into repositories (name) values ($1) on conflict do nothing`, repository)
+	require.NoError(t, err)
+	for digest, isImage := range map[artifact.Digest]bool{a: true, signature: false} {
+		_, err := db.Pool.Exec(ctx, `insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, platform, annotations, body, pushed_by, follows) values ($1, $2, '', '', $3, false, '', '{}', '', '', true)`, repository, digest, isImage)
+		require.NoError(t, err)
+		require.NoError(t, db.SavePulls(ctx, []storage.Pull{pull(repository, digest, "token:cosign/3", 1, day(3))}))
+	}
+	page, err = db.Pulls(ctx, artifact.PullFilter{Principal: "token:cosign/3", To: day(9), Limit: 10})
+	require.NoError(t, err)
+	types := map[artifact.Digest]artifact.PulledType{}
+	for _, p := range page {
+		types[p.Digest] = p.Type
+	}
+	require.Equal(t, map[artifact.Digest]artifact.PulledType{a: artifact.PulledImage, signature: artifact.PulledAttached}, types)
 }

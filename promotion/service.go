@@ -23,7 +23,7 @@ type Store interface {
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
 	// ResolveTag returns the digest of a tag, or of an environment of that name.
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
-	// DigestsByPrefix returns the manifests whose hexadecimal digits begin so, two at most.
+	// DigestsByPrefix returns the manifests whose hexadecimal digits begin so, the first few.
 	DigestsByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error)
 	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
 	Evidence(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (Evidence, error)

@@ -103,6 +103,8 @@ type Content interface {
 	policy.Contents
 	// ResolveTag returns the digest of a tag, or a NotFound error.
 	ResolveTag(ctx context.Context, r artifact.Repository, t artifact.Tag) (artifact.Digest, error)
+	// DigestsByPrefix returns the manifests of a repository whose hexadecimal digits begin so, the first few.
+	DigestsByPrefix(ctx context.Context, r artifact.Repository, hex string) ([]artifact.Digest, error)
 	// Repositories returns every repository's name, sorted.
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
 	// TagsOf returns the tags that stand at a digest, sorted.
@@ -127,6 +129,8 @@ type Records interface {
 	Signatures(ctx context.Context, r artifact.Repository, d artifact.Digest) ([]SignatureRecord, error)
 	// Status returns every cell of the board as it is now.
 	Status(ctx context.Context) ([]artifact.Status, error)
+	// Withdrawn returns the environments that ran nothing at an instant because what they had run was recalled.
+	Withdrawn(ctx context.Context, at time.Time) ([]artifact.Withdrawn, error)
 	// History returns the promotions, rollbacks and recalls of a repository (the zero one: of all) in the order in
 	// which they happened.
 	History(ctx context.Context, r artifact.Repository) ([]artifact.Promotion, error)
@@ -146,6 +150,7 @@ type SignatureRecord struct {
 	PolicyHash artifact.Digest `json:"policyHash"`
 	SignedAt   time.Time       `json:"signedAt"`
 	Manifest   artifact.Digest `json:"manifest"`
+	Name       string          `json:"name,omitempty" doc:"Of a verification summary the environment"`
 }
 
 // Tokens are the use cases of package auth (auth.Service).

@@ -12,8 +12,8 @@ import (
 type (
 	exportInput struct {
 		Ref  string `query:"ref" maxLength:"500" doc:"REPOSITORY:TAG or REPOSITORY@DIGEST, which may have been removed since; or else a period"`
-		From string `query:"from" maxLength:"40" doc:"The period's begin, as RFC 3339 or a day" example:"2026-10-01"`
-		To   string `query:"to" maxLength:"40" doc:"The period's end, which is not in it" example:"2026-11-01"`
+		From string `query:"from" maxLength:"40" doc:"The period's begin: a day (UTC), or an instant as RFC 3339" example:"2026-10-01"`
+		To   string `query:"to" maxLength:"40" doc:"The period's end: a day, which is in it to its end (UTC), or an instant as RFC 3339" example:"2026-10-31"`
 	}
 	exportOutput struct{ Body func(huma.Context) }
 )
@@ -44,17 +44,19 @@ func (e *export) of(ctx context.Context, in *exportInput) (ref artifact.Referenc
 		return ref, artifact.Errorf(artifact.Invalid, "an export is of a digest or of a period; give ref, or from and to")
 	}
 	if in.Ref != "" {
-		if ref, err = artifact.ParseReference(in.Ref); err != nil {
+		named, err := artifact.ParseShortReference(in.Ref)
+		if err != nil {
 			return ref, err
 		}
+		ref.Repository = named.Repository
 		if err = may(e.principal, artifact.ActionAudit, ref.Repository); err != nil {
 			return ref, err
 		}
-		if ref.Digest, err = e.api.digest(ctx, ref); err != nil {
+		if ref.Digest, err = e.api.digest(ctx, e.principal, named); err != nil {
 			return ref, err
 		}
-		e.summary.Reference = ref.Repository.String() + "@" + ref.Digest.String()
-		return artifact.Reference{Repository: ref.Repository, Digest: ref.Digest}, nil
+		e.summary.Reference = ref.String()
+		return ref, nil
 	}
 	if !e.principal.CanEverywhere(artifact.ActionAudit) {
 		return ref, artifact.Errorf(artifact.Denied, "a period is of all repositories, and %s is for some; name a digest", e.principal.Name)
@@ -65,7 +67,7 @@ func (e *export) of(ctx context.Context, in *exportInput) (ref artifact.Referenc
 	if e.summary.From, err = parseTime(in.From); err != nil {
 		return ref, err
 	}
-	if e.summary.To, err = parseTime(in.To); err != nil {
+	if e.summary.To, err = parseEnd(in.To); err != nil {
 		return ref, err
 	}
 	if !e.summary.From.Before(e.summary.To) {

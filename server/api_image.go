@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -49,6 +50,7 @@ type ImageInspection struct {
 	Files        int                     `json:"files"`        // that a container would see
 	Hidden       int                     `json:"hidden"`       // that a later layer removed or replaced
 	Packages     []artifact.Package      `json:"packages"`
+	Unscanned    string                  `json:"unscanned,omitempty" doc:"Why packages has those of the operating system alone: what programs are made of, only a scan knows"`
 	Trees        []artifact.LayerTree    `json:"trees,omitempty"` // what each layer adds, overwrites, removes and wastes, where it was asked for
 }
 
@@ -127,7 +129,25 @@ func (a *API) inspection(ctx context.Context, m artifact.StoredManifest, tree in
 	if tree > 0 {
 		i.Image.Trees = stacked.Trees(tree, maxBranches)
 	}
+	scan, err := a.cfg.Records.Scan(ctx, m.Digest)
+	if err != nil && artifact.KindOf(err) != artifact.NotFound {
+		return i, err
+	}
+	i.Image.addScanned(scan)
 	return i, nil
+}
+
+// addScanned adds the packages that a scan knows: facts have those of the operating system alone.
+func (s *ImageInspection) addScanned(scan artifact.Scan) {
+	type version struct{ name, version string }
+	known := map[version]bool{}
+	for _, p := range scan.Packages {
+		known[version{p.Name, p.Version}] = true
+	}
+	s.Packages = append(slices.Clone(orEmpty(scan.Packages)), slices.DeleteFunc(s.Packages, func(p artifact.Package) bool { return known[version{p.Name, p.Version}] })...)
+	if scan.State != artifact.Scanned && len(scan.Packages) == 0 {
+		s.Unscanned = cmp.Or(scan.Reason, "not scanned yet")
+	}
 }
 
 func summarize(config artifact.ImageConfig, facts artifact.ImageFacts) *ImageInspection {
@@ -155,8 +175,8 @@ type verdictOutput struct{ Body artifact.VerdictRecord }
 // verdict judges what is stored as of now; of a refused push, which left nothing stored, it tells what was said then.
 func (a *API) verdict(ctx context.Context, p artifact.Principal, in *refInput) (*verdictOutput, error) {
 	s, err := a.look(ctx, p, in.Ref)
-	if artifact.KindOf(err) == artifact.NotFound {
-		refused, refusedErr := a.refused(ctx, s.reference)
+	if artifact.KindOf(err) == artifact.NotFound && s.reference.Short == "" {
+		refused, refusedErr := a.refused(ctx, s.reference.Reference)
 		if refusedErr != nil {
 			return nil, err
 		}

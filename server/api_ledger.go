@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"time"
 
 	"waybill/artifact"
 )
@@ -146,7 +147,18 @@ type Bundle struct {
 	Promotion   *InclusionProof      `json:"promotion,omitempty"` // of the newest promotion to Environment
 	Signed      []InclusionProof     `json:"signed,omitempty" doc:"Of entries which prove that a key, revoked since, signed the digest when that counted"`
 	Checkpoint  string               `json:"checkpoint,omitempty"`
+	Runs        *Running             `json:"runs,omitempty" doc:"What Environment ran when this was asked for, as the server says: that nothing came after it, no proof says"`
 	Keys        PublicKeys           `json:"keys" doc:"As this server says; compare them with those you were given"`
+}
+
+// Running is what an environment runs: nothing when Digest is none.
+type Running struct {
+	At      time.Time       `json:"at" doc:"When it was asked for"`
+	Digest  artifact.Digest `json:"digest,omitzero"`
+	Version string          `json:"version,omitempty"`
+	Since   time.Time       `json:"since,omitzero"`
+	Actor   string          `json:"actor,omitempty"`
+	Reason  string          `json:"reason,omitempty"`
 }
 
 // BundleSignature is a cosign signature: ECDSA over the payload, which names the digest (simple signing).
@@ -244,9 +256,25 @@ func (a *API) provePromotion(ctx context.Context, p artifact.Principal, b *Bundl
 			return err
 		}
 		b.Promotion, b.Checkpoint = &proof, c.Note
-		return nil
+		b.Runs, err = a.running(ctx, p, b.Repository, b.Environment)
+		return err
 	}
 	return artifact.Errorf(artifact.NotFound, "%s@%s was never promoted to %s", b.Repository, b.Digest, b.Environment)
+}
+
+// running says what an environment of a repository runs. A deployer of it always sees that.
+func (a *API) running(ctx context.Context, p artifact.Principal, r artifact.Repository, e artifact.Environment) (*Running, error) {
+	now := &Running{At: a.cfg.Now().UTC()}
+	cells, err := a.cells(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range cells {
+		if c.Repository == r && c.Environment == e {
+			now.Digest, now.Version, now.Since, now.Actor, now.Reason = c.Digest, c.Version, c.Since, c.Actor, c.Reason
+		}
+	}
+	return now, nil
 }
 
 // signatures reads the signature image that stands at cosign's tag; none is an empty list.

@@ -11,19 +11,19 @@ import (
 
 // refInput names one manifest.
 type refInput struct {
-	Ref string `query:"ref" required:"true" doc:"REPOSITORY:TAG or REPOSITORY@DIGEST" example:"shop/returns:v456"`
+	Ref string `query:"ref" required:"true" doc:"REPOSITORY:TAG or REPOSITORY@DIGEST; of the digest the first 12 hex digits are enough" example:"shop/returns:v456"`
 }
 
 // subject is a stored manifest that the caller may know of, and what it was called.
 type subject struct {
 	artifact.StoredManifest
-	reference artifact.Reference
+	reference artifact.ShortReference
 }
 
 // look is the one door to what is known of a digest: it parses, asks whether the caller may look, and only then
 // says whether there is such a thing.
 func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subject, error) {
-	parsed, err := artifact.ParseReference(ref)
+	parsed, err := artifact.ParseShortReference(ref)
 	if err != nil {
 		return subject{}, err
 	}
@@ -31,7 +31,7 @@ func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subje
 		return subject{}, err
 	}
 	s := subject{reference: parsed}
-	digest, err := a.digest(ctx, parsed)
+	digest, err := a.digest(ctx, p, parsed)
 	if err != nil {
 		return s, hideAbsence(p, parsed, err)
 	}
@@ -44,12 +44,38 @@ func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subje
 	return s, hideAbsence(p, parsed, err)
 }
 
-// digest returns the digest that a reference stands for; with both, the digest is the identity.
-func (a *API) digest(ctx context.Context, r artifact.Reference) (artifact.Digest, error) {
-	if !r.Digest.IsZero() {
+// digest returns the digest that a reference stands for; with both, the digest is the identity. One that is cut short
+// stands for the only one that begins so, of those that the caller may see.
+func (a *API) digest(ctx context.Context, p artifact.Principal, r artifact.ShortReference) (artifact.Digest, error) {
+	switch {
+	case r.Short != "":
+		return a.byPrefix(ctx, p, r)
+	case !r.Digest.IsZero():
 		return r.Digest, nil
 	}
 	return a.cfg.Content.ResolveTag(ctx, r.Repository, r.Tag)
+}
+
+func (a *API) byPrefix(ctx context.Context, p artifact.Principal, r artifact.ShortReference) (artifact.Digest, error) {
+	found, err := a.cfg.Content.DigestsByPrefix(ctx, r.Repository, r.Short)
+	if err == nil && !p.Can(artifact.ActionLook, r.Repository) {
+		var allowed map[artifact.Digest]bool
+		allowed, err = a.cfg.Gate.Filter(ctx, p, r.Repository, found)
+		found = slices.DeleteFunc(found, func(d artifact.Digest) bool { return !allowed[d] })
+	}
+	switch {
+	case err != nil:
+		return artifact.Digest{}, err
+	case len(found) == 0:
+		return artifact.Digest{}, artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest whose digest begins with %s; of one that was removed, name the whole digest", r.Repository, r.Short)
+	case len(found) > 1:
+		all := make([]string, len(found))
+		for i, d := range found {
+			all[i] = d.String()
+		}
+		return artifact.Digest{}, artifact.Errorf(artifact.Conflict, "%s is not unique: %s begin so; give more digits", r, strings.Join(all, ", "))
+	}
+	return found[0], nil
 }
 
 // mayLookIn answers from the role alone. A deployer may look where its repositories are; each digest is the gate's.
@@ -62,7 +88,7 @@ func mayLookIn(p artifact.Principal, r artifact.Repository) error {
 
 // hideAbsence makes "not there" and "not yours" one answer to a deployer, so that it cannot list by guessing. The answer
 // about a tag does not name the digest where it stands.
-func hideAbsence(p artifact.Principal, ref artifact.Reference, err error) error {
+func hideAbsence(p artifact.Principal, ref artifact.ShortReference, err error) error {
 	var refused *artifact.Error
 	notPromoted := errors.As(err, &refused) && len(refused.Reasons) > 0 && refused.Reasons[0].Rule == "not-promoted"
 	if !p.Can(artifact.ActionLook, ref.Repository) && (artifact.KindOf(err) == artifact.NotFound || notPromoted && ref.Digest.IsZero()) {

@@ -31,7 +31,7 @@ type RollbackRequest struct {
 
 // RecallRequest asks to take a digest out of every environment.
 type RecallRequest struct {
-	Ref    string `json:"ref" minLength:"1" maxLength:"500" doc:"REPOSITORY@DIGEST or REPOSITORY:TAG"`
+	Ref    string `json:"ref" minLength:"1" maxLength:"500" doc:"REPOSITORY@DIGEST, of which the first 12 hex digits are enough, or REPOSITORY:TAG"`
 	Reason string `json:"reason" minLength:"1" maxLength:"2000"`
 
 	Advisory string `json:"advisory,omitempty" maxLength:"500" doc:"A link to more about why"`
@@ -107,14 +107,14 @@ func (a *API) rollback(ctx context.Context, p artifact.Principal, in *rollbackIn
 }
 
 func (a *API) recall(ctx context.Context, p artifact.Principal, in *recallInput) (*recalledOutput, error) {
-	ref, err := artifact.ParseReference(in.Body.Ref)
+	ref, err := artifact.ParseShortReference(in.Body.Ref)
 	if err != nil {
 		return nil, err
 	}
 	if err := may(p, artifact.ActionPromote, ref.Repository); err != nil {
 		return nil, err
 	}
-	digest, err := a.digest(ctx, ref)
+	digest, err := a.digest(ctx, p, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +160,14 @@ type Board struct {
 	At           time.Time              `json:"at"`
 	Environments []artifact.Environment `json:"environments"`
 	Cells        []artifact.Status      `json:"cells"`
+	Recalled     []artifact.Withdrawn   `json:"recalled,omitempty" doc:"Environments that run nothing, since what they ran was recalled"`
+	Hidden       []Place                `json:"hidden,omitempty" doc:"Of what these run the caller may not know"`
+}
+
+// Place is an environment of a repository.
+type Place struct {
+	Repository  artifact.Repository  `json:"repository"`
+	Environment artifact.Environment `json:"environment"`
 }
 
 type (
@@ -204,11 +212,25 @@ func (a *API) status(ctx context.Context, p artifact.Principal, in *statusInput)
 	if err != nil {
 		return nil, err
 	}
+	if board.Recalled, err = a.withdrawn(ctx, p, board.At); err != nil {
+		return nil, err
+	}
 	if !only.IsZero() {
 		board.Cells = slices.DeleteFunc(board.Cells, func(c artifact.Status) bool { return c.Repository != only })
+		board.Recalled = slices.DeleteFunc(board.Recalled, func(w artifact.Withdrawn) bool { return w.Repository != only })
 	}
-	board.Environments, err = a.environments(ctx, only, board.Cells)
-	return &statusOutput{Body: board}, err
+	return &statusOutput{Body: board}, a.addEnvironments(ctx, p, only, &board)
+}
+
+// withdrawn returns what was recalled of what ran, as the caller may see it: the gate tells a deployer of that too.
+func (a *API) withdrawn(ctx context.Context, p artifact.Principal, at time.Time) ([]artifact.Withdrawn, error) {
+	all, err := a.cfg.Records.Withdrawn(ctx, at)
+	return slices.DeleteFunc(all, func(w artifact.Withdrawn) bool { return !sees(p, w.Repository, w.Environment) }), err
+}
+
+// sees reports whether a principal may know what an environment of a repository runs.
+func sees(p artifact.Principal, r artifact.Repository, e artifact.Environment) bool {
+	return p.Can(artifact.ActionLook, r) || slices.Contains(p.Deploys(r), e)
 }
 
 func parseTime(s string) (time.Time, error) {
@@ -218,6 +240,15 @@ func parseTime(s string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, artifact.Errorf(artifact.Invalid, "time %.50q: want 2026-10-01T12:00:00Z, 2026-10-01T12:00Z or 2026-10-01", s)
+}
+
+// parseEnd reads the end of a period: of a day its last instant, so that the day is in the period.
+func parseEnd(s string) (time.Time, error) {
+	t, err := parseTime(s)
+	if _, notDay := time.Parse(time.DateOnly, s); err == nil && notDay == nil {
+		t = t.AddDate(0, 0, 1)
+	}
+	return t, err
 }
 
 // cells returns the board as the caller may see it.
@@ -276,16 +307,24 @@ func replay(history []artifact.Promotion, at time.Time) []artifact.Status {
 	return cells
 }
 
-// environments returns the environments of the cells' pipelines in their order, then any that only cells name.
-func (a *API) environments(ctx context.Context, only artifact.Repository, cells []artifact.Status) ([]artifact.Environment, error) {
+// addEnvironments adds the environments of the repositories' pipelines in their order, then any that only cells name. What the
+// caller may see of no repository is left out, and what it may not see of one is said to be hidden. What was recalled from an
+// environment that is no more is forgotten.
+func (a *API) addEnvironments(ctx context.Context, p artifact.Principal, only artifact.Repository, board *Board) error {
 	repositories := []artifact.Repository{}
 	if !only.IsZero() {
 		repositories = append(repositories, only)
 	}
-	for _, c := range cells {
-		if !slices.Contains(repositories, c.Repository) {
-			repositories = append(repositories, c.Repository)
+	know := func(r artifact.Repository) {
+		if !slices.Contains(repositories, r) {
+			repositories = append(repositories, r)
 		}
+	}
+	for _, c := range board.Cells {
+		know(c.Repository)
+	}
+	for _, w := range board.Recalled {
+		know(w.Repository)
 	}
 	ordered := []artifact.Environment{}
 	add := func(e artifact.Environment) {
@@ -299,16 +338,23 @@ func (a *API) environments(ctx context.Context, only artifact.Repository, cells 
 			continue // its own cells say where it is; a promotion says what is wrong with its pipelines
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, stage := range pipeline.Environments {
-			add(stage.Environment)
+			if sees(p, r, stage.Environment) {
+				add(stage.Environment)
+			} else {
+				board.Hidden = append(board.Hidden, Place{r, stage.Environment})
+			}
 		}
 	}
-	for _, c := range cells {
+	for _, c := range board.Cells {
 		add(c.Environment)
 	}
-	return ordered, nil
+	board.Environments = ordered
+	board.Hidden = slices.DeleteFunc(board.Hidden, func(h Place) bool { return !slices.Contains(ordered, h.Environment) })
+	board.Recalled = slices.DeleteFunc(board.Recalled, func(w artifact.Withdrawn) bool { return !slices.Contains(ordered, w.Environment) })
+	return nil
 }
 
 func (a *API) history(ctx context.Context, p artifact.Principal, in *historyInput) (*historyOutput, error) {

@@ -22,8 +22,8 @@ type (
 	pullsInput struct {
 		Ref       string `query:"ref" maxLength:"500" doc:"REPOSITORY, REPOSITORY:TAG (what it stands at now) or REPOSITORY@DIGEST, which may have been removed since"`
 		Principal string `query:"principal" maxLength:"255" doc:"As the ledger names actors" example:"token:ci/k3v9"`
-		From      string `query:"from" maxLength:"40" doc:"The first day; without it, the first there is" example:"2026-10-01"`
-		To        string `query:"to" maxLength:"40" doc:"The last day; without it, today" example:"2026-10-31"`
+		From      string `query:"from" maxLength:"40" doc:"The first day (UTC); without it, the first there is" example:"2026-10-01"`
+		To        string `query:"to" maxLength:"40" doc:"The last day (UTC), which is in it; without it, today" example:"2026-10-31"`
 		After     string `query:"after" maxLength:"4000" doc:"Next of the page before"`
 		Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
@@ -77,13 +77,13 @@ func (a *API) pulledOf(ctx context.Context, p artifact.Principal, s string) (r a
 	if r, err = artifact.ParseRepository(s); err == nil {
 		return r, d, may(p, artifact.ActionAudit, r)
 	}
-	ref, err := artifact.ParseReference(s)
+	ref, err := artifact.ParseShortReference(s)
 	if err != nil {
 		return r, d, err
 	}
 	if err := may(p, artifact.ActionAudit, ref.Repository); err != nil {
 		return r, d, err
 	}
-	d, err = a.digest(ctx, ref)
+	d, err = a.digest(ctx, p, ref)
 	return ref.Repository, d, err
 }

@@ -358,6 +358,38 @@ func TestUnmetGatesAreAllNamed(t *testing.T) {
 	require.Equal(t, w.unmet, requireProblem(t, got).Reasons)
 }
 
+// TestShortDigests: what commands print of a digest names it, among those that the caller may see.
+func TestShortDigests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	promoted, waiting := "shop/returns@"+w.promoted.Short(), "shop/returns@sha256:"+w.waiting.Hex()[:20]
+	for _, path := range []string{"/show?ref=", "/inspect?ref=", "/verdict?ref=", "/scan?ref=", "/verify?environment=production&ref=", "/pulls?ref=", "/export?ref=", "/attestations?ref="} {
+		require.Equal(t, 200, call(t, s, "admin", "GET", path+promoted, "", "").status, path)
+	}
+	got := call(t, s, "promoter", "POST", "/recalls", "application/json", fmt.Sprintf(`{"ref":%q,"reason":"CVE"}`, waiting))
+	require.Equal(t, 200, got.status, string(got.body))
+	require.Contains(t, string(got.body), w.waiting.String())
+
+	require.Equal(t, 200, call(t, s, "deployer", "GET", "/show?ref="+promoted, "", "").status)
+	hidden := call(t, s, "deployer", "GET", "/show?ref="+waiting, "", "")
+	nothing := call(t, s, "deployer", "GET", "/show?ref=shop/returns@"+strings.Repeat("0", 20), "", "")
+	require.Equal(t, 403, hidden.status)
+	require.Equal(t, strings.ReplaceAll(requireProblem(t, hidden).Detail, waiting[13:], ""), strings.ReplaceAll(requireProblem(t, nothing).Detail, "sha256:"+strings.Repeat("0", 20), ""), "what is hidden looks like what is not there")
+
+	twin := artifact.MustDigest("sha256:" + w.promoted.Hex()[:30] + strings.Repeat("0", 34))
+	w.manifests["shop/returns@"+twin.String()] = artifact.StoredManifest{Repository: w.shop, Digest: twin}
+	got = call(t, s, "auditor", "GET", "/show?ref="+promoted, "", "")
+	require.Equal(t, 409, got.status)
+	for _, d := range []artifact.Digest{twin, w.promoted} {
+		require.Contains(t, requireProblem(t, got).Detail, d.String())
+	}
+	require.Equal(t, 200, call(t, s, "deployer", "GET", "/show?ref="+promoted, "", "").status, "of the two it may see one")
+	for path, status := range map[string]int{"/show?ref=shop/returns@0123456789ab": 404, "/show?ref=shop/returns@0123456789a": 400, "/verdict?ref=shop/returns@0123456789ab": 404} {
+		require.Equal(t, status, call(t, s, "auditor", "GET", path, "", "").status, path)
+	}
+}
+
 func TestInspectTellsNoSecrets(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -371,7 +403,14 @@ func TestInspectTellsNoSecrets(t *testing.T) {
 	require.Equal(t, []string{"8080/tcp"}, i.Image.ExposedPorts)
 	require.Len(t, i.Image.Layers, 1)
 	require.Equal(t, 1, i.Image.Files)
+	require.Equal(t, []string{"golang.org/x/net", "openssl"}, []string{i.Image.Packages[0].Name, i.Image.Packages[1].Name}, "of programs, as the scan says, and of the system, each once")
+	require.Empty(t, i.Image.Unscanned)
 	require.NotContains(t, string(got.body), "hunter2")
+
+	i = server.Inspection{}
+	call(t, s, "auditor", "GET", "/inspect?ref=shop/returns:v457", "", "").decode(t, &i)
+	require.Equal(t, "no advisory database", i.Image.Unscanned)
+	require.Len(t, i.Image.Packages, 1, "what the layers' own databases name is known before a scan")
 }
 
 func TestScanIsNeverCleanWithoutAnAnswer(t *testing.T) {
@@ -442,6 +481,35 @@ func TestStatusOfThePast(t *testing.T) {
 	}
 }
 
+// TestStatusTellsOfRecalls: where what ran was recalled, status says so, to who may know what runs there.
+func TestStatusTellsOfRecalls(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	staging, err := artifact.ParseEnvironment("staging")
+	require.NoError(t, err)
+	old, err := artifact.ParseEnvironment("retired")
+	require.NoError(t, err)
+	gone := func(r artifact.Repository, e artifact.Environment) artifact.Withdrawn {
+		return artifact.Withdrawn{Deployment: artifact.Deployment{Repository: r, Environment: e, Digest: w.waiting, Version: "v457", Since: noon.Add(-2 * time.Hour)}, RecalledAt: noon.Add(-time.Hour), RecalledBy: "user:ada", Why: "CVE"}
+	}
+	production := gone(w.other, w.production)
+	w.withdrawn = []artifact.Withdrawn{production, gone(w.shop, staging), gone(w.shop, old)}
+	s, _ := w.start(t)
+	for who, want := range map[string]int{"auditor": 2, "reader": 2, "deployer": 1, "scoped-reader": 1} {
+		var board server.Board
+		call(t, s, who, "GET", "/status", "", "").decode(t, &board)
+		require.Len(t, board.Recalled, want, "%s: of an environment that is no more nothing is told", who)
+		require.Equal(t, production, board.Recalled[0], who)
+	}
+	var board server.Board
+	call(t, s, "reader", "GET", "/status?service=shop/returns&at="+noon.Add(-90*time.Minute).Format(time.RFC3339), "", "").decode(t, &board)
+	require.Empty(t, board.Recalled, "it ran then")
+	board = server.Board{}
+	call(t, s, "deployer", "GET", "/status", "", "").decode(t, &board)
+	require.Equal(t, []artifact.Environment{w.production}, board.Environments, "what is hidden in every service is left out")
+	require.Empty(t, board.Hidden)
+}
+
 func TestVerifyBundle(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -462,6 +530,8 @@ func TestVerifyBundle(t *testing.T) {
 	require.Equal(t, int64(1), b.Promotion.Index)
 	require.Equal(t, w.entries[1].Body, b.Promotion.Leaf)
 	require.NotEmpty(t, b.Checkpoint)
+	require.Equal(t, w.promoted, b.Runs.Digest)
+	require.Equal(t, "v456", b.Runs.Version)
 	require.Equal(t, 404, call(t, s, "reader", "GET", "/verify?ref=shop/returns:v457&environment=production", "", "").status)
 	w.history = append(w.history, artifact.Promotion{Action: "recall", Repository: w.shop, Environment: w.production, Digest: w.promoted, Actor: "ada", Reason: "CVE-2026-1"})
 	got := call(t, s, "reader", "GET", "/verify?ref=shop/returns:v456&environment=production", "", "")
@@ -638,6 +708,13 @@ func TestExport(t *testing.T) {
 	require.Contains(t, files, folder+"/manifest", "what the period's entries are about")
 	require.NoError(t, json.Unmarshal(files["export.json"], &summary))
 	require.Equal(t, 2, summary.Entries)
+
+	one := untar(t, call(t, s, "auditor", "GET", "/export?from=2026-10-01&to=2026-10-01", "", "").body)
+	require.NoError(t, json.Unmarshal(one["export.json"], &summary))
+	require.Equal(t, 24*time.Hour, summary.To.Sub(summary.From), "the last day is in the period")
+	one = untar(t, call(t, s, "auditor", "GET", "/export?from=2026-10-01&to=2026-10-01T12:00Z", "", "").body)
+	require.NoError(t, json.Unmarshal(one["export.json"], &summary))
+	require.Equal(t, 12*time.Hour, summary.To.Sub(summary.From), "an instant is as it is")
 
 	require.Equal(t, 403, call(t, s, "scoped-auditor", "GET", "/export?from=2026-09-01&to=2026-10-01", "", "").status)
 	for _, bad := range []string{"", "?from=2026-09-01", "?to=2026-09-01", "?from=2026-09-02&to=2026-09-01", "?from=x&to=y", "?ref=shop/returns:v456&from=2026-09-01", "?ref=shop"} {

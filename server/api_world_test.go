@@ -46,6 +46,7 @@ type world struct {
 	asked       artifact.PullFilter // the last
 	listingErr  error
 	history     []artifact.Promotion
+	withdrawn   []artifact.Withdrawn
 	unmet       []artifact.Reason
 	problems    []string
 	builderErr  error
@@ -197,9 +198,19 @@ func (w *world) TagsOf(_ context.Context, r artifact.Repository, d artifact.Dige
 	return all, nil
 }
 
+func (w *world) DigestsByPrefix(_ context.Context, r artifact.Repository, hex string) (all []artifact.Digest, err error) {
+	for _, m := range w.manifests {
+		if m.Repository == r && strings.HasPrefix(m.Digest.Hex(), hex) {
+			all = append(all, m.Digest)
+		}
+	}
+	return all, nil
+}
+
 func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descriptor) (artifact.LayerFacts, error) {
 	return artifact.LayerFacts{Format: artifact.FactsFormat, Digest: d.Digest, DiffID: artifact.DigestOf([]byte("tar")), Compressed: d.Size, Uncompressed: 1024,
-		Files: []artifact.File{{Path: "app", Type: artifact.Regular, Mode: 0o755, Size: 512}}}, nil
+		Files:    []artifact.File{{Path: "app", Type: artifact.Regular, Mode: 0o755, Size: 512}},
+		Packages: []artifact.Package{{Name: "openssl", Version: "3.0.1", Type: "deb", File: "app"}}}, nil
 }
 
 func (w *world) JudgeStored(_ context.Context, r artifact.Repository, d artifact.Digest) (policy.Verdict, error) {
@@ -223,7 +234,8 @@ func (w *world) Scan(_ context.Context, d artifact.Digest) (artifact.Scan, error
 		return artifact.Scan{Digest: d, State: artifact.ScanPending, Reason: "no advisory database"}, nil
 	}
 	return artifact.Scan{Digest: d, State: artifact.Scanned, ScannedAt: noon, DatabaseDigest: artifact.DigestOf([]byte("db")), DatabaseUpdatedAt: noon.Add(-24 * time.Hour),
-		Counts: map[artifact.Severity]int{artifact.High: 1}, Findings: []artifact.Finding{{Class: "vulnerability", ID: "CVE-2026-1", Severity: artifact.High, Package: "openssl"}}}, nil
+		Packages: []artifact.Package{{Name: "golang.org/x/net", Version: "v0.1.0", Type: "gobinary"}, {Name: "openssl", Version: "3.0.1", Type: "debian"}},
+		Counts:   map[artifact.Severity]int{artifact.High: 1}, Findings: []artifact.Finding{{Class: "vulnerability", ID: "CVE-2026-1", Severity: artifact.High, Package: "openssl"}}}, nil
 }
 
 func (w *world) TurnedBad(context.Context, artifact.Repository, artifact.Digest) (artifact.TurnedBad, bool, error) {
@@ -300,6 +312,10 @@ func (w *world) Status(context.Context) ([]artifact.Status, error) {
 		{Deployment: artifact.Deployment{Repository: w.shop, Environment: w.production, Digest: w.promoted, Version: "v456", Since: noon.Add(-time.Hour)}, Verdict: artifact.Allow, Scan: artifact.Scanned},
 		{Deployment: artifact.Deployment{Repository: w.other, Environment: w.production, Digest: w.waiting, Since: noon}, Verdict: artifact.Allow, Scan: artifact.ScanPending},
 	}, nil
+}
+
+func (w *world) Withdrawn(_ context.Context, at time.Time) ([]artifact.Withdrawn, error) {
+	return slices.DeleteFunc(slices.Clone(w.withdrawn), func(one artifact.Withdrawn) bool { return one.RecalledAt.After(at) }), nil
 }
 
 func (w *world) History(_ context.Context, r artifact.Repository) ([]artifact.Promotion, error) {

@@ -83,6 +83,10 @@ func (s *Server) v2(c *gin.Context) error {
 		return artifact.Coded(artifact.Unsupported, notOffered, "%s is not offered here", known(c.Request.Method))
 	}
 	if end.action != "" && !identity.Allows(path.repository, end.action) {
+		// No other access token would let it: say who may, rather than send the client for one again.
+		if p := identity.Principal; !p.Anonymous() && !p.Can(artifact.Action(end.action), path.repository) && (end.action != "pull" || len(p.Deploys(path.repository)) == 0) {
+			return p.Refusal(artifact.Action(end.action), path.repository)
+		}
 		// The access token is for something else: the client asks for another by this challenge.
 		s.challenge(c, path.repository, end.action)
 		return artifact.Coded(artifact.Unauthentic, "UNAUTHORIZED", "the access token is not for %s in %s", end.action, path.repository)

@@ -255,7 +255,11 @@ func (k *Keys) Rotate(ctx context.Context, r Rotation) (artifact.SigningKey, err
 	if err != nil {
 		return row, err
 	}
-	k.cfg.Logger.InfoContext(ctx, "another key signs", "key", row.ID, "reference", row.Reference, "actor", row.AddedBy, "entry", row.LedgerIndex)
+	said := "another key signs"
+	if r.Replaces == "" {
+		said = "a signing key is in force" // the first there is
+	}
+	k.cfg.Logger.InfoContext(ctx, said, "key", row.ID, "reference", row.Reference, "actor", row.AddedBy, "entry", row.LedgerIndex)
 	return row, nil
 }
 

@@ -1,6 +1,7 @@
 package signer_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,6 +115,11 @@ func TestOpenKeys(t *testing.T) {
 	for range 2 {
 		require.Equal(t, older.KeyID(), signing(t, openKeys(t, folder, "", rows)).KeyID())
 	}
+	var log bytes.Buffer
+	_, err = signer.OpenKeys(t.Context(), signer.KeysConfig{Folder: t.TempDir(), Store: &keyRows{}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, err)
+	require.Contains(t, log.String(), "a signing key is in force")
+	require.NotContains(t, log.String(), "another", "there was none before")
 	require.Len(t, rows.known, 1)
 	require.Equal(t, "ecdsa-p256", rows.known[0].Algorithm)
 

@@ -75,6 +75,21 @@ func (e entryView) ShortDigest() string {
 	return d.Short()
 }
 
+// About says of an entry which version, document, waiver, token or key it is about.
+func (e entryView) About() string {
+	switch {
+	case e.Repository != "" || e.Subject == "":
+		return e.Version
+	case e.Version == "":
+		return e.Subject
+	case strings.HasPrefix(e.Kind, "waiver."):
+		return e.Version + " (waiver " + e.Subject + ")"
+	case strings.HasSuffix(e.Kind, ".applied"):
+		return e.Subject + "@" + e.Version
+	}
+	return e.Subject + " " + e.Version
+}
+
 // Bad reports whether the entry is of something that was refused or withdrawn.
 func (e entryView) Bad() bool {
 	return strings.HasSuffix(e.Kind, ".denied") || e.Kind == "recall" || e.Kind == "override" || e.Kind == "digest.turned-bad"

@@ -284,7 +284,7 @@ signed in-toto statement. What was built elsewhere has none of Waybill's; "waybi
 		if err != nil {
 			return err
 		}
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		var out server.Provenance

@@ -104,7 +104,7 @@ func localBuildKit(address string) (*builder.BuildKit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg.open(filepath.Join(cache, "waybill"), slog.New(slog.DiscardHandler)), nil
+	return cfg.open(filepath.Join(cache, "waybill"), true, slog.New(slog.DiscardHandler)), nil
 }
 
 // remoteRegistry is the server as a registry's client sees it.

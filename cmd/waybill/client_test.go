@@ -227,6 +227,26 @@ func TestStatusIsATable(t *testing.T) {
 	require.NotContains(t, out, "\x1b", "no colour where there is no terminal")
 }
 
+// TestStatusTellsOfRecallsAndWhatIsHidden: neither looks like an environment that nothing was ever promoted to.
+func TestStatusTellsOfRecallsAndWhatIsHidden(t *testing.T) {
+	dev, production := environment(t, "dev"), environment(t, "production")
+	returns, orders := repository(t, "shop/returns"), repository(t, "shop/orders")
+	gone := artifact.Withdrawn{Deployment: artifact.Deployment{Repository: returns, Environment: production, Digest: testDigest, Version: "v456", Since: testTime.Add(-3 * time.Hour)},
+		RecalledAt: testTime.Add(-time.Hour), RecalledBy: "user:ada", Why: "CVE-2026-1"}
+	fakeServer(t, map[string]any{"GET /status": server.Board{At: testTime, Environments: []artifact.Environment{dev, production}, Recalled: []artifact.Withdrawn{gone},
+		Cells: []artifact.Status{{Deployment: artifact.Deployment{Repository: orders, Environment: dev, Digest: testDigest, Since: testTime}}}, Hidden: []server.Place{{Repository: orders, Environment: production}}}})
+	out, _, code := run(t, "", "status")
+	require.Zero(t, code)
+	lines := strings.Split(out, "\n")
+	require.Equal(t, []string{"shop/orders", testDigest.Short(), "0s", "hidden"}, strings.Fields(lines[1]))
+	require.Equal(t, []string{"shop/returns", "-", "recalled", "1h"}, strings.Fields(lines[2]))
+	require.Contains(t, out, "user:ada recalled v456 "+testDigest.String()+": CVE-2026-1")
+	require.Contains(t, out, "waybill rollback shop/returns production")
+	out, _, code = run(t, "", "status", "-o", "csv")
+	require.Zero(t, code)
+	require.Contains(t, out, "CVE-2026-1,deny,recalled")
+}
+
 func TestVerdictThatDeniesIsOne(t *testing.T) {
 	denied := artifact.VerdictRecord{Repository: repository(t, "shop/returns"), Digest: testDigest, Outcome: artifact.Deny, Policies: []string{"baseline@1"},
 		Reasons: []artifact.Reason{{Rule: "no-sshd", Message: "usr/sbin/sshd is an SSH daemon", Policy: "baseline"}, {Rule: "max-size", Message: "large", Warning: true}}}
@@ -375,6 +395,7 @@ func evidence(t *testing.T) server.Bundle {
 	b := server.Bundle{Repository: repository(t, "shop/returns"), Environment: environment(t, "production"), Manifest: []byte(`{"schemaVersion":2}`),
 		Keys: server.PublicKeys{PublicKeyPEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})), LedgerVerifier: public}}
 	b.Digest = artifact.DigestOf(b.Manifest)
+	b.Runs = &server.Running{At: testTime, Digest: b.Digest, Version: "v456", Since: testTime}
 	payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":"shop/returns"},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`, b.Digest)
 	sum := sha256.Sum256(payload)
 	signature, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
@@ -417,7 +438,7 @@ func evidence(t *testing.T) server.Bundle {
 func TestVerifyCatchesEveryForgery(t *testing.T) {
 	t.Parallel()
 	good := evidence(t)
-	ref, err := artifact.ParseReference("shop/returns@" + good.Digest.String())
+	ref, err := artifact.ParseShortReference("shop/returns@" + good.Digest.String())
 	require.NoError(t, err)
 	v := verifyBundle(good, ref, good.Environment, good.Keys)
 	require.True(t, v.OK, "%+v", v.Checks)
@@ -468,6 +489,32 @@ func copyBundle(t *testing.T, b server.Bundle) (c server.Bundle) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(j, &c))
 	return c
+}
+
+// TestVerifyWhatRuns: a digest that was promoted and replaced since verifies only where that is asked for.
+func TestVerifyWhatRuns(t *testing.T) {
+	b := evidence(t)
+	ref := "shop/returns@" + b.Digest.Short()
+	for name, c := range map[string]struct {
+		runs *server.Running
+		says string
+	}{
+		"it runs":       {b.Runs, "runs it since"},
+		"replaced":      {&server.Running{At: testTime, Digest: testDigest, Version: "v455", Since: testTime, Actor: "user:ada", Reason: "v456 is slow"}, "runs v455 " + testDigest.String() + " since"},
+		"nothing runs":  {&server.Running{At: testTime}, "ran nothing"},
+		"nothing known": {nil, "does not say what production runs"},
+	} {
+		b.Runs = c.runs
+		fakeServer(t, map[string]any{"GET /verify": b})
+		out, errs, code := run(t, "", "verify", ref, "--environment", "production")
+		require.Contains(t, out+errs, c.says, name)
+		require.Equal(t, name == "it runs", code == 0, "%s: %s", name, errs)
+		_, errs, code = run(t, "", "verify", ref, "--environment", "production", "--ever")
+		require.Zero(t, code, "%s: %s", name, errs)
+	}
+	_, errs, code := run(t, "", "verify", "shop/returns@"+strings.Repeat("0", 12))
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "does not mean", "evidence of another digest is none")
 }
 
 func TestVerifyOffline(t *testing.T) {

@@ -74,12 +74,13 @@ func (k BuildKitConfig) wrong() error {
 	return nil
 }
 
-// open returns the engine, which connects, or starts the private daemon, when it builds.
-func (k BuildKitConfig) open(folder string, logger *slog.Logger) *builder.BuildKit {
+// open returns the engine, which connects, or starts the private daemon, when it builds. here says that it is for this command
+// alone, rather than for a server.
+func (k BuildKitConfig) open(folder string, here bool, logger *slog.Logger) *builder.BuildKit {
 	cfg := builder.BuildKitConfig{Address: k.Address, CA: k.CA, Cert: k.Certificate, Key: k.Key, Timeout: k.Timeout, Memory: int64(k.Memory),
 		Processors: float64(k.Processors) / 100, Network: k.Network, MaxImage: int64(k.Image)}
 	if k.Address == "" {
-		cfg.Daemon, cfg.Missing = builder.FindDaemon(builder.DaemonConfig{Folder: filepath.Join(folder, "buildkit"), Cache: int64(k.Cache), Parallel: k.Steps, Idle: k.Idle, Logger: logger})
+		cfg.Daemon, cfg.Missing = builder.FindDaemon(builder.DaemonConfig{Folder: filepath.Join(folder, "buildkit"), Cache: int64(k.Cache), Parallel: k.Steps, Idle: k.Idle, Here: here, Logger: logger})
 	}
 	return builder.NewBuildKit(cfg)
 }

@@ -27,12 +27,12 @@ func newExport() *cobra.Command {
 verdicts, scans, signatures and attestations, promotions, pulls, documents in force, and the ledger's entries with proofs to
 a signed checkpoint. Its last file lists the others with their hashes and is signed by the ledger's key. "waybill verify
 --export FILE" checks all of it without a server. For a token of role auditor or admin.`,
-		Example: "  waybill export shop/returns:v456 -o returns.tar.gz\n  waybill export --from 2026-10-01 --to 2026-11-01 -o october.tar.gz\n" +
+		Example: "  waybill export shop/returns:v456 -o returns.tar.gz\n  waybill export --from 2026-10-01 --to 2026-10-31 -o october.tar.gz\n" +
 			"  waybill verify --export october.tar.gz --ledger-key ledger.pub --key waybill.pub",
 		Args: upTo(1),
 	}
-	cmd.Flags().StringVar(&from, "from", "", "the period's begin: 2026-10-01 or 2026-10-01T12:00Z")
-	cmd.Flags().StringVar(&to, "to", "", "the period's end, which is not in it")
+	cmd.Flags().StringVar(&from, "from", "", "the first `day` (UTC), 2026-10-01, or an instant, 2026-10-01T12:00Z")
+	cmd.Flags().StringVar(&to, "to", "", "the last `day` (UTC), which is in it, or the instant at which it ends")
 	cmd.Flags().StringVarP(&file, "output", "o", "", "the `file` to write")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if (len(args) == 1) == (from != "" || to != "") || (from == "") != (to == "") {
@@ -47,7 +47,7 @@ a signed checkpoint. Its last file lists the others with their hashes and is sig
 		}
 		query := url.Values{"from": {from}, "to": {to}}
 		if len(args) == 1 {
-			if _, err := artifact.ParseReference(args[0]); err != nil {
+			if _, err := artifact.ParseShortReference(args[0]); err != nil {
 				return usageError{err}
 			}
 			query = url.Values{"ref": {args[0]}}

@@ -28,7 +28,7 @@ func reader[T any](use, short string, text func(io.Writer, T), after func(*cobra
 		if err != nil {
 			return err
 		}
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		var out T
@@ -50,7 +50,11 @@ func newInspect() *cobra.Command {
 	tree := cmd.Flags().Int("tree", 0, "levels of folders to show of each layer, 1 to 8")
 	cmd.Flags().Lookup("tree").NoOptDefVal = "2"
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		args, err := c.localAll(args)
+		if err != nil {
+			return err
+		}
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		if *tree < 0 || *tree > 8 {
@@ -143,7 +147,11 @@ func printInspection(w io.Writer, i server.Inspection) {
 		t.AppendRow([]any{n + 1, shortDigest(l.Digest), bytesOf(l.Compressed), bytesOf(l.Uncompressed), l.Entries, bytesOf(l.Wasted), clip(l.CreatedBy, 60)})
 	}
 	t.Render()
-	fmt.Fprintf(w, "\n%d packages\n", len(m.Packages))
+	fmt.Fprintf(w, "\n%d packages", len(m.Packages))
+	if m.Unscanned != "" {
+		fmt.Fprintf(w, " of the operating system; those of programs are known when it is scanned: %s", printable(m.Unscanned))
+	}
+	fmt.Fprintln(w)
 	if len(m.Packages) > 0 {
 		t := newTable(w, "package", "version", "type")
 		for _, p := range m.Packages {
@@ -326,6 +334,9 @@ func printStory(w io.Writer, s server.Story) {
 		what := "cosign signature"
 		if sig.Predicate != "" {
 			what = sig.Predicate
+		}
+		if sig.Name != "" {
+			what += " for " + sig.Name
 		}
 		fields(w, "signed", fmt.Sprintf("%s  %s  key %s", stamp(sig.SignedAt), what, sig.KeyID))
 	}

@@ -99,7 +99,7 @@ func TestVerifyRevokedKey(t *testing.T) {
 			if c.forge != nil {
 				c.forge(&b)
 			}
-			ref, err := artifact.ParseReference("shop/returns@" + b.Digest.String())
+			ref, err := artifact.ParseShortReference("shop/returns@" + b.Digest.String())
 			require.NoError(t, err)
 			v := verifyBundle(b, ref, artifact.Environment{}, b.Keys)
 			require.Equal(t, c.fails == "", v.OK, "%+v", v.Checks)

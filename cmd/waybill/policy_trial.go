@@ -76,7 +76,7 @@ Findings are known with --database, an archive as waybill db import takes it; wi
 			return err
 		}
 		for _, ref := range args[1:] {
-			if _, err := artifact.ParseReference(ref); err != nil {
+			if _, err := artifact.ParseShortReference(ref); err != nil {
 				return usageError{err}
 			}
 		}

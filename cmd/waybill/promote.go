@@ -124,7 +124,7 @@ func newRecall() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		if reason == "" {
@@ -160,7 +160,7 @@ func newHistory() *cobra.Command {
 			return err
 		}
 		if strings.Contains(args[0], "@") {
-			return showPulls(ctx, cmd, c, output, url.Values{"ref": {args[0]}})
+			return showPulls(ctx, cmd, c, output, url.Values{"ref": {args[0]}}, true)
 		}
 		if strings.Contains(args[0], ":") {
 			return tagHistory(ctx, cmd, c, output, args[0])

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,18 +19,21 @@ import (
 
 func newPulls() *cobra.Command {
 	var principal, from, to string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "pulls [REPO|REPO:TAG|REPO@DIGEST]",
 		Short: "Show who pulled what on which day",
 		Long: `Show who pulled what, how often, and when first and last, by token, digest and day (of UTC). Pulls are kept when the
-image is removed. For a token of role auditor or admin.`,
+image is removed. What verifies an image also pulls its signatures and attestations, which are manifests of their own: they
+are told with --all. For a token of role auditor or admin.`,
 		Example: "  waybill pulls shop/returns:v456\n  waybill pulls --principal token:cluster-7/k3v9 --from 2026-10-01 --to 2026-10-31 -o csv",
 		Args:    upTo(1),
 	}
 	output := tableFlag(cmd)
 	cmd.Flags().StringVar(&principal, "principal", "", "only what this `name` pulled, as the ledger names it: token:NAME/ID")
-	cmd.Flags().StringVar(&from, "from", "", "the first `day`: 2026-10-01")
-	cmd.Flags().StringVar(&to, "to", "", "the last `day`: 2026-10-31")
+	cmd.Flags().StringVar(&from, "from", "", "the first `day` (UTC): 2026-10-01")
+	cmd.Flags().StringVar(&to, "to", "", "the last `day` (UTC), which is in it: 2026-10-31")
+	cmd.Flags().BoolVar(&all, "all", false, "pulls of signatures, attestations and SBOMs too")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)
 		if err != nil {
@@ -43,7 +48,7 @@ image is removed. For a token of role auditor or admin.`,
 		if len(args) == 1 {
 			query.Set("ref", args[0])
 		}
-		return showPulls(ctx, cmd, c, output, query)
+		return showPulls(ctx, cmd, c, output, query, all)
 	})
 	return cmd
 }
@@ -53,7 +58,8 @@ type pullList struct {
 	Pulls []artifact.PullDay `json:"pulls"`
 }
 
-func showPulls(ctx context.Context, cmd *cobra.Command, c *client, output *tableFormat, query url.Values) error {
+// showPulls leaves out what is attached to images unless all is asked for.
+func showPulls(ctx context.Context, cmd *cobra.Command, c *client, output *tableFormat, query url.Values, all bool) error {
 	out := pullList{Pulls: []artifact.PullDay{}}
 	query.Set("limit", "1000")
 	for {
@@ -71,15 +77,27 @@ func showPulls(ctx context.Context, cmd *cobra.Command, c *client, output *table
 		}
 		query.Set("after", page.Next)
 	}
+	attached := len(out.Pulls)
+	if !all {
+		out.Pulls = slices.DeleteFunc(out.Pulls, func(p artifact.PullDay) bool { return p.Type == artifact.PulledAttached })
+	}
+	attached -= len(out.Pulls)
 	rows := make([][]string, len(out.Pulls))
 	for i, p := range out.Pulls {
-		rows[i] = []string{p.Day.Format(time.DateOnly), p.Repository.String(), p.Digest.String(), p.Principal, strconv.FormatInt(p.Pulls, 10), instant(p.First), instant(p.Last)}
+		rows[i] = []string{p.Day.Format(time.DateOnly), p.Repository.String(), p.Digest.String(), p.Principal, strconv.FormatInt(p.Pulls, 10), instant(p.First), instant(p.Last), string(p.Type)}
 	}
-	head := []string{"day", "repository", "digest", "by", "pulls", "first", "last"}
+	head := []string{"day", "repository", "digest", "by", "pulls", "first", "last", "type"}
 	return output.show(cmd, out, head, rows, func(w io.Writer) {
-		t := newTable(w, "day", "repository", "digest", "by", "pulls", "last")
+		if attached > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d rows of signatures and attestations are left out; --all shows them\n", attached)
+		}
+		if len(out.Pulls) == 0 {
+			fmt.Fprintln(w, "no pull is recorded; one is after at most ten seconds")
+			return
+		}
+		t := newTable(w, "day", "repository", "digest", "by", "pulls", "last", "type")
 		for _, p := range out.Pulls {
-			t.AppendRow([]any{p.Day.Format(time.DateOnly), p.Repository, shortDigest(p.Digest), printable(p.Principal), p.Pulls, stamp(p.Last)})
+			t.AppendRow([]any{p.Day.Format(time.DateOnly), p.Repository, shortDigest(p.Digest), printable(p.Principal), p.Pulls, stamp(p.Last), orDash(string(p.Type))})
 		}
 		t.Render()
 	})

@@ -21,7 +21,7 @@ func newSBOM() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&format, "format", "cyclonedx", "cyclonedx or spdx")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-		if _, err := artifact.ParseReference(args[0]); err != nil {
+		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}
 		}
 		if format != "cyclonedx" && format != "spdx" {

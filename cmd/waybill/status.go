@@ -7,9 +7,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
 	"waybill/artifact"
@@ -41,11 +43,14 @@ func newStatus() *cobra.Command {
 		} else if err != nil {
 			return err
 		}
-		rows := make([][]string, len(out.Cells))
-		for i, c := range out.Cells {
-			rows[i] = []string{c.Repository.String(), c.Environment.String(), c.Digest.String(), c.Version, instant(c.Since), c.Actor, c.Reason, string(c.Verdict)}
+		rows := make([][]string, 0, len(out.Cells)+len(out.Recalled))
+		for _, c := range out.Cells {
+			rows = append(rows, []string{c.Repository.String(), c.Environment.String(), c.Digest.String(), c.Version, instant(c.Since), c.Actor, c.Reason, string(c.Verdict), "runs"})
 		}
-		head := []string{"repository", "environment", "digest", "version", "since", "by", "reason", "verdict"}
+		for _, r := range out.Recalled {
+			rows = append(rows, []string{r.Repository.String(), r.Environment.String(), r.Digest.String(), r.Version, instant(r.RecalledAt), r.RecalledBy, r.Why, string(artifact.Deny), "recalled"})
+		}
+		head := []string{"repository", "environment", "digest", "version", "since", "by", "reason", "verdict", "state"}
 		return output.show(cmd, out, head, rows, func(w io.Writer) { printBoard(w, out) })
 	})
 	return cmd
@@ -53,7 +58,7 @@ func newStatus() *cobra.Command {
 
 // printBoard prints a row per service and a column per environment.
 func printBoard(w io.Writer, b server.Board) {
-	if len(b.Cells) == 0 {
+	if len(b.Cells)+len(b.Recalled) == 0 {
 		fmt.Fprintln(w, "nothing is promoted; promote with `waybill promote SERVICE VERSION ENVIRONMENT`")
 		return
 	}
@@ -73,19 +78,48 @@ func printBoard(w io.Writer, b server.Board) {
 		}
 		cells[c.Repository][c.Environment] = c
 	}
+	recalled := map[server.Place]artifact.Withdrawn{}
+	for _, one := range b.Recalled {
+		recalled[server.Place{Repository: one.Repository, Environment: one.Environment}] = one
+		if !slices.Contains(rows, one.Repository) {
+			rows = append(rows, one.Repository)
+		}
+	}
+	slices.SortFunc(rows, func(x, y artifact.Repository) int { return strings.Compare(x.String(), y.String()) })
 	for _, r := range rows {
 		row := []any{r.String()}
 		for _, e := range b.Environments {
-			c, ok := cells[r][e]
-			if !ok {
+			place := server.Place{Repository: r, Environment: e}
+			c, runs := cells[r][e]
+			was, is := recalled[place]
+			switch {
+			case runs:
+				row = append(row, cellText(w, c, b.At))
+			case is:
+				row = append(row, paint(w, text.Colors{text.FgRed, text.Bold}, "recalled")+" "+ageOf(b.At.Sub(was.RecalledAt)))
+			case slices.Contains(b.Hidden, place):
+				row = append(row, "hidden")
+			default:
 				row = append(row, "-")
-				continue
 			}
-			row = append(row, cellText(w, c, b.At))
 		}
 		t.AppendRow(row)
 	}
 	t.Render()
+	for _, one := range b.Recalled {
+		printWithdrawn(w, one)
+	}
+}
+
+// printWithdrawn says what an environment ran, and who took it away, when and why.
+func printWithdrawn(w io.Writer, one artifact.Withdrawn) {
+	why := one.Why
+	if one.Advisory != "" {
+		why += ", see " + one.Advisory
+	}
+	fmt.Fprintf(w, "\n%s: %s runs nothing since %s, when %s recalled %s: %s\n", one.Repository, one.Environment, stamp(one.RecalledAt), printable(one.RecalledBy),
+		strings.TrimSpace(printable(one.Version)+" "+one.Digest.String()), printable(why))
+	fmt.Fprintf(w, "  it ran since %s; `waybill rollback %s %s` brings back what ran before\n", stamp(one.Since), one.Repository, one.Environment)
 }
 
 // cellText says what runs, since when, and what is wrong with it if something is.

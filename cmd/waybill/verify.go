@@ -42,14 +42,21 @@ type check struct {
 
 func newVerify() *cobra.Command {
 	var environment, keyFile, ledgerKeyFile, bundleFile, exportFile, save string
+	var ever bool
 	cmd := &cobra.Command{
 		Use:   "verify REPO@DIGEST|--export FILE",
-		Short: "Check signature and, of an environment, promotion and ledger",
-		Long: `Check a digest's signature and, with --environment, that its promotion is in the ledger. The server is asked for the
+		Short: "Check signature and, of an environment, that the digest runs there",
+		Long: `Check a digest's signature and, with --environment, that its promotion is in the ledger and that nothing replaced it there
+since: the exit status is 0 when it is what the environment runs, and 1 when it was rolled back, recalled or replaced. With
+--ever it is enough that it was promoted: such a digest can still be pulled until it is recalled. The server is asked for the
 evidence and for nothing else: every check is done here, with two public keys. Give the keys that you trust with --key
 and --ledger-key (from "waybill key public" and "waybill key ledger"); without them the server's own are used, which
 proves that the evidence fits together and not whose it is. With --bundle the evidence comes from a file that --save
 wrote, and no server is asked. With --export every file of an archive that "waybill export" wrote is checked, likewise.`,
+		Example: `  waybill verify shop/returns:v456 --environment production
+  waybill verify shop/returns@sha256:18d8bca45cf4 --key waybill.pub
+  waybill verify shop/returns:v456 --environment production --save evidence.json
+  waybill verify --export october.tar.gz --key waybill.pub --ledger-key ledger.pub`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if exportFile != "" {
 				return exactly(0)(cmd, args)
@@ -65,6 +72,8 @@ wrote, and no server is asked. With --export every file of an archive that "wayb
 	flags.StringVar(&bundleFile, "bundle", "", "take the evidence from this `file`")
 	flags.StringVar(&exportFile, "export", "", "check the archive in this `file`")
 	flags.StringVar(&save, "save", "", "write the evidence to this `file`")
+	flags.BoolVar(&ever, "ever", false, "with --environment: that it was promoted is enough, though another digest runs there now")
+	cmd.MarkFlagsMutuallyExclusive("export", "ever")
 	cmd.MarkFlagsMutuallyExclusive("export", "bundle")
 	cmd.MarkFlagsMutuallyExclusive("export", "save")
 	cmd.MarkFlagsMutuallyExclusive("export", "environment")
@@ -88,12 +97,12 @@ wrote, and no server is asked. With --export every file of an archive that "wayb
 				return err
 			}
 		}
-		ref, err := artifact.ParseReference(args[0])
+		ref, err := artifact.ParseShortReference(args[0])
 		if err != nil {
 			return usageError{err}
 		}
 		if bundleFile != "" && ref.Digest.IsZero() {
-			return usageError{errors.New("with --bundle name the digest, REPO@DIGEST: which one a tag means, only the server could say")}
+			return usageError{errors.New("with --bundle name the whole digest, REPO@DIGEST: which one a tag or the beginning of a digest means, only the server could say")}
 		}
 		var e artifact.Environment
 		if environment != "" {
@@ -115,6 +124,9 @@ wrote, and no server is asked. With --export every file of an archive that "wayb
 			return err
 		}
 		v := verifyBundle(bundle, ref, e, keys)
+		if !e.IsZero() && !ever {
+			v.checkCurrent(bundle.Runs, bundle.Digest)
+		}
 		v.KeysFrom = from
 		if err := output.show(cmd, v, func(w io.Writer) { printVerification(w, v) }); err != nil || v.OK {
 			return err
@@ -213,10 +225,10 @@ func trustedKeys(served server.PublicKeys, keyFile, ledgerKeyFile string) (serve
 
 // verifyBundle checks everything that a bundle claims. What was asked for comes from the command line, never from
 // the bundle: evidence of another digest or environment proves nothing here.
-func verifyBundle(b server.Bundle, ref artifact.Reference, e artifact.Environment, keys server.PublicKeys) verification {
+func verifyBundle(b server.Bundle, ref artifact.ShortReference, e artifact.Environment, keys server.PublicKeys) verification {
 	want := ref.Digest
 	if want.IsZero() {
-		want = b.Digest // a tag was given: what it stands at is the server's word
+		want = b.Digest // a tag or a digest's beginning was given: what it stands at is the server's word
 	}
 	v := verification{Reference: fmt.Sprintf("%s@%s", ref.Repository, want), Environment: e, OK: true}
 	add := func(name string, detail string, err error) {
@@ -224,6 +236,9 @@ func verifyBundle(b server.Bundle, ref artifact.Reference, e artifact.Environmen
 			v.OK, detail = false, err.Error()
 		}
 		v.Checks = append(v.Checks, check{Name: name, OK: err == nil, Detail: detail})
+	}
+	if !ref.Means(want) {
+		add("digest", "", fmt.Errorf("the evidence is of %s, which %s does not mean", want, ref))
 	}
 	add("manifest", fmt.Sprintf("%d bytes hash to %s", len(b.Manifest), want), checkManifest(b.Manifest, want))
 	root, err := ledger.OpenCheckpoint(b.Checkpoint, strings.TrimSpace(keys.LedgerVerifier))
@@ -241,6 +256,27 @@ func verifyBundle(b server.Bundle, ref artifact.Reference, e artifact.Environmen
 	add("promotion", detail, err)
 	add("ledger", fmt.Sprintf("entry %d is in the tree of the checkpoint", b.Promotion.Index), checkInclusion(*b.Promotion, root))
 	return v
+}
+
+// checkCurrent adds whether the environment runs the digest. That is the server's word, at the time that the evidence is of.
+func (v *verification) checkCurrent(now *server.Running, d artifact.Digest) {
+	c := check{Name: "current"}
+	switch {
+	case now == nil:
+		c.Detail = fmt.Sprintf("the evidence does not say what %s runs; with --ever it is enough that it was promoted", v.Environment)
+	case now.Digest == d:
+		c.OK, c.Detail = true, fmt.Sprintf("%s runs it since %s, as the server said at %s", v.Environment, stamp(now.Since), stamp(now.At))
+	case now.Digest.IsZero():
+		c.Detail = fmt.Sprintf("%s ran nothing at %s: what it ran was recalled", v.Environment, stamp(now.At))
+	default:
+		by := now.Actor
+		if now.Reason != "" {
+			by += ": " + now.Reason
+		}
+		c.Detail = fmt.Sprintf("%s runs %s since %s, which replaced it, by %s; with --ever it is enough that it was promoted", v.Environment, strings.TrimSpace(now.Version+" "+now.Digest.String()), stamp(now.Since), by)
+	}
+	v.OK = v.OK && c.OK
+	v.Checks = append(v.Checks, c)
 }
 
 func checkManifest(body []byte, want artifact.Digest) error {

@@ -226,7 +226,7 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 
 // building makes what builds, and remembers who asked.
 func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *builder.Runs, error) {
-	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, a.logger)
+	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, false, a.logger)
 	service.Engine = a.buildkit
 	contexts, err := builder.OpenFolder(filepath.Join(cfg.Data, "blobs", "contexts"))
 	if err != nil {

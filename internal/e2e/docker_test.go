@@ -42,6 +42,16 @@ func TestDocker(t *testing.T) {
 	out, code = docker("", "pull", bad)
 	require.NotZero(t, code, out)
 
+	// Whose token is for another repository is told what it would take.
+	elsewhere := s.token("--role", "pusher", "--repository", "tools/**")
+	out, code = docker(elsewhere, "login", "-u", "ci", "--password-stdin", s.host)
+	require.Zero(t, code, out)
+	out, code = docker("", "push", good)
+	require.NotZero(t, code, out)
+	require.Contains(t, out, "is bound to tools/**; that takes one of role pusher or admin that is bound to shop/returns")
+	out, code = docker(pusher, "login", "-u", "ci", "--password-stdin", s.host)
+	require.Zero(t, code, out)
+
 	out, code = docker("", "rmi", "-f", good)
 	require.Zero(t, code, out)
 	out, code = docker("", "pull", good)
