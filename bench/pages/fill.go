@@ -35,7 +35,8 @@ func digestOf(format string, args ...any) artifact.Digest {
 	return artifact.DigestOf(fmt.Appendf(nil, format, args...))
 }
 
-func denied(s int) artifact.Digest { return digestOf("denied %d", s) }
+// refused is the image of a push that was denied, of a version that no service has.
+func refused(i int) image { return imageOf(i%services, maxVersions+1+i/services) }
 
 // newest is the version that an environment of a service runs: dev is ahead of test, and so on, in two of three services.
 func newest(s, environment, versions int) int { return versions - environment*(s%3) }
@@ -256,8 +257,13 @@ insert into findings (digest, hash, id, class, severity, finding, found_at) sele
 		return err
 	}
 	reasons := []artifact.Reason{{Rule: "no-root-user", Policy: "baseline", Message: "the image runs as root: its config names no user; add USER 65532"}, {Rule: "no-sshd", Policy: "baseline", Message: "/usr/sbin/sshd is an OpenSSH daemon"}}
+	if err := f.copyAll(ctx, "denied_manifests", "repository digest media_type is_image platform body config", refusals, func(i int) []any {
+		return []any{repository(i % services), refused(i).digest.String(), artifact.MediaTypeManifest, true, "linux/amd64", refused(i).body, config(i % services)}
+	}); err != nil {
+		return err
+	}
 	return f.copyAll(ctx, "verdicts", "repository digest outcome reasons policy_hash policies reference actor decided_at", refusals, func(i int) []any {
-		return []any{repository(i % services), denied(i).String(), "deny", reasons, digestOf("policy").String(), []string{"baseline@1"}, fmt.Sprintf("bad%d", i), "token:ci/7", f.now.Add(-time.Duration(i) * time.Hour)}
+		return []any{repository(i % services), refused(i).digest.String(), "deny", reasons, digestOf("policy").String(), []string{"baseline@1"}, fmt.Sprintf("bad%d", i), "token:ci/7", f.now.Add(-time.Duration(i) * time.Hour)}
 	})
 }
 
@@ -344,6 +350,9 @@ func (f *filling) ledger(ctx context.Context) error {
 		e, _ := artifact.ParseEnvironment(environments[m.e])
 		entries = append(entries, ledger.Entry{Kind: ledger.KindPromotion, Actor: "user:https://login.example#ada", At: f.when(i, len(all)), Repository: parse(repository(m.s)), Digest: imageOf(m.s, m.v).digest, Environment: e,
 			Version: fmt.Sprintf("v%d", m.v), Previous: imageOf(m.s, max(m.v-1, 1)).digest, PolicyHash: digestOf("policy"), Reason: fmt.Sprintf("release %d of the week", m.v)})
+	}
+	for i := range refusals {
+		entries = append(entries, ledger.Entry{Kind: "push.denied", Actor: "token:ci/7", At: f.now, Repository: parse(repository(i % services)), Digest: refused(i).digest, Version: fmt.Sprintf("bad%d", i), PolicyHash: digestOf("policy"), Reasons: []string{"no-root-user: the image runs as root"}})
 	}
 	bodies := make([][]byte, len(entries))
 	for i, e := range entries {

@@ -38,7 +38,7 @@ var csrf = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
 
 func (m *measurement) run() error {
 	m.names = strings.NewReplacer("{service}", repository(42), "{busy}", repository(0), "{running}", imageOf(42, newest(42, 4, m.versions)).digest.String(),
-		"{old}", imageOf(42, 3).digest.String(), "{heavy}", imageOf(0, m.versions).digest.String(), "{denied}", denied(42).String(),
+		"{old}", imageOf(42, 3).digest.String(), "{heavy}", imageOf(0, m.versions).digest.String(), "{denied}", refused(42).digest.String(),
 		"{then}", strconv.FormatInt(time.Now().Add(-30*24*time.Hour).Unix(), 10))
 	jar, _ := cookiejar.New(nil)
 	m.client = &http.Client{Jar: jar}
