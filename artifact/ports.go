@@ -45,6 +45,7 @@ type Push struct {
 	Tags      []Tag
 	Reference string   // what the pusher called it
 	Drops     []Digest // layers that a cosign tag need not keep
+	Config    []byte   // of an image: kept of one that is denied, whose config blob nothing holds
 	Judgement
 }
 
@@ -88,6 +89,12 @@ type TagChange struct {
 	Digest Digest    `json:"digest,omitzero"` // where it stood from then on; zero: it was deleted
 	Actor  string    `json:"actor"`
 	At     time.Time `json:"at"`
+}
+
+// TagAt is a tag and where it stands.
+type TagAt struct {
+	Name   Tag
+	Digest Digest
 }
 
 // PushRecord is an image or index that somebody pushed, or tried to.

@@ -51,6 +51,17 @@ type Status struct {
 	Bad     *TurnedBad       `json:"turnedBad,omitempty"` // the policies of now deny it
 }
 
+// Cell is what a board counts of a Status.
+type Cell struct {
+	Repository  Repository
+	Environment Environment
+	Digest      Digest
+	Version     string
+	Since       time.Time
+	Denied      bool // by the policies of now
+	Severe      bool // a critical or high vulnerability was found in it
+}
+
 // Lead is by how many promotions an environment of a repository is ahead of another.
 type Lead struct {
 	Repository    Repository

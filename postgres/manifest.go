@@ -194,26 +194,6 @@ func unique(all []artifact.Descriptor) []string {
 	return digests
 }
 
-// SaveDenied records that a push was refused.
-func (db *DB) SaveDenied(ctx context.Context, p artifact.Push) error {
-	return db.Transact(ctx, func(tx pgx.Tx) error {
-		save := saveVerdict
-		if p.Verdict.DeniesTags() {
-			save = saveNewVerdict // what the digest got by another name stays
-		}
-		if err := save(ctx, tx, p.Verdict, p.Reference, p.PushedBy); err != nil {
-			return err
-		}
-		var reasons []string
-		for _, r := range p.Verdict.Denials() {
-			reasons = append(reasons, r.String())
-		}
-		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "push.denied", Actor: p.PushedBy, Repository: p.Repository, Digest: p.Digest,
-			Version: p.Reference, PolicyHash: p.Verdict.PolicyHash, Reasons: reasons})
-		return err
-	})
-}
-
 // DeleteManifest removes a manifest and its tags; Denied while it is promoted somewhere or part of an index.
 func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
 	defer db.hot.forget(repository)

@@ -9,22 +9,16 @@ import (
 	"waybill/artifact"
 )
 
-// DeploymentsAt returns what each environment ran at an instant, from the record of promotions: of every environment that
-// anything was ever promoted to, and every repository, the last promotion or rollback until then, unless that was taken
-// back.
-func (db *DB) DeploymentsAt(ctx context.Context, at time.Time) ([]artifact.Deployment, error) {
-	rows, err := db.Pool.Query(ctx, `with recursive places (environment, repository) as (
-			(select environment, repository from promotions order by environment, repository limit 1)
-			union all
-			select n.environment, n.repository from places l cross join lateral (select p.environment, p.repository from promotions p
-				where (p.environment, p.repository) > (l.environment, l.repository) order by p.environment, p.repository limit 1) n
-		)
-		select p.repository, p.environment, p.digest, p.version, p.at, p.actor, p.reason from places l
-		cross join lateral (select * from promotions p where p.repository = l.repository and p.environment = l.environment and p.action in ('promote', 'rollback') and p.at <= $1
+// DeploymentsAt returns what each environment of some repositories ran at an instant, from the record of promotions: the
+// last promotion or rollback until then, unless that was taken back.
+func (db *DB) DeploymentsAt(ctx context.Context, repositories []artifact.Repository, at time.Time) ([]artifact.Deployment, error) {
+	rows, err := db.Pool.Query(ctx, `select p.repository, p.environment, p.digest, p.version, p.at, p.actor, p.reason
+		from (select distinct repository, environment from promotions where repository = any($1)) l
+		cross join lateral (select * from promotions p where p.repository = l.repository and p.environment = l.environment and p.action in ('promote', 'rollback') and p.at <= $2
 			order by p.id desc limit 1) p
 		where not exists (select from promotions r where r.repository = p.repository and r.environment = p.environment and r.id > p.id and r.digest = p.digest
-			and r.action in ('recall', 'retire') and r.at <= $1)
-		order by p.repository, p.environment`, at)
+			and r.action in ('recall', 'retire') and r.at <= $2)
+		order by p.repository, p.environment`, names(repositories), at)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -32,9 +26,19 @@ func (db *DB) DeploymentsAt(ctx context.Context, at time.Time) ([]artifact.Deplo
 	return all, translate(err)
 }
 
-// RecentPromotions returns the last promotions, rollbacks and recalls of all repositories, newest first.
-func (db *DB) RecentPromotions(ctx context.Context, limit int) ([]artifact.Promotion, error) {
-	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions order by id desc limit $1`, limit)
+// PromotionsUntil returns the last promotions, rollbacks and recalls of all repositories until an instant, newest first.
+func (db *DB) PromotionsUntil(ctx context.Context, at time.Time, limit int) ([]artifact.Promotion, error) {
+	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions where at <= $1 order by at desc, id desc limit $2`, at, limit)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Promotion])
+	return all, translate(err)
+}
+
+// PromotionsAfter returns the first ones after an instant, in their order.
+func (db *DB) PromotionsAfter(ctx context.Context, at time.Time, limit int) ([]artifact.Promotion, error) {
+	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions where at > $1 order by at, id limit $2`, at, limit)
 	if err != nil {
 		return nil, translate(err)
 	}
@@ -52,19 +56,20 @@ func (db *DB) FirstPromotion(ctx context.Context) (at time.Time, ok bool, err er
 const maxAhead = 99
 
 // Leads returns by how many promotions the first environment of each pair is ahead of the second: how often it got
-// another digest since it ran what the second runs now. Of a digest that never was in the first, all count.
-func (db *DB) Leads(ctx context.Context, pairs [][2]artifact.Environment) ([]artifact.Lead, error) {
+// another digest since it ran what the second runs now, in some repositories. Of a digest that never was in the first, all
+// count.
+func (db *DB) Leads(ctx context.Context, repositories []artifact.Repository, pairs [][2]artifact.Environment) ([]artifact.Lead, error) {
 	from, to := make([]string, len(pairs)), make([]string, len(pairs))
 	for i, pair := range pairs {
 		from[i], to[i] = pair[0].String(), pair[1].String()
 	}
 	rows, err := db.Pool.Query(ctx, `select a.repository, a.environment, b.environment, n.behind
 		from unnest($1::text[], $2::text[]) as pair (ahead, behind)
-		join deployments b on b.environment = pair.behind
+		join deployments b on b.environment = pair.behind and b.repository = any($4)
 		join deployments a on a.repository = b.repository and a.environment = pair.ahead and a.digest <> b.digest
 		cross join lateral (select count(*) as behind from (select from promotions p where p.repository = a.repository and p.environment = a.environment
 			and p.action in ('promote', 'rollback') and p.id > coalesce((select max(q.id) from promotions q
-				where q.repository = a.repository and q.environment = a.environment and q.digest = b.digest), 0) limit $3) counted) n`, from, to, maxAhead)
+				where q.repository = a.repository and q.environment = a.environment and q.digest = b.digest), 0) limit $3) counted) n`, from, to, maxAhead, names(repositories))
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -18,6 +18,8 @@ func TestPast(t *testing.T) {
 	changed := db.Changed(time.Now())
 	_, err := db.Pool.Exec(ctx, `insert into repositories (name) values ('shop/returns')`)
 	require.NoError(t, err)
+	repository, _ := artifact.ParseRepository("shop/returns")
+	repositories := []artifact.Repository{repository}
 	noon := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	digest := map[string]artifact.Digest{}
 	for _, version := range []string{"v1", "v2", "v3", "v4"} {
@@ -39,7 +41,7 @@ func TestPast(t *testing.T) {
 	for minute, want := range []string{"production=v1", "production=v1 staging=v1", "production=v1 staging=v2", "production=v1 staging=v3", "production=v1 staging=v3",
 		"production=v1 staging=v4", "production=v1", "production=v1 staging=v3", "development=v4 production=v1 staging=v3", "production=v1 staging=v3"} {
 		at := noon.Add(time.Duration(minute) * time.Minute)
-		all, err := db.DeploymentsAt(ctx, at)
+		all, err := db.DeploymentsAt(ctx, repositories, at)
 		require.NoError(t, err)
 		got := ""
 		for i, d := range all {
@@ -50,7 +52,7 @@ func TestPast(t *testing.T) {
 		}
 		require.Equal(t, want, got, "%d minutes after noon", minute)
 	}
-	all, err := db.DeploymentsAt(ctx, noon.Add(-time.Second))
+	all, err := db.DeploymentsAt(ctx, repositories, noon.Add(-time.Second))
 	require.NoError(t, err)
 	require.Empty(t, all)
 
@@ -72,7 +74,7 @@ func TestPast(t *testing.T) {
 
 	staging, _ := artifact.ParseEnvironment("staging")
 	production, _ := artifact.ParseEnvironment("production")
-	leads, err := db.Leads(ctx, [][2]artifact.Environment{{staging, production}})
+	leads, err := db.Leads(ctx, repositories, [][2]artifact.Environment{{staging, production}})
 	require.NoError(t, err)
 	require.Len(t, leads, 1)
 	require.Equal(t, 4, leads[0].By, "v2, v3, v4 and v3 again")
@@ -80,7 +82,7 @@ func TestPast(t *testing.T) {
 	first, ok, err := db.FirstPromotion(ctx)
 	require.NoError(t, err)
 	require.True(t, ok && first.Equal(noon))
-	recent, err := db.RecentPromotions(ctx, 2)
+	recent, err := db.PromotionsUntil(ctx, time.Now(), 2)
 	require.NoError(t, err)
 	require.Equal(t, "retire", recent[0].Action)
 	require.Len(t, recent, 2)

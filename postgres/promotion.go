@@ -380,6 +380,19 @@ func history(ctx context.Context, q querier, repository artifact.Repository) ([]
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Promotion])
 }
 
+// HistoryPage is History of a repository, newest first: at most n behind the first ones, and how many there are in all.
+func (db *DB) HistoryPage(ctx context.Context, repository artifact.Repository, behind, n int) (page []artifact.Promotion, all int, err error) {
+	if err := db.Pool.QueryRow(ctx, `select count(*) from promotions where repository = $1`, repository).Scan(&all); err != nil {
+		return nil, 0, translate(err)
+	}
+	rows, err := db.Pool.Query(ctx, `select `+promotionColumns+` from promotions where repository = $1 order by id desc offset $2 limit $3`, repository, behind, n)
+	if err != nil {
+		return nil, 0, translate(err)
+	}
+	page, err = pgx.CollectRows(rows, pgx.RowToStructByPos[artifact.Promotion])
+	return page, all, translate(err)
+}
+
 // Deployments returns what each environment of a repository (the zero one: of all) runs now.
 func (db *DB) Deployments(ctx context.Context, repository artifact.Repository) ([]artifact.Deployment, error) {
 	all, err := deployments(ctx, db.Pool, repository)

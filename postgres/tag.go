@@ -115,6 +115,21 @@ func (db *DB) Tags(ctx context.Context, repository artifact.Repository) ([]struc
 	return all, translate(err)
 }
 
+// TagPage returns the tags of a repository whose names hold words, environments' names among them and cosign's not, sorted
+// by their bytes: at most n behind the first ones, and how many there are in all.
+func (db *DB) TagPage(ctx context.Context, repository artifact.Repository, words string, behind, n int) (page []artifact.TagAt, all int, err error) {
+	rows, err := db.Pool.Query(ctx, `select name, digest, count(*) over () from (
+		select name, digest from tags where repository = $1 and not starts_with(name, 'sha256-')
+		union select environment, digest from deployments where repository = $1) all_tags where strpos(lower(name), lower($2)) > 0 order by name collate "C" offset $3 limit $4`, repository, words, behind, n)
+	if err != nil {
+		return nil, 0, translate(err)
+	}
+	page, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t artifact.TagAt, err error) {
+		return t, row.Scan(&t.Name, &t.Digest, &all)
+	})
+	return page, all, translate(err)
+}
+
 // TagsOf returns the tags that stand at a digest, sorted.
 func (db *DB) TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error) {
 	rows, err := db.Pool.Query(ctx, `select name from tags where repository = $1 and digest = $2 order by name`, repository, digest)

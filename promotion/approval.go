@@ -77,6 +77,8 @@ type ApprovalStore interface {
 	Approval(ctx context.Context, id int64) (artifact.Approval, error)
 	// Approvals returns those of a digest that were not revoked, the oldest first, and who pushed it.
 	Approvals(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (all []artifact.Approval, pushers []string, err error)
+	// ApprovalsOf returns the approvals in force of digests for environments.
+	ApprovalsOf(ctx context.Context, candidates []artifact.Deployment) ([]artifact.Approval, error)
 	// ApprovedDigests returns what has an approval that was not revoked, and is not current where that is for.
 	ApprovedDigests(ctx context.Context) ([]artifact.Deployment, error)
 	// Deployments returns what each environment of a repository (the zero one: of all) runs now.
@@ -189,7 +191,8 @@ func (s *Service) lacking(ctx context.Context, pipelines []Versioned, all []Wait
 	slices.SortStableFunc(all, func(x, y Waiting) int {
 		return strings.Compare(x.Repository.String()+" "+x.Environment.String()+" "+x.Digest.String(), y.Repository.String()+" "+y.Environment.String()+" "+y.Digest.String())
 	})
-	var waiting []Waiting
+	var candidates []Waiting
+	var asked []artifact.Deployment
 	for i, w := range all {
 		if i > 0 && all[i-1].Repository == w.Repository && all[i-1].Environment == w.Environment && all[i-1].Digest == w.Digest || !sees(w.Repository) {
 			continue
@@ -198,20 +201,38 @@ func (s *Service) lacking(ctx context.Context, pipelines []Versioned, all []Wait
 		if err != nil {
 			continue
 		}
-		stage, ok := pipeline.Stage(w.Environment)
-		if !ok || stage.Requires.Approvals == nil {
-			continue
+		if stage, ok := pipeline.Stage(w.Environment); ok && stage.Requires.Approvals != nil {
+			w.Gate = *stage.Requires.Approvals
+			candidates, asked = append(candidates, w), append(asked, w.deployment())
 		}
-		var e Evidence
-		if e.Approvals, e.Pushers, err = s.cfg.Store.Approvals(ctx, w.Repository, w.Digest); err != nil {
-			return nil, err
+	}
+	given, err := s.cfg.Store.ApprovalsOf(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	by := map[artifact.Deployment][]artifact.Approval{}
+	for _, a := range given {
+		key := artifact.Deployment{Repository: a.Repository, Environment: a.Environment, Digest: a.Digest}
+		by[key] = append(by[key], a)
+	}
+	var waiting []Waiting
+	for _, w := range candidates {
+		e := Evidence{Approvals: by[w.deployment()]}
+		if len(e.Approvals) > 0 && w.Gate.NotPusher {
+			if _, e.Pushers, err = s.cfg.Store.Approvals(ctx, w.Repository, w.Digest); err != nil {
+				return nil, err
+			}
 		}
-		w.Gate = *stage.Requires.Approvals
 		if w.Approvals, _ = w.Gate.count(w.Environment, e, ""); len(w.Approvals) < w.Gate.Count {
 			waiting = append(waiting, w)
 		}
 	}
 	return waiting, nil
+}
+
+// deployment is what w would become.
+func (w Waiting) deployment() artifact.Deployment {
+	return artifact.Deployment{Repository: w.Repository, Environment: w.Environment, Digest: w.Digest}
 }
 
 // stage returns what an environment of a repository asks for.

@@ -156,6 +156,9 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 			Platform: platform(subject), PushedBy: p.Name},
 		Tags: tags, Reference: subject.Reference, Drops: drops, Judgement: judgement,
 	}
+	if subject.IsImage {
+		push.Config = subject.Config
+	}
 	switch verdict.Outcome {
 	case artifact.Allow:
 		err = r.cfg.Manifests.PutManifest(ctx, push, mutable)

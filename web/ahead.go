@@ -17,34 +17,10 @@ type next struct {
 	Waits               []string
 }
 
-// ahead says of each cell what an environment before it runs that it does not, and what that waits for.
+// ahead says of each cell what an environment before it runs that it does not, and whether that waits for the reader's
+// approval.
 func (w *Web) ahead(ctx context.Context, p artifact.Principal, page *boardPage) error {
-	pipelines, err := w.cfg.Promotions.All(ctx)
-	if err != nil {
-		return err
-	}
-	var pairs [][2]artifact.Environment
-	for _, one := range pipelines {
-		for _, stage := range one.Environments {
-			for _, earlier := range stage.Requires.After {
-				if pair := [2]artifact.Environment{earlier, stage.Environment}; !slices.Contains(pairs, pair) {
-					pairs = append(pairs, pair)
-				}
-			}
-		}
-	}
-	leads, err := w.cfg.Store.Leads(ctx, pairs)
-	if err != nil {
-		return err
-	}
-	by := make(map[artifact.Lead]int, len(leads))
-	for _, l := range leads {
-		n := l.By
-		l.By = 0
-		by[l] = n
-	}
-	stages := map[*cell]promotion.Stage{}
-	var candidates []artifact.Deployment
+	var mine []*cell
 	for i := range page.Services {
 		row := &page.Services[i]
 		pipeline, err := w.cfg.Promotions.Pipeline(ctx, row.Repository)
@@ -57,71 +33,124 @@ func (w *Web) ahead(ctx context.Context, p artifact.Principal, page *boardPage) 
 			if !ok {
 				continue
 			}
+			c.stage = &stage
 			for _, earlier := range stage.Requires.After {
-				row.advance(c, earlier, by)
+				row.advance(c, earlier)
 			}
-			if c.Next != nil {
-				stages[c] = stage
-				candidates = append(candidates, artifact.Deployment{Repository: row.Repository, Environment: c.Environment, Digest: c.Next.Digest})
+			if gate := stage.Requires.Approvals; c.Next != nil && gate != nil && p.As(gate.Role, row.Repository, c.Environment) {
+				mine = append(mine, c)
 			}
 		}
 	}
-	return w.waits(ctx, p, stages, candidates)
+	given, err := w.given(ctx, mine)
+	for _, c := range mine {
+		c.Mine = c.Next.lacks(*c.stage.Requires.Approvals, given(c), p)
+	}
+	return err
 }
 
-// waits says of each cell with something on its way what that waits for.
-func (w *Web) waits(ctx context.Context, p artifact.Principal, stages map[*cell]promotion.Stage, candidates []artifact.Deployment) error {
-	approvals, err := w.cfg.Store.ApprovalsOf(ctx, candidates)
+// waits says of each cell with something on its way what that waits for, and how far it is ahead.
+func (w *Web) waits(ctx context.Context, p artifact.Principal, page *boardPage) error {
+	var pairs [][2]artifact.Environment
+	var repositories []artifact.Repository
+	var cells []*cell
+	for i := range page.Services {
+		repositories = append(repositories, page.Services[i].Repository)
+		for j := range page.Services[i].Cells {
+			c := &page.Services[i].Cells[j]
+			if c.Next == nil {
+				continue
+			}
+			cells = append(cells, c)
+			if pair := [2]artifact.Environment{c.Next.Environment, c.Environment}; !slices.Contains(pairs, pair) {
+				pairs = append(pairs, pair)
+			}
+		}
+	}
+	leads, err := w.cfg.Store.Leads(ctx, repositories, pairs)
 	if err != nil {
 		return err
 	}
-	given := map[artifact.Deployment][]artifact.Approval{}
+	by := make(map[artifact.Lead]int, len(leads))
+	for _, l := range leads {
+		n := l.By
+		l.By = 0
+		by[l] = n
+	}
+	given, err := w.given(ctx, cells)
+	for _, c := range cells {
+		c.Next.By = by[artifact.Lead{Repository: c.Next.Repository, Ahead: c.Next.Environment, Behind: c.Environment}]
+		c.Next.wait(*c.stage, given(c), w.cfg.Now())
+	}
+	return err
+}
+
+// given returns what was approved already of what is on its way.
+func (w *Web) given(ctx context.Context, cells []*cell) (func(*cell) []artifact.Approval, error) {
+	key := func(c *cell) artifact.Deployment {
+		return artifact.Deployment{Repository: c.Next.Repository, Environment: c.Environment, Digest: c.Next.Digest}
+	}
+	var candidates []artifact.Deployment
+	for _, c := range cells {
+		if c.stage.Requires.Approvals != nil {
+			candidates = append(candidates, key(c))
+		}
+	}
+	all := map[artifact.Deployment][]artifact.Approval{}
+	of := func(c *cell) []artifact.Approval { return all[key(c)] }
+	if len(candidates) == 0 {
+		return of, nil
+	}
+	approvals, err := w.cfg.Store.ApprovalsOf(ctx, candidates)
 	for _, a := range approvals {
-		key := artifact.Deployment{Repository: a.Repository, Environment: a.Environment, Digest: a.Digest}
-		given[key] = append(given[key], a)
+		d := artifact.Deployment{Repository: a.Repository, Environment: a.Environment, Digest: a.Digest}
+		all[d] = append(all[d], a)
 	}
-	for c, stage := range stages {
-		c.Mine = c.Next.wait(stage, given[artifact.Deployment{Repository: c.Next.Repository, Environment: c.Environment, Digest: c.Next.Digest}], p, w.cfg.Now())
-	}
-	return nil
+	return of, err
 }
 
 // advance notes that an earlier environment runs something else.
-func (row *service) advance(c *cell, earlier artifact.Environment, by map[artifact.Lead]int) {
+func (row *service) advance(c *cell, earlier artifact.Environment) {
 	for _, from := range row.Cells {
-		if from.Environment != earlier || from.Status == nil || c.Status != nil && c.Digest == from.Digest {
+		if from.Environment != earlier || from.runs == nil || c.runs != nil && c.runs.Digest == from.runs.Digest {
 			continue
 		}
-		n := &next{Deployment: from.Deployment, By: by[artifact.Lead{Repository: row.Repository, Ahead: earlier, Behind: c.Environment}]}
-		if c.Next == nil || n.Since.After(c.Next.Since) {
-			c.Next = n
+		if c.Next == nil || from.runs.Since.After(c.Next.Since) {
+			c.Next = &next{Deployment: artifact.Deployment{Repository: row.Repository, Environment: earlier, Digest: from.runs.Digest, Version: from.runs.Version, Since: from.runs.Since}}
 		}
 	}
 }
 
-// wait says what of the clock and of people is missing, and whether the reader is one of those. The promotion itself is
-// what evaluates every gate.
-func (n *next) wait(stage promotion.Stage, given []artifact.Approval, p artifact.Principal, now time.Time) (mine bool) {
+// wait says what of the clock and of people is missing. The promotion itself is what evaluates every gate.
+func (n *next) wait(stage promotion.Stage, given []artifact.Approval, now time.Time) {
 	if until := n.Since.Add(stage.Requires.Soak); until.After(now) {
 		n.Waits = append(n.Waits, "soaks until "+until.UTC().Format("15:04 UTC, 2 Jan"))
 	}
 	gate := stage.Requires.Approvals
 	if gate == nil {
-		return false
+		return
 	}
-	var people []string
+	switch missing := gate.Count - len(people(*gate, given)); {
+	case missing <= 0:
+	case gate.Count == 1:
+		n.Waits = append(n.Waits, fmt.Sprintf("waits for an approval, by role %s", gate.Role))
+	default:
+		n.Waits = append(n.Waits, fmt.Sprintf("waits for %d of %d approvals, by role %s", missing, gate.Count, gate.Role))
+	}
+}
+
+// lacks reports whether an approval by the reader, who has the role, is one that is missing.
+func (n *next) lacks(gate promotion.ApprovalGate, given []artifact.Approval, p artifact.Principal) bool {
+	have := people(gate, given)
+	return len(have) < gate.Count && !slices.Contains(have, p.Name)
+}
+
+// people are those whose approvals count towards a gate.
+func people(gate promotion.ApprovalGate, given []artifact.Approval) (names []string) {
 	for _, a := range given {
-		if a.Role == gate.Role && !slices.Contains(people, a.Actor) {
-			people = append(people, a.Actor)
+		if a.Role == gate.Role && !slices.Contains(names, a.Actor) {
+			names = append(names, a.Actor)
 		}
 	}
-	if len(people) >= gate.Count {
-		return false
-	}
-	if gate.Count == 1 {
-		n.Waits = append(n.Waits, fmt.Sprintf("waits for an approval, by role %s", gate.Role))
-	} else {
-		n.Waits = append(n.Waits, fmt.Sprintf("waits for %d of %d approvals, by role %s", gate.Count-len(people), gate.Count, gate.Role))
-	}
-	return p.As(gate.Role, n.Repository, stage.Environment) && !slices.Contains(people, p.Name)
+	return names
 }

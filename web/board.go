@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
+	"waybill/promotion"
 )
 
 // boardPage is services × environments, now or at an instant.
@@ -39,10 +41,13 @@ type service struct {
 	Cells      []cell
 }
 
-// cell is what an environment of a service runs, and what is on its way there.
+// cell is what an environment of a service runs, and what is on its way there. What costs more than to count it is there
+// of the page's rows alone.
 type cell struct {
 	Environment artifact.Environment
 	*artifact.Status
+	runs     *artifact.Cell       // what all rows have of Status; nil: nothing runs there, or the reader may not see it
+	stage    *promotion.Stage     // what the environment asks for; nil: no pipeline has it, or the board is of the past
 	Next     *next                // nil: nothing
 	Gone     *artifact.Promotion  // of an empty cell: how what ran there was taken away; nil: it was not, or long ago
 	Now      *artifact.Deployment // of the past: what runs there by now, where that is something else
@@ -84,7 +89,7 @@ type activity struct {
 
 // Bounds of the board.
 const (
-	boardRows  = 25
+	boardRows  = 20
 	maxTicks   = 400
 	recentRows = 10
 )
@@ -107,29 +112,78 @@ func (w *Web) board(c *gin.Context, p artifact.Principal) error {
 	if err != nil {
 		return err
 	}
-	statuses, err := w.statuses(ctx, page)
-	if err != nil {
-		return err
-	}
-	page.fill(p, known, statuses)
-	if err := w.slide(ctx, p, page); err != nil {
-		return err
-	}
+	page.Total = len(known)
 	if page.Past {
-		err = w.compareWithNow(ctx, page)
+		err = w.past(ctx, p, page, known, c.Request.URL.Query())
 	} else {
-		err = w.lively(ctx, p, page)
+		err = w.present(ctx, p, page, known, c.Request.URL.Query())
 	}
 	if err != nil {
 		return err
 	}
-	page.Empty = len(page.Services) == 0 && len(page.Denials) == 0
-	page.choose(c.Request.URL.Query())
 	title := "Board"
 	if page.Past {
 		title = "Board at " + page.At.UTC().Format("2006-01-02 15:04 UTC")
 	}
 	w.render(c, http.StatusOK, "board", title, page)
+	return nil
+}
+
+// past fills the page with what ran at an instant.
+func (w *Web) past(ctx context.Context, p artifact.Principal, page *boardPage, known []artifact.Repository, query url.Values) error {
+	page.Empty = len(known) == 0
+	known = slices.DeleteFunc(known, func(r artifact.Repository) bool { return !page.finds(r) })
+	known, page.Pages = paged(known, boardRows, query)
+	then, err := w.cfg.Store.DeploymentsAt(ctx, known, page.At)
+	if err != nil {
+		return err
+	}
+	statuses := make([]artifact.Status, len(then))
+	for i, d := range then {
+		statuses[i] = artifact.Status{Deployment: d}
+		if !slices.Contains(page.Environments, d.Environment) {
+			page.Environments = append(page.Environments, d.Environment) // it is in no pipeline any more
+		}
+	}
+	page.rows(p, known)
+	page.fill(p, statuses)
+	if err := w.slide(ctx, p, page); err != nil {
+		return err
+	}
+	return w.compareWithNow(ctx, page)
+}
+
+// present fills the page with what runs now: of all services what is counted and filtered by, of the page's rows all.
+func (w *Web) present(ctx context.Context, p artifact.Principal, page *boardPage, known []artifact.Repository, query url.Values) error {
+	cells, err := w.cfg.Store.Cells(ctx)
+	if err != nil {
+		return err
+	}
+	page.rows(p, known)
+	page.count(p, cells)
+	if err := w.ahead(ctx, p, page); err != nil {
+		return err
+	}
+	page.choose(query)
+	shown := make([]artifact.Repository, len(page.Services))
+	for i, row := range page.Services {
+		shown[i] = row.Repository
+	}
+	statuses, err := w.cfg.Store.StatusOf(ctx, shown)
+	if err != nil {
+		return err
+	}
+	page.fill(p, statuses)
+	if err := w.slide(ctx, p, page); err != nil {
+		return err
+	}
+	if err := w.waits(ctx, p, page); err != nil {
+		return err
+	}
+	if err := w.lately(ctx, p, page); err != nil {
+		return err
+	}
+	page.Empty = len(known) == 0 && len(page.Denials) == 0
 	return nil
 }
 
@@ -156,25 +210,8 @@ func (page *boardPage) parseTime(text string, now time.Time) error {
 	return artifact.Errorf(artifact.Invalid, "time %.50q: want 2026-10-01T12:00:00Z, 2026-10-01T12:00 or 2026-10-01", text)
 }
 
-// statuses are the cells, of now or, without what only now is known of them, of then.
-func (w *Web) statuses(ctx context.Context, page *boardPage) ([]artifact.Status, error) {
-	if !page.Past {
-		return w.cfg.Store.Status(ctx)
-	}
-	then, err := w.cfg.Store.DeploymentsAt(ctx, page.At)
-	all := make([]artifact.Status, len(then))
-	for i, d := range then {
-		all[i] = artifact.Status{Deployment: d}
-		if !slices.Contains(page.Environments, d.Environment) {
-			page.Environments = append(page.Environments, d.Environment) // it is in no pipeline any more
-		}
-	}
-	return all, err
-}
-
-// fill makes a row of each repository with the cells that the reader may see.
-func (page *boardPage) fill(p artifact.Principal, known []artifact.Repository, statuses []artifact.Status) {
-	rows := make(map[artifact.Repository]int, len(known))
+// rows makes a row of each repository.
+func (page *boardPage) rows(p artifact.Principal, known []artifact.Repository) {
 	for _, r := range known {
 		group, name := "", r.String()
 		if i := strings.LastIndexByte(name, '/'); i >= 0 {
@@ -184,15 +221,43 @@ func (page *boardPage) fill(p artifact.Principal, known []artifact.Repository, s
 		for i, e := range page.Environments {
 			row.Cells[i] = cell{Environment: e, Promotes: !page.Past && p.CanPromote(r, e)}
 		}
-		rows[r] = len(page.Services)
 		page.Services = append(page.Services, row)
 	}
+}
+
+// at finds the cell of an environment of a repository that the reader may see; nil when there is none.
+func (page *boardPage) at(p artifact.Principal) func(artifact.Repository, artifact.Environment) *cell {
+	rows, columns := make(map[artifact.Repository]*service, len(page.Services)), map[artifact.Environment]int{}
+	for i := range page.Services {
+		rows[page.Services[i].Repository] = &page.Services[i]
+	}
+	for i, e := range page.Environments {
+		columns[e] = i
+	}
+	return func(r artifact.Repository, e artifact.Environment) *cell {
+		row, ok := rows[r]
+		column, known := columns[e]
+		if !ok || !known || !p.Can(artifact.ActionLook, r) && !slices.Contains(p.Deploys(r), e) {
+			return nil
+		}
+		return &row.Cells[column]
+	}
+}
+
+func (page *boardPage) count(p artifact.Principal, cells []artifact.Cell) {
+	at := page.at(p)
+	for i := range cells {
+		if c := at(cells[i].Repository, cells[i].Environment); c != nil {
+			c.runs = &cells[i]
+		}
+	}
+}
+
+func (page *boardPage) fill(p artifact.Principal, statuses []artifact.Status) {
+	at := page.at(p)
 	for i := range statuses {
-		s := &statuses[i]
-		row, ok := rows[s.Repository]
-		at := slices.Index(page.Environments, s.Environment)
-		if ok && at >= 0 && (p.Can(artifact.ActionLook, s.Repository) || slices.Contains(p.Deploys(s.Repository), s.Environment)) {
-			page.Services[row].Cells[at].Status = s
+		if c := at(statuses[i].Repository, statuses[i].Environment); c != nil {
+			c.Status = &statuses[i]
 		}
 	}
 }
@@ -203,30 +268,52 @@ func (w *Web) slide(ctx context.Context, p artifact.Principal, page *boardPage) 
 	if err != nil || !ok || !p.Can(artifact.ActionLook, artifact.Repository{}) {
 		return err
 	}
-	recent, err := w.cfg.Store.RecentPromotions(ctx, maxTicks)
+	now := w.cfg.Now()
+	recent, err := w.cfg.Store.PromotionsUntil(ctx, now, maxTicks)
 	if err != nil {
 		return err
 	}
-	now := w.cfg.Now()
 	s := &slider{From: first.Unix() - 1, To: now.Unix(), At: page.At.Unix()}
-	span := max(float64(s.To-s.From), 1)
+	s.mark(p, recent)
+	if page.Past {
+		if recent, err = w.cfg.Store.PromotionsUntil(ctx, page.At, maxTicks); err != nil {
+			return err
+		}
+		after, err := w.cfg.Store.PromotionsAfter(ctx, page.At, maxTicks)
+		if err != nil {
+			return err
+		}
+		for _, one := range after {
+			if s.Before.IsZero() && p.Can(artifact.ActionLook, one.Repository) {
+				s.Before = one.At
+			}
+		}
+	}
 	for _, one := range recent {
 		if !p.Can(artifact.ActionLook, one.Repository) {
 			continue
 		}
-		s.Ticks = append(s.Ticks, tick{X: float64(one.At.Unix()-s.From) / span * 1000, Action: one.Action})
-		if one.At.After(page.At) {
-			s.Before = one.At
-		} else if s.Earlier.IsZero() {
+		if s.Earlier.IsZero() {
 			s.Earlier = one.At.Add(-time.Microsecond) // as finely as times are stored: several are in one second
 		}
-		if !one.At.After(page.At) {
-			page.note(one)
-		}
+		page.note(one)
 	}
 	page.gone(recent)
 	page.Slider = s
 	return nil
+}
+
+// mark draws the last promotions; those that would lie on each other once.
+func (s *slider) mark(p artifact.Principal, recent []artifact.Promotion) {
+	span := max(float64(s.To-s.From), 1)
+	seen := map[tick]bool{}
+	for _, one := range recent {
+		t := tick{X: math.Round(float64(one.At.Unix()-s.From)/span*10000) / 10, Action: one.Action}
+		if !seen[t] && p.Can(artifact.ActionLook, one.Repository) {
+			seen[t] = true
+			s.Ticks = append(s.Ticks, t)
+		}
+	}
 }
 
 // note adds a promotion to what happened lately. A recall is one, of however many environments.
@@ -262,25 +349,21 @@ func (page *boardPage) gone(recent []artifact.Promotion) {
 
 // compareWithNow marks what runs elsewhere by now.
 func (w *Web) compareWithNow(ctx context.Context, page *boardPage) error {
-	now, err := w.cfg.Store.Status(ctx)
-	if err != nil {
-		return err
-	}
-	type place struct {
-		r artifact.Repository
-		e artifact.Environment
-	}
-	current := make(map[place]*artifact.Deployment, len(now))
-	for i := range now {
-		current[place{now[i].Repository, now[i].Environment}] = &now[i].Deployment
-	}
 	for i := range page.Services {
-		for j := range page.Services[i].Cells {
-			c := &page.Services[i].Cells[j]
-			if d := current[place{page.Services[i].Repository, c.Environment}]; c.Status != nil && (d == nil || d.Digest != c.Digest) {
-				if d == nil {
-					d = &artifact.Deployment{}
+		row := &page.Services[i]
+		now, err := w.cfg.Store.Deployments(ctx, row.Repository)
+		if err != nil {
+			return err
+		}
+		for j := range row.Cells {
+			c := &row.Cells[j]
+			d := &artifact.Deployment{}
+			for k := range now {
+				if now[k].Environment == c.Environment {
+					d = &now[k]
 				}
+			}
+			if c.Status != nil && d.Digest != c.Digest {
 				c.Now = d
 			}
 		}
@@ -288,8 +371,8 @@ func (w *Web) compareWithNow(ctx context.Context, page *boardPage) error {
 	return nil
 }
 
-// lively adds what is on its way, what waits for whom, and what happened lately.
-func (w *Web) lively(ctx context.Context, p artifact.Principal, page *boardPage) error {
+// lately adds what happened lately.
+func (w *Web) lately(ctx context.Context, p artifact.Principal, page *boardPage) error {
 	pushes, err := w.pushes(ctx, p, artifact.Allow)
 	if err != nil {
 		return err
@@ -299,10 +382,8 @@ func (w *Web) lively(ctx context.Context, p artifact.Principal, page *boardPage)
 	}
 	slices.SortStableFunc(page.Activity, func(a, b activity) int { return b.At.Compare(a.At) })
 	page.Activity = page.Activity[:min(len(page.Activity), recentRows)]
-	if page.Denials, err = w.pushes(ctx, p, artifact.Deny); err != nil {
-		return err
-	}
-	return w.ahead(ctx, p, page)
+	page.Denials, err = w.pushes(ctx, p, artifact.Deny)
+	return err
 }
 
 // pushes returns the newest pushes in repositories whose content the reader may look at.
@@ -327,16 +408,20 @@ var shows = []struct {
 	{"behind", "with something on its way", false, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Next != nil }) }},
 	{"mine", "waiting for your approval", false, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Mine }) }},
 	{"bad", "denied by the policies of now", true, func(s service) bool {
-		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Status != nil && (c.Bad != nil || c.Verdict == artifact.Deny) })
+		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.runs != nil && c.runs.Denied })
 	}},
 	{"severe", "with critical or high findings", true, func(s service) bool {
-		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Status != nil && c.Counts[artifact.Critical]+c.Counts[artifact.High] > 0 })
+		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.runs != nil && c.runs.Severe })
 	}},
+}
+
+// finds reports whether a repository's name holds what is searched for.
+func (page *boardPage) finds(r artifact.Repository) bool {
+	return strings.Contains(r.String(), strings.ToLower(strings.TrimSpace(page.Query)))
 }
 
 // choose counts what each filter would show, and keeps a page of what the one that was asked for does.
 func (page *boardPage) choose(query url.Values) {
-	page.Total = len(page.Services)
 	is := shows[0].is
 	for _, s := range shows {
 		count := 0
@@ -345,16 +430,11 @@ func (page *boardPage) choose(query url.Values) {
 				count++
 			}
 		}
-		if !page.Past {
-			page.Tiles = append(page.Tiles, tile{Show: s.show, Name: s.name, Count: count, Bad: s.bad && count > 0})
-		}
+		page.Tiles = append(page.Tiles, tile{Show: s.show, Name: s.name, Count: count, Bad: s.bad && count > 0})
 		if s.show == page.Show {
 			is = s.is
 		}
 	}
-	words := strings.ToLower(strings.TrimSpace(page.Query))
-	page.Services = slices.DeleteFunc(page.Services, func(s service) bool {
-		return !is(s) || !strings.Contains(s.Repository.String(), words)
-	})
+	page.Services = slices.DeleteFunc(page.Services, func(s service) bool { return !is(s) || !page.finds(s.Repository) })
 	page.Services, page.Pages = paged(page.Services, boardRows, query)
 }

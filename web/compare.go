@@ -177,6 +177,11 @@ func (w *Web) insides(ctx context.Context, m artifact.StoredManifest) (*artifact
 	if err != nil {
 		return nil, nil, err
 	}
+	return w.stacked(ctx, m, body)
+}
+
+// stacked is insides of an image whose config is at hand.
+func (w *Web) stacked(ctx context.Context, m artifact.StoredManifest, body []byte) (*artifact.ImageConfig, *artifact.ImageFacts, error) {
 	config, err := artifact.ParseImageConfig(body, len(m.Manifest.Layers))
 	if err != nil {
 		return nil, nil, nil // policy says what is wrong with it

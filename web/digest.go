@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
+	"waybill/promotion"
 )
 
 // digestPage is everything about one digest: its waybill.
@@ -22,8 +24,10 @@ type digestPage struct {
 	Tags       []artifact.Tag
 	Verdict    artifact.VerdictRecord
 	Judged     bool
-	Recalled   string              // by whom and why; empty: it was not
-	TurnedBad  *artifact.TurnedBad // nil: it did not
+	Denied     *artifact.DeniedPush // nil: it was taken in, and Manifest is what is stored
+	Recalled   *artifact.Recall     // nil: it was not
+	Targets    []target             // environments that it may be promoted to
+	TurnedBad  *artifact.TurnedBad  // nil: it did not
 	Scan       artifact.Scan
 	Signatures []artifact.SignatureRecord
 	Referrers  []artifact.Descriptor
@@ -54,6 +58,13 @@ type digestPage struct {
 	FindingWords string
 	Severity     artifact.Severity
 	Now          time.Time
+}
+
+// target is an environment that a digest does not run in.
+type target struct {
+	Environment artifact.Environment
+	Open        bool // it was in every environment that is to be before; the other gates are for the page that promotes
+	Promotes    bool // the reader may
 }
 
 // stop is one on a digest's way from push to production.
@@ -102,7 +113,7 @@ func (w *Web) digest(c *gin.Context, p artifact.Principal) error {
 		return artifact.Errorf(artifact.Invalid, "want /d/REPOSITORY@DIGEST or /d/REPOSITORY:TAG")
 	}
 	if ref, err = w.resolve(ctx, p, text); err != nil {
-		return err
+		return w.elseDenied(ctx, p, text, err)
 	}
 	page, err := w.story(ctx, p, ref)
 	if err != nil {
@@ -120,7 +131,10 @@ func (w *Web) digest(c *gin.Context, p artifact.Principal) error {
 func (w *Web) story(ctx context.Context, p artifact.Principal, ref artifact.Reference) (page *digestPage, err error) {
 	page = &digestPage{Now: w.cfg.Now(), Looks: p.Can(artifact.ActionLook, ref.Repository), Audits: p.Can(artifact.ActionAudit, ref.Repository),
 		Recalls: p.CanTo(artifact.ActionPromote, ref.Repository, artifact.Environment{})}
-	if page.Manifest, err = w.cfg.Store.Manifest(ctx, ref.Repository, ref.Digest); err != nil {
+	page.Manifest, err = w.cfg.Store.Manifest(ctx, ref.Repository, ref.Digest)
+	if artifact.KindOf(err) == artifact.NotFound && page.Looks {
+		return page, w.denied(ctx, p, page, ref)
+	} else if err != nil {
 		return page, err
 	}
 	if err := w.judged(ctx, page, ref); err != nil {
@@ -143,7 +157,7 @@ func (w *Web) story(ctx context.Context, p artifact.Principal, ref artifact.Refe
 			return page, err
 		}
 	}
-	if err := w.travelled(ctx, page, ref); err != nil {
+	if err := w.travelled(ctx, p, page, ref); err != nil {
 		return page, err
 	}
 	return page, w.image(ctx, p, page)
@@ -155,12 +169,12 @@ func (w *Web) judged(ctx context.Context, page *digestPage, ref artifact.Referen
 	if page.Judged = err == nil; err != nil && artifact.KindOf(err) != artifact.NotFound {
 		return err
 	}
-	actor, reason, recalled, err := w.cfg.Store.Recalled(ctx, ref.Repository, ref.Digest)
+	recall, recalled, err := w.cfg.Store.RecallOf(ctx, ref.Repository, ref.Digest)
 	if err != nil {
 		return err
 	}
 	if recalled {
-		page.Recalled = "It was recalled by " + actor + ": " + reason
+		page.Recalled = &recall
 	}
 	bad, is, err := w.cfg.Store.TurnedBad(ctx, ref.Repository, ref.Digest)
 	if is {
@@ -170,7 +184,7 @@ func (w *Web) judged(ctx context.Context, page *digestPage, ref artifact.Referen
 }
 
 // travelled makes the journey: what happened to the digest, and what of its pipeline is still before it.
-func (w *Web) travelled(ctx context.Context, page *digestPage, ref artifact.Reference) error {
+func (w *Web) travelled(ctx context.Context, p artifact.Principal, page *digestPage, ref artifact.Reference) error {
 	m := page.Manifest
 	page.Journey = append(page.Journey, stop{Name: "Pushed", State: "done", Who: m.PushedBy, When: m.PushedAt})
 	verdict := stop{Name: "Verdict", State: "wait", Text: "pending"}
@@ -180,19 +194,7 @@ func (w *Web) travelled(ctx context.Context, page *digestPage, ref artifact.Refe
 		verdict.Who = strings.Join(page.Verdict.Policies, ", ")
 	}
 	page.Journey = append(page.Journey, verdict)
-	if m.IsImage {
-		scan := stop{Name: "Scan", State: "wait", Text: string(page.Scan.State), When: page.Scan.ScannedAt}
-		switch page.Scan.State {
-		case artifact.Scanned:
-			scan.State, scan.Text = "done", "nothing found"
-			if worst := page.Scan.Worst(); worst != "" {
-				scan.Text = "worst: " + string(worst)
-			}
-		case artifact.ScanFailed:
-			scan.State = "bad"
-		}
-		page.Journey = append(page.Journey, scan)
-	}
+	page.scanned()
 	signed := stop{Name: "Signature", State: "wait", Text: "not signed yet"}
 	for _, s := range page.Signatures {
 		if s.Predicate == "" {
@@ -200,6 +202,11 @@ func (w *Web) travelled(ctx context.Context, page *digestPage, ref artifact.Refe
 		}
 	}
 	page.Journey = append(page.Journey, signed)
+	never := stop{State: "none", Text: "not yet", Environment: true}
+	if r := page.Recalled; r != nil {
+		page.Journey = append(page.Journey, stop{Name: "Recalled", State: "bad", Text: r.Reason, Who: r.Actor, When: r.At})
+		never.Text = "never: it was recalled"
+	}
 	if !page.Looks {
 		return nil
 	}
@@ -236,16 +243,92 @@ func (w *Web) travelled(ctx context.Context, page *digestPage, ref artifact.Refe
 	for _, e := range order {
 		s, ok := reached[e]
 		if !ok {
-			s = stop{Name: e.String(), State: "none", Text: "not yet", Environment: true}
+			s = never
+			s.Name = e.String()
 		}
 		page.Journey = append(page.Journey, s)
 	}
+	page.offer(p, pipeline, reached)
 	for _, one := range slices.Backward(all) {
 		if one.Digest == ref.Digest {
 			page.History = append(page.History, one)
 		}
 	}
 	return nil
+}
+
+// scanned adds the scan of an image to the journey.
+func (page *digestPage) scanned() {
+	if !page.Manifest.IsImage {
+		return
+	}
+	scan := stop{Name: "Scan", State: "wait", Text: string(page.Scan.State), When: page.Scan.ScannedAt}
+	switch page.Scan.State {
+	case artifact.Scanned:
+		scan.State, scan.Text = "done", "no vulnerabilities"
+		if worst := page.Scan.Worst(); worst != "" {
+			scan.Text = "worst: " + string(worst)
+		}
+	case artifact.ScanFailed:
+		scan.State = "bad"
+	}
+	page.Journey = append(page.Journey, scan)
+}
+
+// offer says where a digest may be promoted to from here: what policies of now allow, and nobody recalled.
+func (page *digestPage) offer(p artifact.Principal, pipeline promotion.Pipeline, reached map[artifact.Environment]stop) {
+	if !page.Judged || page.Verdict.Outcome != artifact.Allow || page.Recalled != nil {
+		return
+	}
+	was := func(e artifact.Environment) bool { return reached[e].State == "done" || reached[e].State == "past" }
+	for _, stage := range pipeline.Environments {
+		if reached[stage.Environment].State == "done" {
+			continue // it runs there
+		}
+		t := target{Environment: stage.Environment, Open: true, Promotes: p.CanPromote(page.Manifest.Repository, stage.Environment)}
+		for _, earlier := range stage.Requires.After {
+			t.Open = t.Open && was(earlier)
+		}
+		page.Targets = append(page.Targets, t)
+	}
+}
+
+// Name is what people call it: its tags, or what a denied push called it.
+func (page *digestPage) Name() string {
+	if d := page.Denied; d != nil && d.Reference != d.Verdict.Digest.String() {
+		return d.Reference
+	}
+	if len(page.Tags) == 0 {
+		return page.Manifest.Digest.Short()
+	}
+	names := make([]string, min(len(page.Tags), maxNames))
+	for i := range names {
+		names[i] = page.Tags[i].String()
+	}
+	if more := len(page.Tags) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
+}
+
+// maxNames is how many of its tags a heading has.
+const maxNames = 5
+
+// Others counts what was found beside vulnerabilities, which have their badges.
+func (page *digestPage) Others() (all []string) {
+	counts := map[string]int{}
+	for _, f := range page.Scan.Findings {
+		counts[f.Class]++
+	}
+	for _, c := range []struct{ class, many string }{{artifact.ClassSecret, "secrets"}, {artifact.ClassMisconfiguration, "misconfigurations"}} {
+		switch n := counts[c.class]; {
+		case n == 1:
+			all = append(all, "1 "+c.class)
+		case n > 1:
+			all = append(all, fmt.Sprintf("%d %s", n, c.many))
+		}
+	}
+	return all
 }
 
 // image reads the config, pairs layers with the steps that made them, and weighs what is in them.
@@ -261,10 +344,15 @@ func (w *Web) image(ctx context.Context, p artifact.Principal, page *digestPage)
 	}
 	var facts *artifact.ImageFacts
 	var err error
-	if page.Config, facts, err = w.insides(ctx, m); err != nil || page.Config == nil {
+	if page.Denied != nil {
+		page.Config, facts, err = w.stacked(ctx, m, page.Denied.Config)
+	} else {
+		page.Config, facts, err = w.insides(ctx, m)
+	}
+	if err != nil || page.Config == nil {
 		return err
 	}
-	if p.Can(artifact.ActionPull, m.Repository) {
+	if page.Denied == nil && p.Can(artifact.ActionPull, m.Repository) {
 		body, err := w.cfg.Blob(ctx, m.Repository, m.Manifest.Config.Digest)
 		if err != nil {
 			return err

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"context"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,18 +45,17 @@ func (w *Web) repositories(c *gin.Context, p artifact.Principal) error {
 	words := strings.ToLower(strings.TrimSpace(page.Query))
 	known = slices.DeleteFunc(known, func(r artifact.Repository) bool { return !strings.Contains(r.String(), words) })
 	known, page.Pages = paged(known, repositoryRows, c.Request.URL.Query())
-	statuses, err := w.cfg.Store.Status(ctx)
+	runs, err := w.runs(ctx, p, known...)
 	if err != nil {
 		return err
 	}
 	for _, r := range known {
 		row := repositoryRow{Repository: r}
-		for _, s := range statuses {
-			if s.Repository == r && (p.Can(artifact.ActionLook, s.Repository) || slices.Contains(p.Deploys(s.Repository), s.Environment)) {
+		for _, s := range runs {
+			if s.Repository == r {
 				row.Runs = append(row.Runs, s)
 			}
 		}
-		w.inOrder(c, row.Runs)
 		page.Repositories = append(page.Repositories, row)
 	}
 	w.render(c, http.StatusOK, "repositories", "Repositories", page)
@@ -64,24 +65,24 @@ func (w *Web) repositories(c *gin.Context, p artifact.Principal) error {
 // repositoryPage is a repository's tags, and what was promoted from it.
 type repositoryPage struct {
 	Repository artifact.Repository
-	Tags       []struct {
-		Name   artifact.Tag
-		Digest artifact.Digest
-	}
-	TagPages pages
-	Tag      string // whose history is shown; empty: none's
-	Changes  []artifact.TagChange
-	Runs     []artifact.Status
-	History  []artifact.Promotion // newest first
-	Pages    pages
-	Looks    bool
-	Promotes bool
+	Query      string // what names of tags hold that are shown
+	Tags       []artifact.TagAt
+	TagPages   pages
+	Tag        string // whose history is shown; empty: none's
+	Changes    []artifact.TagChange
+	Runs       []artifact.Status
+	History    []artifact.Promotion // newest first
+	Pages      pages
+	Denials    []artifact.PushRecord
+	Looks      bool
+	Targets    []artifact.Environment // where the reader may promote to
 }
 
-// tagRows and historyRows are how many of each a page lists.
+// tagRows, historyRows and denialRows are how many of each a page lists.
 const (
 	tagRows     = 100
 	historyRows = 50
+	denialRows  = 10
 )
 
 func (w *Web) repository(c *gin.Context, p artifact.Principal) error {
@@ -97,68 +98,104 @@ func (w *Web) repository(c *gin.Context, p artifact.Principal) error {
 	if len(known) == 0 {
 		return p.Refusal(artifact.ActionLook, r)
 	}
-	page := repositoryPage{Repository: r, Looks: p.Can(artifact.ActionLook, r), Promotes: p.Can(artifact.ActionPromote, r)}
-	tags, err := w.cfg.Store.Tags(ctx, r)
-	if err != nil {
+	page := repositoryPage{Repository: r, Query: strings.TrimSpace(c.Query("q")), Looks: p.Can(artifact.ActionLook, r)}
+	if err := w.tags(ctx, p, &page, c.Request.URL.Query()); err != nil {
 		return err
 	}
-	digests := make([]artifact.Digest, len(tags))
-	for i, tag := range tags {
-		digests[i] = tag.Digest
-	}
-	allowed := map[artifact.Digest]bool{}
-	if !page.Looks {
-		if allowed, err = w.cfg.Gate.Filter(ctx, p, r, digests); err != nil {
-			return err
-		}
-	}
-	for _, tag := range tags {
-		if (page.Looks || allowed[tag.Digest]) && !strings.HasPrefix(tag.Name.String(), "sha256-") {
-			page.Tags = append(page.Tags, tag)
-		}
-	}
-	page.Tags, page.TagPages = pagedBy("tags", page.Tags, tagRows, c.Request.URL.Query())
-	statuses, err := w.cfg.Store.Status(ctx)
-	if err != nil {
+	if page.Runs, err = w.runs(ctx, p, r); err != nil {
 		return err
 	}
-	for _, s := range statuses {
-		if s.Repository == r && (p.Can(artifact.ActionLook, s.Repository) || slices.Contains(p.Deploys(s.Repository), s.Environment)) {
-			page.Runs = append(page.Runs, s)
-		}
-	}
-	w.inOrder(c, page.Runs)
 	if page.Looks {
-		if page.History, err = w.cfg.Store.History(ctx, r); err != nil {
+		if err := page.story(ctx, w, p, c.Request.URL.Query()); err != nil {
 			return err
-		}
-		slices.Reverse(page.History)
-		page.History, page.Pages = paged(page.History, historyRows, c.Request.URL.Query())
-		if name := c.Query("tag"); name != "" {
-			tag, err := artifact.ParseTag(name)
-			if err != nil {
-				return err
-			}
-			if page.Changes, err = w.cfg.Store.TagHistory(ctx, r, tag); err != nil {
-				return err
-			}
-			page.Tag = tag.String()
-			slices.Reverse(page.Changes)
 		}
 	}
 	w.render(c, http.StatusOK, "repository", r.String(), page)
 	return nil
 }
 
-// inOrder sorts what runs as the pipelines do.
-func (w *Web) inOrder(c *gin.Context, runs []artifact.Status) {
-	order, err := w.cfg.Environments(c.Request.Context())
-	if err != nil {
-		return // by name, then
+// tags lists a page of the tags that the reader may see.
+func (w *Web) tags(ctx context.Context, p artifact.Principal, page *repositoryPage, query url.Values) error {
+	if page.Looks {
+		tags, all, err := w.cfg.Store.TagPage(ctx, page.Repository, page.Query, behind("tags", tagRows, query), tagRows)
+		page.Tags, page.TagPages = tags, pageOf("tags", all, tagRows, query)
+		return err
 	}
-	slices.SortStableFunc(runs, func(a, b artifact.Status) int {
-		return slices.Index(order, a.Environment) - slices.Index(order, b.Environment)
+	all, err := w.cfg.Store.Tags(ctx, page.Repository)
+	if err != nil {
+		return err
+	}
+	digests := make([]artifact.Digest, len(all))
+	for i, tag := range all {
+		digests[i] = tag.Digest
+	}
+	allowed, err := w.cfg.Gate.Filter(ctx, p, page.Repository, digests)
+	if err != nil {
+		return err
+	}
+	for _, tag := range all {
+		if allowed[tag.Digest] && !strings.HasPrefix(tag.Name.String(), "sha256-") && strings.Contains(strings.ToLower(tag.Name.String()), strings.ToLower(page.Query)) {
+			page.Tags = append(page.Tags, artifact.TagAt(tag))
+		}
+	}
+	page.Tags, page.TagPages = pagedBy("tags", page.Tags, tagRows, query)
+	return nil
+}
+
+// story adds what happened in a repository, for one who may look at it.
+func (page *repositoryPage) story(ctx context.Context, w *Web, p artifact.Principal, query url.Values) (err error) {
+	r, total := page.Repository, 0
+	if page.History, total, err = w.cfg.Store.HistoryPage(ctx, r, behind("page", historyRows, query), historyRows); err != nil {
+		return err
+	}
+	page.Pages = pageOf("page", total, historyRows, query)
+	if page.Denials, err = w.cfg.Store.DeniedPushes(ctx, r, denialRows); err != nil {
+		return err
+	}
+	if page.Targets, err = w.targets(ctx, p, r); err != nil || query.Get("tag") == "" {
+		return err
+	}
+	tag, err := artifact.ParseTag(query.Get("tag"))
+	if err != nil {
+		return err
+	}
+	if page.Changes, err = w.cfg.Store.TagHistory(ctx, r, tag); err != nil {
+		return err
+	}
+	slices.Reverse(page.Changes)
+	page.Tag, page.Changes = tag.String(), page.Changes[:min(len(page.Changes), changeRows)]
+	return nil
+}
+
+// changeRows is how many changes of a tag are shown, the last ones.
+const changeRows = 100
+
+// targets are the environments of a repository's pipeline that the reader may promote to.
+func (w *Web) targets(ctx context.Context, p artifact.Principal, r artifact.Repository) (all []artifact.Environment, err error) {
+	pipeline, err := w.cfg.Promotions.Pipeline(ctx, r)
+	if kind := artifact.KindOf(err); kind == artifact.NotFound || kind == artifact.Conflict {
+		return nil, nil // there is none, or two: a promotion says so
+	}
+	for _, stage := range pipeline.Environments {
+		if p.CanPromote(r, stage.Environment) {
+			all = append(all, stage.Environment)
+		}
+	}
+	return all, err
+}
+
+// runs returns what runs of some repositories, as far as the reader may see it, in the order of the pipelines.
+func (w *Web) runs(ctx context.Context, p artifact.Principal, repositories ...artifact.Repository) ([]artifact.Status, error) {
+	all, err := w.cfg.Store.StatusOf(ctx, repositories)
+	all = slices.DeleteFunc(all, func(s artifact.Status) bool {
+		return !p.Can(artifact.ActionLook, s.Repository) && !slices.Contains(p.Deploys(s.Repository), s.Environment)
 	})
+	if order, err := w.cfg.Environments(ctx); err == nil { // else by name
+		slices.SortStableFunc(all, func(a, b artifact.Status) int {
+			return slices.Index(order, a.Environment) - slices.Index(order, b.Environment)
+		})
+	}
+	return all, err
 }
 
 // cvePage says where a vulnerability is.
@@ -270,22 +307,22 @@ func (w *Web) pipelines(c *gin.Context, p artifact.Principal) error {
 	if err != nil {
 		return err
 	}
-	statuses, err := w.cfg.Store.Status(ctx)
+	runs, err := w.cfg.Store.Deployments(ctx, artifact.Repository{})
 	if err != nil {
 		return err
 	}
 	page := pipelinesPage{}
 	for _, one := range all {
-		page.Pipelines = append(page.Pipelines, w.view(c, p, one, statuses))
+		page.Pipelines = append(page.Pipelines, w.view(c, p, one, runs))
 	}
 	w.render(c, http.StatusOK, "pipelines", "Pipelines", page)
 	return nil
 }
 
-func (w *Web) view(c *gin.Context, p artifact.Principal, one promotion.Versioned, statuses []artifact.Status) pipelineView {
+func (w *Web) view(c *gin.Context, p artifact.Principal, one promotion.Versioned, runs []artifact.Deployment) pipelineView {
 	v := pipelineView{Name: one.Name(), Version: one.Version, Matches: one.Repositories(), Except: one.Except()}
 	chosen := map[artifact.Repository]bool{}
-	for _, s := range statuses {
+	for _, s := range runs {
 		if _, asked := chosen[s.Repository]; !asked && p.Can(artifact.ActionLook, s.Repository) {
 			its, err := w.cfg.Promotions.Pipeline(c.Request.Context(), s.Repository)
 			chosen[s.Repository] = err == nil && its.Name() == one.Name()
@@ -293,8 +330,8 @@ func (w *Web) view(c *gin.Context, p artifact.Principal, one promotion.Versioned
 	}
 	for _, stage := range one.Environments {
 		s := stageView{Environment: stage.Environment, After: stage.Requires.After, Asks: stage.Asks()}
-		for _, status := range statuses {
-			if status.Environment == stage.Environment && chosen[status.Repository] {
+		for _, d := range runs {
+			if d.Environment == stage.Environment && chosen[d.Repository] {
 				s.Runs++
 			}
 		}

@@ -122,8 +122,12 @@ func (w *Web) approve(c *gin.Context, p artifact.Principal) error {
 // approvalsPage is what waits for approvals.
 type approvalsPage struct {
 	form
-	Mine, Others []waiting
+	Mine, Others           []waiting
+	MinePages, OthersPages pages
 }
+
+// waitingRows is how many of each a page lists.
+const waitingRows = 50
 
 // waiting is a digest that waits for approvals, with whether the reader's is one.
 type waiting struct{ promotion.Waiting }
@@ -151,6 +155,8 @@ func (w *Web) approvals(c *gin.Context, p artifact.Principal) error {
 			page.Others = append(page.Others, waiting{one})
 		}
 	}
+	page.Mine, page.MinePages = pagedBy("mine", page.Mine, waitingRows, c.Request.URL.Query())
+	page.Others, page.OthersPages = pagedBy("others", page.Others, waitingRows, c.Request.URL.Query())
 	w.render(c, http.StatusOK, "approvals", "Approvals", page)
 	return nil
 }
@@ -193,12 +199,12 @@ func (w *Web) showRollback(c *gin.Context, p artifact.Principal, status int, r p
 	if page.Chosen == "" && len(trail) > 0 {
 		page.Chosen = trail[0].Digest.String()
 	}
-	all, err := w.cfg.Store.Status(ctx)
+	all, err := w.cfg.Store.StatusOf(ctx, []artifact.Repository{r.Repository})
 	if err != nil {
 		return err
 	}
 	for i := range all {
-		if all[i].Repository == r.Repository && all[i].Environment == r.Environment {
+		if all[i].Environment == r.Environment {
 			page.Current = &all[i]
 		}
 	}
@@ -260,12 +266,12 @@ func (w *Web) showRecall(c *gin.Context, p artifact.Principal, status int, text 
 	if page.Tags, err = w.cfg.Store.TagsOf(ctx, ref.Repository, ref.Digest); err != nil {
 		return err
 	}
-	all, err := w.cfg.Store.Status(ctx)
+	all, err := w.cfg.Store.StatusOf(ctx, []artifact.Repository{ref.Repository})
 	if err != nil {
 		return err
 	}
 	for _, s := range all {
-		if s.Repository == ref.Repository && s.Digest == ref.Digest {
+		if s.Digest == ref.Digest {
 			page.Runs = append(page.Runs, s)
 		}
 	}

@@ -18,11 +18,26 @@ func paged[T any](all []T, size int, query url.Values) ([]T, pages) {
 }
 
 func pagedBy[T any](name string, all []T, size int, query url.Values) ([]T, pages) {
+	p := pageOf(name, len(all), size, query)
+	return all[max(p.From-1, 0):p.To], p
+}
+
+// behind is how many rows come before the page that the query asks for, of a list that the database cuts.
+func behind(name string, size int, query url.Values) int {
 	n, _ := strconv.Atoi(query.Get(name))
-	of := max((len(all)+size-1)/size, 1)
+	return (min(max(n, 1), maxPage) - 1) * size
+}
+
+// maxPage is the last page that anybody may ask for.
+const maxPage = 100_000
+
+// pageOf says where the page that the query asks for is in a list of so many rows.
+func pageOf(name string, all, size int, query url.Values) pages {
+	n, _ := strconv.Atoi(query.Get(name))
+	of := max((all+size-1)/size, 1)
 	n = min(max(n, 1), of)
-	from, to := (n-1)*size, min(n*size, len(all))
-	p := pages{Number: n, Of: of, From: min(from+1, to), To: to, All: len(all)}
+	from, to := (n-1)*size, min(n*size, all)
+	p := pages{Number: n, Of: of, From: min(from+1, to), To: to, All: all}
 	other := func(n int) string {
 		if n < 1 || n > of {
 			return ""
@@ -35,5 +50,5 @@ func pagedBy[T any](name string, all []T, size int, query url.Values) ([]T, page
 		return "?" + q.Encode()
 	}
 	p.Before, p.Behind = other(n-1), other(n+1)
-	return all[from:to], p
+	return p
 }

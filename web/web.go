@@ -31,32 +31,47 @@ var files embed.FS
 
 // Store is what the pages read; *postgres.DB is one.
 type Store interface {
-	Status(ctx context.Context) ([]artifact.Status, error)
+	// StatusOf returns what each environment of some repositories runs, with all that is known of it now.
+	StatusOf(ctx context.Context, repositories []artifact.Repository) ([]artifact.Status, error)
+	// Cells returns what each environment of every repository runs, with what a board counts.
+	Cells(ctx context.Context) ([]artifact.Cell, error)
+	// Deployments returns what each environment of a repository (the zero one: of all) runs.
+	Deployments(ctx context.Context, repository artifact.Repository) ([]artifact.Deployment, error)
 	RecentPushes(ctx context.Context, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error)
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
 	Tags(ctx context.Context, repository artifact.Repository) ([]struct {
 		Name   artifact.Tag
 		Digest artifact.Digest
 	}, error)
+	// TagPage returns the tags whose names hold words, at most n behind the first ones, and how many there are.
+	TagPage(ctx context.Context, repository artifact.Repository, words string, behind, n int) (page []artifact.TagAt, all int, err error)
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.StoredManifest, error)
+	// DeniedPush, DeniedTag and DeniedPushes tell of pushes that policy denied, and that left no manifest.
+	DeniedPush(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.DeniedPush, error)
+	DeniedTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (digest artifact.Digest, ok bool, err error)
+	DeniedPushes(ctx context.Context, repository artifact.Repository, limit int) ([]artifact.PushRecord, error)
 	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
 	RefusedVerdict(ctx context.Context, repository artifact.Repository, reference string) (artifact.VerdictRecord, error)
-	Recalled(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (actor, reason string, ok bool, err error)
+	RecallOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (recall artifact.Recall, ok bool, err error)
 	TurnedBad(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.TurnedBad, bool, error)
 	Scan(ctx context.Context, digest artifact.Digest) (artifact.Scan, error)
 	Signatures(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.SignatureRecord, error)
 	Referrers(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Descriptor, error)
 	History(ctx context.Context, repository artifact.Repository) ([]artifact.Promotion, error)
+	// HistoryPage returns the promotions of a repository, newest first, at most n behind the first ones, and how many there are.
+	HistoryPage(ctx context.Context, repository artifact.Repository, behind, n int) (page []artifact.Promotion, all int, err error)
 	TagHistory(ctx context.Context, repository artifact.Repository, tag artifact.Tag) ([]artifact.TagChange, error)
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
 	Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.PullDay, error)
 	Affected(ctx context.Context, id string, after artifact.Digest, n int) (all []artifact.Affected, last artifact.Digest, err error)
-	// DeploymentsAt returns what each environment ran at an instant.
-	DeploymentsAt(ctx context.Context, at time.Time) ([]artifact.Deployment, error)
-	RecentPromotions(ctx context.Context, limit int) ([]artifact.Promotion, error)
+	// DeploymentsAt returns what each environment of some repositories ran at an instant.
+	DeploymentsAt(ctx context.Context, repositories []artifact.Repository, at time.Time) ([]artifact.Deployment, error)
+	// PromotionsUntil returns the last promotions until an instant, newest first; PromotionsAfter the first ones after it.
+	PromotionsUntil(ctx context.Context, at time.Time, limit int) ([]artifact.Promotion, error)
+	PromotionsAfter(ctx context.Context, at time.Time, limit int) ([]artifact.Promotion, error)
 	FirstPromotion(ctx context.Context) (at time.Time, ok bool, err error)
-	// Leads says by how many promotions the first environment of each pair is ahead of the second.
-	Leads(ctx context.Context, pairs [][2]artifact.Environment) ([]artifact.Lead, error)
+	// Leads says by how many promotions the first environment of each pair is ahead of the second, in some repositories.
+	Leads(ctx context.Context, repositories []artifact.Repository, pairs [][2]artifact.Environment) ([]artifact.Lead, error)
 	// ApprovalsOf returns the approvals in force of digests for environments.
 	ApprovalsOf(ctx context.Context, candidates []artifact.Deployment) ([]artifact.Approval, error)
 	// Changed returns a channel that is closed when something which pages show has changed since a time.
@@ -268,15 +283,27 @@ func (w *Web) render(c *gin.Context, status int, name, title string, page any) {
 type failurePage struct {
 	Status  int
 	Message string
+	See     string // a page that says more; empty: none
 	Request string
 }
 
 var statuses = map[artifact.Kind]int{artifact.Invalid: 400, artifact.NotFound: 404, artifact.Denied: 403, artifact.Unauthentic: 401, artifact.Conflict: 409,
 	artifact.Unavailable: 503, artifact.Full: 507, artifact.TimedOut: 408, artifact.TooLarge: 413, artifact.Unsupported: 501, artifact.TooMany: 429}
 
+// statusClientGone is what nginx calls it; nobody is there to read it, but the log counts it apart from failures.
+const statusClientGone = 499
+
 func (w *Web) fail(c *gin.Context, err error) {
+	if errors.Is(err, context.Canceled) && c.Request.Context().Err() != nil {
+		c.Status(statusClientGone) // who asked has left, and has the page loaded again, or another one
+		return
+	}
 	p := failurePage{Status: http.StatusInternalServerError, Message: "The server failed; its log has the reason under the id below.", Request: c.Writer.Header().Get("X-Request-Id")}
 	var known *artifact.Error
+	var absent notStored
+	if errors.As(err, &absent) {
+		p.See = "/d/" + absent.See.String()
+	}
 	if errors.As(err, &known) {
 		p.Status, p.Message = statuses[known.Kind], known.Message
 	} else {

@@ -33,6 +33,8 @@ var (
 
 	digest     = artifact.DigestOf([]byte("image"))
 	hidden     = artifact.DigestOf([]byte("hidden"))
+	refused    = artifact.DigestOf([]byte("refused"))
+	forgotten  = artifact.DigestOf([]byte("refused, and nothing kept"))
 	configBody = []byte(`{"config":{"User":"1000","Labels":{"<b>":"<script>alert(1)</script>"},"Entrypoint":["/app"]},"rootfs":{"type":"layers","diff_ids":["` + digest.String() + `"]},"history":[{"created_by":"COPY <i>"}]}`)
 	bad        = artifact.TurnedBad{Repository: repo, Digest: digest, Response: artifact.RespondAlert, Reasons: []artifact.Reason{{Rule: "max-severity", Message: hostile}}, LedgerIndex: 42, Since: noon}
 	hostile    = "<script>alert(2)</script>"
@@ -42,14 +44,32 @@ var (
 type store struct {
 	web.Store // of what no test here asks for
 	empty     bool
+	recalled  bool
+	fresh     bool // nothing was ever promoted
 }
 
-func (s store) Status(context.Context) ([]artifact.Status, error) {
+func (s store) StatusOf(context.Context, []artifact.Repository) ([]artifact.Status, error) {
 	if s.empty {
 		return nil, nil
 	}
 	return []artifact.Status{{Deployment: artifact.Deployment{Repository: repo, Environment: dev, Digest: digest, Version: "v456", Since: noon, Actor: "ada", Reason: hostile},
 		Verdict: artifact.Allow, Scan: artifact.Scanned, Counts: map[artifact.Severity]int{artifact.Critical: 2}, Signed: true, Bad: &bad}}, nil
+}
+
+func (s store) Cells(context.Context) ([]artifact.Cell, error) {
+	if s.empty {
+		return nil, nil
+	}
+	return []artifact.Cell{{Repository: repo, Environment: dev, Digest: digest, Version: "v456", Since: noon, Denied: true, Severe: true}}, nil
+}
+
+func (s store) Deployments(context.Context, artifact.Repository) ([]artifact.Deployment, error) {
+	return []artifact.Deployment{{Repository: repo, Environment: dev, Digest: digest, Version: "v456", Since: noon}}, nil
+}
+
+func (s store) TagPage(context.Context, artifact.Repository, string, int, int) ([]artifact.TagAt, int, error) {
+	other, _ := artifact.ParseTag("unpromoted")
+	return []artifact.TagAt{{Name: v456, Digest: digest}, {Name: other, Digest: hidden}}, 2, nil
 }
 
 func (s store) RecentPushes(_ context.Context, o artifact.Outcome, _ int) ([]artifact.PushRecord, error) {
@@ -77,8 +97,11 @@ func (s store) Tags(context.Context, artifact.Repository) ([]struct {
 	}{{v456, digest}, {other, hidden}}, nil
 }
 
-func (s store) Manifest(context.Context, artifact.Repository, artifact.Digest) (artifact.StoredManifest, error) {
-	return artifact.StoredManifest{Repository: repo, Digest: digest, IsImage: true, Platform: "linux/amd64", PushedBy: "ci", PushedAt: noon, Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest,
+func (s store) Manifest(_ context.Context, _ artifact.Repository, d artifact.Digest) (artifact.StoredManifest, error) {
+	if d == refused || d == forgotten {
+		return artifact.StoredManifest{}, artifact.Errorf(artifact.NotFound, "no such manifest")
+	}
+	return artifact.StoredManifest{Repository: repo, Digest: digest, Body: []byte("{}"), IsImage: true, Platform: "linux/amd64", PushedBy: "ci", PushedAt: noon, Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest,
 		Config: &artifact.Descriptor{Digest: artifact.DigestOf(configBody)}, Layers: []artifact.Descriptor{{Digest: digest, Size: 3 << 20}}}}, nil
 }
 
@@ -86,8 +109,27 @@ func (s store) TagsOf(context.Context, artifact.Repository, artifact.Digest) ([]
 	return []artifact.Tag{v456}, nil
 }
 
-func (store) Recalled(context.Context, artifact.Repository, artifact.Digest) (actor, reason string, ok bool, err error) {
-	return "", "", false, nil
+func (store) DeniedPush(_ context.Context, _ artifact.Repository, d artifact.Digest) (artifact.DeniedPush, error) {
+	denied := artifact.DeniedPush{Verdict: artifact.VerdictRecord{Repository: repo, Digest: d, Outcome: artifact.Deny, Policies: []string{"baseline@1"}, Reasons: []artifact.Reason{{Rule: "no-sshd", Message: hostile}}},
+		Reference: "bad", Actor: hostile, At: noon, LedgerIndex: 77, Manifest: artifact.StoredManifest{Repository: repo, Digest: d}}
+	if d == refused {
+		denied.Config = configBody
+		denied.Manifest = artifact.StoredManifest{Repository: repo, Digest: d, IsImage: true, Platform: "linux/amd64", Body: []byte(`{"schemaVersion":2}`),
+			Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest, Config: &artifact.Descriptor{Digest: artifact.DigestOf(configBody)}, Layers: []artifact.Descriptor{{Digest: digest, Size: 3 << 20}}}}
+	}
+	return denied, nil
+}
+
+func (store) DeniedTag(_ context.Context, _ artifact.Repository, tag artifact.Tag) (artifact.Digest, bool, error) {
+	return refused, tag.String() == "bad", nil
+}
+
+func (store) DeniedPushes(context.Context, artifact.Repository, int) ([]artifact.PushRecord, error) {
+	return []artifact.PushRecord{{Repository: repo, Digest: refused, Reference: "bad", Outcome: artifact.Deny, Actor: hostile, At: noon, Reasons: []artifact.Reason{{Rule: "no-sshd", Message: hostile}}}}, nil
+}
+
+func (s store) RecallOf(context.Context, artifact.Repository, artifact.Digest) (artifact.Recall, bool, error) {
+	return artifact.Recall{Actor: "token:grace/1", Reason: hostile, At: noon, Advisory: "https://status.example/7"}, s.recalled, nil
 }
 
 func (store) TurnedBad(context.Context, artifact.Repository, artifact.Digest) (artifact.TurnedBad, bool, error) {
@@ -111,24 +153,36 @@ func (s store) Referrers(context.Context, artifact.Repository, artifact.Digest) 
 	return []artifact.Descriptor{{ArtifactType: hostile, Digest: hidden, Size: 100}}, nil
 }
 
+func (s store) HistoryPage(ctx context.Context, r artifact.Repository, _, _ int) ([]artifact.Promotion, int, error) {
+	all, err := s.History(ctx, r)
+	return all, len(all), err
+}
+
 func (s store) History(context.Context, artifact.Repository) ([]artifact.Promotion, error) {
+	if s.fresh {
+		return nil, nil
+	}
 	return []artifact.Promotion{{Action: "promote", Repository: repo, Environment: dev, Digest: digest, Version: "v456", Actor: "ada", Reason: "release 47", LedgerIndex: 12, At: noon}}, nil
 }
 
-func (s store) RecentPromotions(context.Context, int) ([]artifact.Promotion, error) {
+func (s store) PromotionsAfter(context.Context, time.Time, int) ([]artifact.Promotion, error) {
+	return nil, nil
+}
+
+func (s store) PromotionsUntil(context.Context, time.Time, int) ([]artifact.Promotion, error) {
 	return []artifact.Promotion{{Action: "promote", Repository: repo, Environment: dev, Digest: digest, Version: "v456", Actor: "token:ada/1", Reason: hostile, At: noon}}, nil
 }
 
 func (s store) FirstPromotion(context.Context) (time.Time, bool, error) { return noon, !s.empty, nil }
 
-func (s store) DeploymentsAt(_ context.Context, at time.Time) ([]artifact.Deployment, error) {
+func (s store) DeploymentsAt(_ context.Context, _ []artifact.Repository, at time.Time) ([]artifact.Deployment, error) {
 	if at.Before(noon) {
 		return nil, nil
 	}
 	return []artifact.Deployment{{Repository: repo, Environment: dev, Digest: hidden, Version: "v455", Since: noon, Actor: "ada", Reason: hostile}}, nil
 }
 
-func (s store) Leads(_ context.Context, pairs [][2]artifact.Environment) ([]artifact.Lead, error) {
+func (s store) Leads(_ context.Context, _ []artifact.Repository, pairs [][2]artifact.Environment) ([]artifact.Lead, error) {
 	return []artifact.Lead{{Repository: repo, Ahead: dev, Behind: production, By: 3}}, nil
 }
 
@@ -136,7 +190,10 @@ func (s store) ApprovalsOf(context.Context, []artifact.Deployment) ([]artifact.A
 	return nil, nil
 }
 
-func (s store) ResolveTag(context.Context, artifact.Repository, artifact.Tag) (artifact.Digest, error) {
+func (s store) ResolveTag(_ context.Context, _ artifact.Repository, tag artifact.Tag) (artifact.Digest, error) {
+	if tag.String() == "bad" || tag.String() == "never" {
+		return artifact.Digest{}, artifact.Errorf(artifact.NotFound, "there is no tag %s", tag)
+	}
 	return digest, nil
 }
 
@@ -295,12 +352,18 @@ type reader struct {
 	client *http.Client
 	url    string
 	desk   *desk
+	stop   func() // waits for what is under way
 }
 
-func open(t *testing.T, s store) *reader {
+func open(t *testing.T, s web.Store) *reader {
+	t.Helper()
+	return openLogging(t, s, slog.New(slog.DiscardHandler))
+}
+
+func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	t.Helper()
 	d := newDesk(t)
-	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return noon.Add(time.Hour) },
+	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p, ok := principals[token]
 			if !ok {
@@ -319,7 +382,7 @@ func open(t *testing.T, s store) *reader {
 	server := httptest.NewServer(engine)
 	t.Cleanup(server.Close)
 	jar, _ := cookiejar.New(nil)
-	return &reader{t, &http.Client{Jar: jar}, server.URL, d}
+	return &reader{t, &http.Client{Jar: jar}, server.URL, d, server.Close}
 }
 
 func (r *reader) get(path string) (int, string, http.Header) {
@@ -398,17 +461,19 @@ func TestEveryPage(t *testing.T) {
 		says   string
 		denied []string
 	}{
-		"/":                        {"dev has", nil},
-		"/?show=behind":            {"3 ahead", nil},
-		"/?show=bad&q=RETURNS":     {"turned bad", nil},
-		"/?q=nothing-like-it":      {"Show all 1", nil},
-		at:                         {"v455", nil},
-		"/?at=0":                   {"What ran where", nil},
-		"/d/shop/returns:v456":     {"Its journey", []string{"deployer", "stranger"}},
-		"/repositories":            {"shop/returns", nil},
-		"/r/shop/returns?tag=v456": {"What tag v456 stood at", []string{"stranger"}},
-		promote:                    {"1 of 6 gates is not met", []string{"deployer", "stranger"}},
-		"/approvals":               {"Waiting for others", []string{"deployer"}},
+		"/":                                     {"dev has", nil},
+		"/?show=behind":                         {"3 ahead", nil},
+		"/?show=bad&q=RETURNS":                  {"turned bad", nil},
+		"/?q=nothing-like-it":                   {"Show all 1", nil},
+		at:                                      {"v455", nil},
+		"/?at=0":                                {"What ran where", nil},
+		"/d/shop/returns:v456":                  {"Its journey", []string{"deployer", "stranger"}},
+		"/d/shop/returns@" + refused.String():   {"It is not stored", []string{"deployer", "stranger"}},
+		"/d/shop/returns@" + forgotten.String(): {"nothing but the verdict", []string{"deployer", "stranger"}},
+		"/repositories":                         {"shop/returns", nil},
+		"/r/shop/returns?tag=v456":              {"What tag v456 stood at", []string{"stranger"}},
+		promote:                                 {"1 of 6 gates is not met", []string{"deployer", "stranger"}},
+		"/approvals":                            {"Waiting for others", []string{"deployer"}},
 		"/rollback?service=shop/returns&environment=dev": {"ran from", nil},
 		recall:                    {"for ever", []string{"deployer", "stranger"}},
 		"/pipelines":              {"It has been in dev for 1h", []string{"deployer"}},

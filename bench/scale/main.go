@@ -10,13 +10,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
-	"time"
 
-	"waybill/postgres"
+	"waybill/bench/rows"
 )
 
 func main() {
@@ -31,10 +27,7 @@ func main() {
 
 // statements make the rows; %d is the number of repositories, each of which has ten images and a hundred blobs. Foreign
 // keys hold by how the rows are made, and are not checked.
-const statements = `
-set session_replication_role = replica;
-set synchronous_commit = off;
-set maintenance_work_mem = '512MB';
+const statements = rows.Unchecked + `;
 insert into repositories (name) select 'scale/r' || r from generate_series(1, %[1]d) r;
 insert into blobs (digest, size) select 'sha256:' || encode(sha256(int8send(b)), 'hex'), 1000000 + b from generate_series(1, %[1]d::bigint * 100) b;
 insert into repository_blobs (repository, digest) select 'scale/r' || (b - 1) / 100 + 1, 'sha256:' || encode(sha256(int8send(b)), 'hex') from generate_series(1, %[1]d::bigint * 100) b;
@@ -51,28 +44,18 @@ insert into verdicts (repository, digest, outcome, reasons, policy_hash, policie
 analyze`
 
 func run(ctx context.Context, data string, part float64) error {
-	server, err := postgres.StartEmbedded(ctx, filepath.Join(data, "postgres"), slog.New(slog.DiscardHandler))
+	db, stop, err := rows.Open(ctx, data)
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
-	db, err := postgres.Open(ctx, postgres.Config{URL: server.URL(), MaxConnections: 2})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
+	defer stop()
 	conn, err := db.Pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
-	for _, sql := range strings.Split(fmt.Sprintf(statements, int(part*100_000)), ";\n") {
-		begun := time.Now()
+	return rows.Run(fmt.Sprintf(statements, int(part*100_000)), func(sql string) (string, error) {
 		tag, err := conn.Exec(ctx, sql)
-		if err != nil {
-			return fmt.Errorf("%.60s: %w", strings.TrimSpace(sql), err)
-		}
-		fmt.Printf("%8.1f s  %s  %.60s\n", time.Since(begun).Seconds(), tag, strings.TrimSpace(sql))
-	}
-	return nil
+		return tag.String(), err
+	})
 }

@@ -49,7 +49,9 @@ var mayImport = map[string][]string{
 
 	"bench":                 {},
 	"bench/memory":          {},
-	"bench/scale":           {"postgres"},
+	"bench/rows":            {"postgres"},
+	"bench/scale":           {"bench/rows"},
+	"bench/pages":           {"artifact", "bench/rows", "blob", "ledger", "postgres"},
 	"bench/verdict":         {},
 	"bench/rematch":         {"artifact", "jobs", "postgres", "scanner"},
 	"examples/returns":      {},
@@ -62,7 +64,7 @@ var mayImport = map[string][]string{
 
 // onlyIn says which packages may import a module of others.
 var onlyIn = map[string][]string{
-	"github.com/jackc/pgx":             {"postgres", "postgres/pgtest", "jobs", "cmd/waybill", "bench/rematch"},
+	"github.com/jackc/pgx":             {"postgres", "postgres/pgtest", "jobs", "cmd/waybill", "bench/rematch", "bench/pages"},
 	"github.com/riverqueue":            {"jobs", "cmd/waybill"},
 	"github.com/coreos/go-oidc":        {"auth", "cmd/waybill"},
 	"github.com/gin-gonic/gin":         {"server", "web", "cmd/waybill"},
