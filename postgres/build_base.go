@@ -25,8 +25,8 @@ func (db *DB) RecordBases(ctx context.Context, all []artifact.BuiltOn) error {
 const builtOn = `select b.repository, b.digest, b.base_repository, b.base_digest, b.base_tag, b.at,
 		exists (select from recalls r where r.repository = b.base_repository and (r.digest = b.base_digest
 			or exists (select from manifest_references m where m.repository = r.repository and m.digest = b.base_digest and m.manifest = r.digest))) as recalled,
-		exists (select from verdicts v where v.repository = b.base_repository and v.digest = b.base_digest and v.outcome = 'deny') as denied,
-		not exists (select from manifests m where m.repository = b.base_repository and m.digest = b.base_digest) as gone,
+		coalesce((select v.outcome = 'deny' from verdicts v where v.repository = b.base_repository and v.digest = b.base_digest), false) as denied,
+		not coalesce((select true from manifests m where m.repository = b.base_repository and m.digest = b.base_digest), false) as gone,
 		coalesce((select t.digest from tags t where t.repository = b.base_repository and t.name = b.base_tag and t.digest <> b.base_digest
 			and not exists (select from manifest_references m where m.repository = t.repository and m.digest = b.base_digest and m.manifest = t.digest)), '') as replaced_by
 	from build_bases b where (select count(*) from manifests i where i.repository = b.repository and i.digest = b.digest) > 0 and `
