@@ -13,7 +13,6 @@ import (
 	"io"
 	"sync/atomic"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/readahead"
 
@@ -89,12 +88,7 @@ const portion = 256 << 10
 func unpack(buffered *bufio.Reader, head []byte) (io.ReadCloser, string, error) {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(buffered)
-		if err != nil {
-			return nil, "", fmt.Errorf("gzip: %w", err)
-		}
-		z.Multistream(false)
-		return &members{z, buffered}, "gzip", nil
+		return newGunzip(buffered), "gzip", nil
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18}):
 		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
@@ -103,38 +97,6 @@ func unpack(buffered *bufio.Reader, head []byte) (io.ReadCloser, string, error) 
 		return z.IOReadCloser(), "zstd", nil
 	}
 	return io.NopCloser(buffered), "none", nil
-}
-
-// members reads a gzip file, which may be several members one after another (RFC 1952, section 2.2), as eStargz and pigz
-// write them. What follows the last and is no member is an error that says so.
-type members struct {
-	*gzip.Reader
-	stored *bufio.Reader
-}
-
-func (m *members) Read(p []byte) (int, error) {
-	for {
-		n, err := m.Reader.Read(p)
-		if !errors.Is(err, io.EOF) || n > 0 {
-			if errors.Is(err, io.EOF) {
-				err = nil // the next call finds out what follows
-			}
-			return n, err
-		}
-		head, err := m.stored.Peek(2)
-		switch {
-		case len(head) == 0 && errors.Is(err, io.EOF):
-			return 0, io.EOF
-		case err != nil && !errors.Is(err, io.EOF):
-			return 0, err
-		case !bytes.Equal(head, []byte{0x1f, 0x8b}):
-			return 0, errTrailing
-		}
-		if err := m.Reset(m.stored); err != nil {
-			return 0, err
-		}
-		m.Multistream(false)
-	}
 }
 
 var errTrailing = errors.New("bytes follow the compressed stream")

@@ -117,6 +117,10 @@ var distinct = func() [][]byte {
 	return all
 }()
 
+// anchors: every one of the words has one of them in it, and most programs have none. They begin with what is rare in
+// machine code.
+var anchors = words("ssh", "SSH", "zed|KeysFile", "vilege| separation", "pbear| s")
+
 func words(texts ...string) [][]byte {
 	var all [][]byte
 	for _, text := range texts {
@@ -129,6 +133,9 @@ func words(texts ...string) [][]byte {
 func (l *looker) program(r io.Reader, n int) (seen, error) {
 	found := map[string]bool{}
 	note := func(window []byte) {
+		if !slices.ContainsFunc(anchors, func(anchor []byte) bool { return bytes.Contains(window, anchor) }) {
+			return
+		}
 		for _, word := range distinct {
 			if !found[string(word)] && bytes.Contains(window, word) {
 				found[string(word)] = true

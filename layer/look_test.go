@@ -3,6 +3,7 @@ package layer
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,4 +38,11 @@ func TestRunsDaemon(t *testing.T) {
 		}
 		require.Equal(t, want, runsDaemon(script), "%q", script)
 	})
+}
+
+func TestAnchors(t *testing.T) {
+	t.Parallel()
+	for _, word := range distinct {
+		require.True(t, slices.ContainsFunc(anchors, func(anchor []byte) bool { return bytes.Contains(word, anchor) }), "%s", word)
+	}
 }

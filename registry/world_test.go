@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +34,9 @@ type world struct {
 	pusher artifact.Principal
 	admin  artifact.Principal
 	shop   artifact.Repository
+
+	mu      sync.Mutex
+	arrived []artifact.Digest // what the inspector was told of
 }
 
 func newWorld(t testing.TB) *world {
@@ -94,8 +98,13 @@ func (w *world) Scan(_ context.Context, s artifact.Subject, _ bool) (artifact.Sc
 	return artifact.Scan{Digest: s.Digest, State: artifact.ScanPending}, true, nil
 }
 
-func (w *world) Expected(context.Context)                        {}
-func (w *world) Arrived(context.Context, artifact.Digest, int64) {}
+func (w *world) Expected(context.Context) {}
+
+func (w *world) Arrived(_ context.Context, digest artifact.Digest, _ int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.arrived = append(w.arrived, digest)
+}
 
 func (w *world) Reserved(_ context.Context, _ artifact.Repository, tag artifact.Tag) (bool, error) {
 	return tag.String() == "production", nil

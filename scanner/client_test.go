@@ -112,16 +112,19 @@ func act(what string, digest artifact.Digest) scanner.Response {
 		<-time.After(50 * time.Millisecond) // stands for work
 	case "pid":
 		return said(fmt.Sprint(os.Getpid()))
-	case "confined":
-		return said(strings.Join(attempts(), "\n"))
 	case "environment":
 		return said(strings.Join(os.Environ(), "\n"))
+	}
+	if rest, ok := strings.CutPrefix(what, "confined "); ok {
+		key, address, _ := strings.Cut(rest, " ")
+		return said(strings.Join(attempts(key, address), "\n"))
 	}
 	return said(what)
 }
 
-// attempts lists what this process could do and should not be able to.
-func attempts() []string {
+// attempts lists what this process could do and should not be able to. key is a file of the server's, address where
+// somebody listens.
+func attempts(key, address string) []string {
 	var could []string
 	try := func(what string, err error) {
 		if err == nil {
@@ -130,6 +133,20 @@ func attempts() []string {
 	}
 	_, err := os.ReadFile("/etc/passwd")
 	try("read /etc/passwd", err)
+	_, err = os.ReadFile(key)
+	try("read the server's key", err)
+	_, err = os.ReadFile(fmt.Sprintf("/proc/%d/root%s", os.Getppid(), key))
+	try("read the server's key by way of its process", err)
+	_, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", os.Getppid()))
+	try("read the server's environment", err)
+	try("signal the server", syscall.Kill(os.Getppid(), 0))
+	try("trace the server", syscall.PtraceAttach(os.Getppid()))
+	_, err = net.Dial("tcp", address)
+	try("connect out", err)
+	_, err = net.Dial("unix", key+".socket")
+	try("connect to a Unix socket", err)
+	_, err = syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
+	try("open a socket", err)
 	_, err = os.ReadDir("/")
 	try("list /", err)
 	try("write elsewhere", os.WriteFile("/var/tmp/waybill-scanner-escape", nil, 0o600))
@@ -236,7 +253,20 @@ func TestAnswers(t *testing.T) {
 func TestConfined(t *testing.T) {
 	t.Parallel()
 	c := client(t, nil)
-	said, err := analyse(t, c, t.Context(), "confined")
+	folder, err := os.MkdirTemp(programs.dir, "data")
+	require.NoError(t, err)
+	// Open to everybody, and listened at: nothing but its confinement keeps the process away.
+	require.NoError(t, os.Chmod(folder, 0o755))
+	key := filepath.Join(folder, "signing.key")
+	require.NoError(t, os.WriteFile(key, []byte("secret"), 0o644))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	local, err := net.Listen("unix", key+".socket")
+	require.NoError(t, err)
+	defer local.Close()
+	require.NoError(t, os.Chmod(key+".socket", 0o777))
+	said, err := analyse(t, c, t.Context(), "confined "+key+" "+listener.Addr().String())
 	require.NoError(t, err)
 	require.Empty(t, said, "what the scanner could do")
 }

@@ -212,7 +212,7 @@ func (w *world) debianMatch(t *testing.T, debian scanner.Analysis) {
 	require.Equal(t, "CycloneDX", bom.BOMFormat)
 	require.Contains(t, bom.Metadata.Component.Name, "shop/returns")
 	require.Greater(t, len(bom.Components), 80)
-	require.Equal(t, scanned, bom.Metadata.Timestamp)
+	require.Equal(t, scanned, bom.Metadata.Timestamp.UTC())
 	tools := bom.Metadata.Tools.Components
 	require.Len(t, tools, 2)
 	require.Equal(t, "trivy", tools[0].Name)
@@ -225,7 +225,7 @@ func (w *world) debianMatch(t *testing.T, debian scanner.Analysis) {
 		}
 	}
 	require.NoError(t, json.Unmarshal(result.SPDX, &document))
-	require.Equal(t, scanned, document.CreationInfo.Created)
+	require.Equal(t, scanned, document.CreationInfo.Created.UTC())
 	require.Equal(t, []string{"Organization: aquasecurity", "Tool: trivy-" + tools[0].Version, "Tool: waybill-test"}, document.CreationInfo.Creators)
 }
 

@@ -3,6 +3,7 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -15,8 +16,11 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
@@ -139,26 +143,41 @@ func TestAdversaries(t *testing.T) {
 	capable.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
 	setuid := link(tar.TypeLink, "bin/b", "bin/a")
 	setuid.Mode = 0o4755
+	redirect := folderEntry("etc")
+	redirect.PAXRecords = map[string]string{"SCHILY.xattr.trusted.overlay.redirect": "/evil"}
 
 	for what, c := range map[string]struct {
 		image v1.Image
 		want  string
 	}{
-		"sshd, renamed":                  {configured(t, "1000", renamed), "/srv/worker is an OpenSSH daemon"},
-		"sshd, not even executable":      {configured(t, "1000", layerOf(t, file("srv/data.bin", 0o644, sshd))), "/srv/data.bin is an OpenSSH daemon"},
-		"sshd, by a second name":         {configured(t, "1000", layerOf(t, file("a", 0o755, sshd), link(tar.TypeLink, "b", "a")), layerOf(t, file(".wh.a", 0o644, ""))), "/b is an OpenSSH daemon"},
-		"sshd, replaced and moved":       {configured(t, "1000", layerOf(t, file("usr/sbin/sshd", 0o755, "x")), layerOf(t, file("opt/y", 0o755, sshd))), "/opt/y is an OpenSSH daemon"},
-		"dropbear, renamed":              {configured(t, "1000", layerOf(t, file("srv/helper", 0o755, dropbear))), "/srv/helper is a dropbear daemon"},
-		"a script in ENTRYPOINT":         {running(t, []string{"sh", "/start"}, layerOf(t, file("start", 0o644, "cd /srv\nexec /srv/sshd -D\n"))), "the entrypoint /start starts an ssh daemon"},
-		"a link to such a script":        {running(t, []string{"go"}, layerOf(t, file("srv/run", 0o755, "#!/bin/sh\ndropbear -F\n"), link(tar.TypeSymlink, "usr/bin/go", "../../srv/run"))), "the entrypoint /srv/run starts"},
-		"a name that is uid 0":           {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, "app:x:0:0::/:/bin/sh\n"))), "runs as root"},
-		"passwd replaced above":          {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users)), layerOf(t, file("etc/passwd", 0o644, "app:x:00:0::/:/bin/sh\n"))), "runs as root"},
-		"passwd is a link":               {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users)), layerOf(t, file("opt/u", 0o644, "app:x:0:0::/:\n"), link(tar.TypeSymlink, "etc/passwd", "../opt/u"))), "runs as root"},
-		"setuid":                         {configured(t, "1000", layerOf(t, file("bin/a", 0o4755, "x"))), "/bin/a is setuid"},
-		"setuid by a hard link's entry":  {configured(t, "1000", layerOf(t, file("bin/a", 0o755, "x"), setuid)), "/bin/a is setuid"},
-		"capabilities":                   {configured(t, "1000", layerOf(t, capable)), "cap_net_raw"},
-		"a gigabyte in a sparse file":    {configured(t, "1000", sparse(t)), "the image, uncompressed, is 1 GiB"},
-		"a whole system, by its package": {image(t, debian(t, "openssh-server"), "1000"), "the package openssh-server"},
+		"sshd, renamed":                   {configured(t, "1000", renamed), "/srv/worker is an OpenSSH daemon"},
+		"sshd, not even executable":       {configured(t, "1000", layerOf(t, file("srv/data.bin", 0o644, sshd))), "/srv/data.bin is an OpenSSH daemon"},
+		"sshd, by a second name":          {configured(t, "1000", layerOf(t, file("a", 0o755, sshd), link(tar.TypeLink, "b", "a")), layerOf(t, file(".wh.a", 0o644, ""))), "/b is an OpenSSH daemon"},
+		"sshd, replaced and moved":        {configured(t, "1000", layerOf(t, file("usr/sbin/sshd", 0o755, "x")), layerOf(t, file("opt/y", 0o755, sshd))), "/opt/y is an OpenSSH daemon"},
+		"dropbear, renamed":               {configured(t, "1000", layerOf(t, file("srv/helper", 0o755, dropbear))), "/srv/helper is a dropbear daemon"},
+		"a script in ENTRYPOINT":          {running(t, []string{"sh", "/start"}, layerOf(t, file("start", 0o644, "cd /srv\nexec /srv/sshd -D\n"))), "the entrypoint /start starts an ssh daemon"},
+		"a link to such a script":         {running(t, []string{"go"}, layerOf(t, file("srv/run", 0o755, "#!/bin/sh\ndropbear -F\n"), link(tar.TypeSymlink, "usr/bin/go", "../../srv/run"))), "the entrypoint /srv/run starts"},
+		"a name that is uid 0":            {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, "app:x:0:0::/:/bin/sh\n"))), "runs as root"},
+		"passwd replaced above":           {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users)), layerOf(t, file("etc/passwd", 0o644, "app:x:00:0::/:/bin/sh\n"))), "runs as root"},
+		"passwd is a link":                {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users)), layerOf(t, file("opt/u", 0o644, "app:x:0:0::/:\n"), link(tar.TypeSymlink, "etc/passwd", "../opt/u"))), "runs as root"},
+		"setuid":                          {configured(t, "1000", layerOf(t, file("bin/a", 0o4755, "x"))), "/bin/a is setuid"},
+		"setuid by a hard link's entry":   {configured(t, "1000", layerOf(t, file("bin/a", 0o755, "x"), setuid)), "/bin/a is setuid"},
+		"capabilities":                    {configured(t, "1000", layerOf(t, capable)), "cap_net_raw"},
+		"a gigabyte in a sparse file":     {configured(t, "1000", sparse(t)), "the image, uncompressed, is 1 GiB"},
+		"sshd, a folder written anew":     {configured(t, "1000", layerOf(t, file("srv/bin/x", 0o755, sshd)), layerOf(t, file("srv/bin", 0o644, ""), folderEntry("srv/bin"))), "again as a directory"},
+		"sshd, a folder removed and made": {configured(t, "1000", layerOf(t, file("srv/bin/x", 0o755, sshd)), layerOf(t, file("srv/.wh.bin", 0o644, ""), folderEntry("srv/bin"))), "removed and made again"},
+		"sshd behind a device":            {configured(t, "1000", layerOf(t, file("srv/x", 0o755, sshd)), layerOf(t, packed{tar.Header{Name: "srv/x", Typeflag: tar.TypeChar}, nil})), "leave devices out"},
+		"a hard link to what goes":        {configured(t, "1000", layerOf(t, file("a", 0o755, sshd)), layerOf(t, file(".wh.a", 0o644, ""), link(tar.TypeLink, "b", "a"))), "hard link"},
+		"the root made opaque":            {configured(t, "1000", layerOf(t, file("a", 0o755, "x")), layerOf(t, file(".wh..wh..opq", 0o644, ""))), "the root itself opaque"},
+		"/etc leads elsewhere above":      {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users)), layerOf(t, file("evil/passwd", 0o644, "app:x:0:0::/:\n"), link(tar.TypeSymlink, "etc", "/evil"))), "runs as root"},
+		"/etc by an overlay's redirect":   {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users), file("evil/passwd", 0o644, "app:x:0:0::/:\n")), layerOf(t, redirect)), "trusted.overlay.redirect"},
+		"passwd twice in a layer":         {configured(t, "app", layerOf(t, file("etc/passwd", 0o644, users), file("./etc//passwd", 0o644, "app:x:0:0::/:\n"))), "runs as root"},
+		"passwd by a link of aufs":        {configured(t, "app", layerOf(t, file(".wh..wh.plnk/1", 0o644, users), link(tar.TypeLink, "etc/passwd", ".wh..wh.plnk/1"))), "named like a whiteout"},
+		"a name of odd bytes":             {configured(t, `a\xff`, layerOf(t, file("etc/passwd", 0o644, "a\xff:x:1000:1000::/:\n"+`a\xff:x:0:0::/:`))), "runs as root"},
+		"a number that wraps":             {configured(t, "4294967296", files(t, map[string]string{"a": "1"})), "outside the range"},
+		"two spellings of a key":          {respelt{configured(t, "1000", files(t, map[string]string{"a": "1"})), `"User":"1000"`, `"User":"1000","user":"0"`}, "both"},
+		"a key that few read":             {respelt{configured(t, "1000", files(t, map[string]string{"a": "1"})), `"User":"1000"`, `"user":"1000"`}, "spell it as"},
+		"a whole system, by its package":  {image(t, debian(t, "openssh-server"), "1000"), "the package openssh-server"},
 	} {
 		err := s.push(pusher, "shop/x:v1", c.image)
 		require.ErrorContains(t, err, c.want, what)
@@ -183,6 +202,15 @@ func TestAdversaries(t *testing.T) {
 	status, _ := s.get(pusher, "/v2/shop/multi/manifests/v1")
 	require.Equal(t, 404, status)
 
+	// What says that it is an attestation is an image all the same, also where an index of an index has it.
+	attestation := addendum(root, "unknown")
+	attestation.Platform.OS = "unknown"
+	attestation.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": "sha256:" + strings.Repeat("0", 64)}
+	nested := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: mutate.AppendManifests(empty.Index, addendum(good, "amd64"), attestation)})
+	require.ErrorContains(t, remote.WriteIndex(ref, nested, s.auth(pusher)), "runs as root")
+	status, _ = s.get(pusher, "/v2/shop/multi/manifests/v1")
+	require.Equal(t, 404, status)
+
 	// By digest there is no tag to refuse; tagged later, there is.
 	digest, err := good.Digest()
 	require.NoError(t, err)
@@ -193,6 +221,51 @@ func TestAdversaries(t *testing.T) {
 	require.Equal(t, artifact.Allow, verdict.Outcome, "a refused tag says nothing about the digest")
 	s.pushed(pusher, "shop/late:v1", good)
 }
+
+func folderEntry(name string) packed {
+	return packed{tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755}, nil}
+}
+
+// respelt is an image whose config is written otherwise.
+type respelt struct {
+	v1.Image
+	old, config string
+}
+
+func (i respelt) RawConfigFile() ([]byte, error) {
+	b, err := i.Image.RawConfigFile()
+	return []byte(strings.Replace(string(b), i.old, i.config, 1)), err
+}
+
+func (i respelt) ConfigName() (v1.Hash, error) { return partial.ConfigName(i) }
+
+func (i respelt) ConfigLayer() (v1.Layer, error) {
+	b, err := i.RawConfigFile()
+	return static.NewLayer(b, types.OCIConfigJSON), err
+}
+
+func (i respelt) RawManifest() ([]byte, error) {
+	m, err := i.Image.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	m = m.DeepCopy()
+	raw, err := i.RawConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	m.Config.Digest, m.Config.Size, err = v1.SHA256(strings.NewReader(string(raw)))
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(m)
+}
+
+func (i respelt) Manifest() (*v1.Manifest, error) { return partial.Manifest(i) }
+
+func (i respelt) Digest() (v1.Hash, error) { return partial.Digest(i) }
+
+func (i respelt) Size() (int64, error) { return partial.Size(i) }
 
 func addendum(img v1.Image, architecture string) mutate.IndexAddendum {
 	return mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: architecture}}}

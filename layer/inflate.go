@@ -1,0 +1,673 @@
+package layer
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+)
+
+// inflater unpacks DEFLATE (RFC 1951). Unpacking is half of what a layer costs, and this takes half of the time that
+// compress/flate takes: bits are taken from a word that is filled eight bytes at a time, one look-up in a table gives a whole
+// code with how many bits follow it, and what is repeated is copied in words. The method is libdeflate's (Eric Biggers,
+// lib/decompress_template.h). What it accepts, and gives, is what compress/flate does.
+type inflater struct {
+	source io.Reader
+	in     []byte // its bytes from next to end are not taken yet; zeros follow that nobody sent
+	next   int
+	end    int
+	ended  bool // source has no more
+	bits   uint64
+	have   uint // how many bits of a code may still be taken of bits
+
+	out    []byte // the last 32 KiB, and what was unpacked since
+	filled int
+	given  int // to whoever reads
+	oldest int // where what may be repeated begins
+
+	state  inflateState
+	last   bool // this block is
+	stored int  // bytes that are left of a stored block
+
+	literals  [1 << literalBits * 2]uint32
+	distances [1 << distanceBits * 2]uint32
+	lengths   [maxLiterals + maxDistances]uint8 // of codes
+	sorted    [maxLiterals]uint16
+}
+
+type inflateState int
+
+const (
+	betweenBlocks inflateState = iota
+	inStored
+	inCodes
+	afterBlocks
+)
+
+// Sizes. A table holds each code of at most so many bits; longer ones go on in further tables behind it, which together
+// are smaller than it (zlib, examples/enough.c: 2342 and 402 at most).
+const (
+	literalBits  = 11
+	distanceBits = 8
+	maxLiterals  = 288
+	maxDistances = 32
+	maxCode      = 15
+	window       = 32 << 10
+	longest      = 258
+	inputSize    = 256 << 10
+	outputSize   = window + 256<<10
+	slack        = longest + 16 // so much may be written in one go
+	ahead        = 16           // so many bytes one go may load
+)
+
+// An entry of a table: how many bits it takes, extra ones included, then how many of them are the code's, then flags, and
+// from bit 16 a literal, a base, or where a further table begins.
+const (
+	isLiteral = 1 << 31
+	isSpecial = 1 << 15
+	isTable   = isSpecial | 1<<14
+	isEnd     = isSpecial | 1<<13
+	isNone    = isSpecial | 1<<12
+	takes     = 0x3f
+)
+
+var errCorrupt = errors.New("flate: corrupt input")
+
+func newInflater(source io.Reader) *inflater {
+	return &inflater{source: source, in: make([]byte, inputSize+2*ahead), out: make([]byte, outputSize+slack)}
+}
+
+// reset begins another stream in the same source.
+func (f *inflater) reset() {
+	f.state, f.last, f.oldest = betweenBlocks, false, f.filled
+}
+
+// Read gives what is unpacked; io.EOF is the stream's end, whatever follows it.
+func (f *inflater) Read(p []byte) (int, error) {
+	for f.given == f.filled {
+		if f.state == afterBlocks {
+			return 0, io.EOF
+		}
+		if f.filled >= outputSize {
+			copy(f.out, f.out[f.filled-window:f.filled])
+			f.oldest = max(0, f.oldest-(f.filled-window))
+			f.filled, f.given = window, window
+		}
+		if err := f.step(); err != nil {
+			if !errors.Is(err, errCorrupt) || !f.overrun() {
+				return 0, err
+			}
+			return 0, io.ErrUnexpectedEOF
+		}
+	}
+	n := copy(p, f.out[f.given:f.filled])
+	f.given += n
+	return n, nil
+}
+
+// step unpacks until the buffer is full or a block ends.
+func (f *inflater) step() error {
+	switch f.state {
+	case betweenBlocks:
+		if f.last {
+			if f.overrun() {
+				return io.ErrUnexpectedEOF
+			}
+			f.state = afterBlocks
+			return nil
+		}
+		return f.begin()
+	case inStored:
+		return f.copyStored()
+	}
+	return f.codes()
+}
+
+// overrun reports whether bits were taken that nobody sent.
+func (f *inflater) overrun() bool { return f.ended && f.next-int(f.have/8) > f.end }
+
+// more reads from the source, unless there is enough for another go.
+func (f *inflater) more() error {
+	for f.end-f.next < ahead && !f.ended {
+		done := max(0, f.next-8) // what was loaded last may be given back, see align
+		copy(f.in, f.in[done:f.end])
+		f.next, f.end = f.next-done, f.end-done
+		n, err := f.source.Read(f.in[f.end:inputSize])
+		f.end += n
+		if errors.Is(err, io.EOF) {
+			f.ended = true
+			clear(f.in[f.end:])
+		} else if err != nil {
+			return err
+		}
+	}
+	if f.next > f.end+ahead {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// need has at least so many bits to take, 32 at most.
+func (f *inflater) need(n uint) error {
+	if f.have >= n {
+		return nil
+	}
+	if err := f.more(); err != nil {
+		return err
+	}
+	f.bits |= binary.LittleEndian.Uint64(f.in[f.next:]) << (f.have & 63)
+	f.next += int((63 - f.have) >> 3)
+	f.have |= 56
+	return nil
+}
+
+func (f *inflater) take(n uint) uint32 {
+	v := uint32(f.bits & (1<<n - 1))
+	f.bits >>= n
+	f.have -= n
+	return v
+}
+
+// align drops the rest of a byte, and gives back the bytes that were loaded and not taken.
+func (f *inflater) align() error {
+	f.next -= int(f.have / 8)
+	f.bits, f.have = 0, 0
+	if f.ended && f.next > f.end {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// byte takes one byte, of what stands round the stream.
+func (f *inflater) byte() (byte, error) {
+	if err := f.more(); err != nil {
+		return 0, err
+	}
+	if f.next >= f.end {
+		return 0, io.EOF
+	}
+	f.next++
+	return f.in[f.next-1], nil
+}
+
+// begin reads a block's header (section 3.2.3).
+func (f *inflater) begin() error {
+	if err := f.need(3); err != nil {
+		return err
+	}
+	f.last = f.take(1) == 1
+	switch f.take(2) {
+	case 0:
+		if err := f.align(); err != nil {
+			return err
+		}
+		var sizes [4]byte
+		for i := range sizes {
+			b, err := f.byte()
+			if err != nil {
+				return unexpected(err)
+			}
+			sizes[i] = b
+		}
+		size := binary.LittleEndian.Uint16(sizes[:])
+		if binary.LittleEndian.Uint16(sizes[2:]) != ^size {
+			return errCorrupt
+		}
+		f.stored, f.state = int(size), inStored
+		return nil
+	case 1:
+		for i := range maxLiterals {
+			switch {
+			case i < 144, i >= 280:
+				f.lengths[i] = 8
+			case i < 256:
+				f.lengths[i] = 9
+			default:
+				f.lengths[i] = 7
+			}
+		}
+		for i := range maxDistances {
+			f.lengths[maxLiterals+i] = 5
+		}
+		return f.tables(maxLiterals, maxDistances)
+	case 2:
+		return f.dynamic()
+	}
+	return errCorrupt
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// order is how the lengths of the codes for lengths of codes stand (section 3.2.7).
+var order = [...]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
+
+// dynamic reads the codes of a block that brings its own.
+func (f *inflater) dynamic() error {
+	if err := f.need(14); err != nil {
+		return err
+	}
+	literals, distances, count := int(f.take(5))+257, int(f.take(5))+1, int(f.take(4))+4
+	if literals > 286 || distances > 30 {
+		return errCorrupt
+	}
+	const lengthBits = 7
+	var lengths [len(order)]uint8
+	for _, at := range order[:count] {
+		if err := f.need(3); err != nil {
+			return err
+		}
+		lengths[at] = uint8(f.take(3))
+	}
+	table := f.distances[:1<<lengthBits]
+	if !f.build(table, lengthBits, lengths[:], func(symbol int) uint32 { return uint32(symbol) << 16 }) {
+		return errCorrupt
+	}
+	for i := 0; i < literals+distances; {
+		if err := f.need(lengthBits + 7); err != nil {
+			return err
+		}
+		e := table[f.bits&(1<<lengthBits-1)]
+		if e&isSpecial != 0 {
+			return errCorrupt
+		}
+		f.take(uint(e & takes))
+		symbol := e >> 16
+		if symbol < 16 {
+			f.lengths[i] = uint8(symbol)
+			i++
+			continue
+		}
+		repeat, value := 0, uint8(0)
+		switch symbol {
+		case 16:
+			if i == 0 {
+				return errCorrupt
+			}
+			repeat, value = 3+int(f.take(2)), f.lengths[i-1]
+		case 17:
+			repeat = 3 + int(f.take(3))
+		default:
+			repeat = 11 + int(f.take(7))
+		}
+		if i+repeat > literals+distances {
+			return errCorrupt
+		}
+		for range repeat {
+			f.lengths[i] = value
+			i++
+		}
+	}
+	return f.tables(literals, distances)
+}
+
+// tables makes a block's tables of the lengths of its codes.
+func (f *inflater) tables(literals, distances int) error {
+	if !f.build(f.literals[:], literalBits, f.lengths[:literals], literalEntry) ||
+		!f.build(f.distances[:], distanceBits, f.lengths[literals:literals+distances], distanceEntry) {
+		return errCorrupt
+	}
+	f.state = inCodes
+	return nil
+}
+
+// literalEntry and distanceEntry are what symbols mean (section 3.2.5), with the number of extra bits as what is taken.
+func literalEntry(symbol int) uint32 {
+	switch {
+	case symbol < 256:
+		return isLiteral | uint32(symbol)<<16
+	case symbol == 256:
+		return isEnd
+	case symbol < 265:
+		return uint32(symbol-257+3) << 16
+	case symbol < 285:
+		extra := uint32(symbol-261) / 4
+		return ((4+uint32(symbol-261)%4)<<extra+3)<<16 | extra
+	case symbol == 285:
+		return longest << 16
+	}
+	return isNone
+}
+
+func distanceEntry(symbol int) uint32 {
+	switch {
+	case symbol < 4:
+		return uint32(symbol+1) << 16
+	case symbol < 30:
+		extra := uint32(symbol-2) / 2
+		return ((2+uint32(symbol)%2)<<extra+1)<<16 | extra
+	}
+	return isNone
+}
+
+// build makes a table of canonical codes of so many bits each (section 3.2.2). As compress/flate does, it refuses codes that
+// are too many or, but for a single one and for none, too few.
+func (f *inflater) build(table []uint32, primary uint, lengths []uint8, entry func(symbol int) uint32) bool {
+	var counts, offsets [maxCode + 2]int
+	for _, n := range lengths {
+		counts[n]++
+	}
+	longestCode, space := 0, 0
+	for n := 1; n <= maxCode; n++ {
+		space = space<<1 + counts[n]
+		if counts[n] > 0 {
+			longestCode = n
+		}
+		offsets[n+1] = offsets[n] + counts[n]
+	}
+	for i := range 1 << primary {
+		table[i] = isNone
+	}
+	if longestCode == 0 {
+		return true
+	}
+	if space != 1<<maxCode && !(longestCode == 1 && counts[1] == 1) {
+		return false
+	}
+	for symbol, n := range lengths {
+		if n > 0 {
+			f.sorted[offsets[n]] = uint16(symbol)
+			offsets[n]++
+		}
+	}
+	next, prefix, start, sub := 1<<primary, -1, 0, uint(0)
+	code, i := 0, 0 // code as it stands in the stream: its first bit lowest
+	for n := 1; n <= longestCode; n++ {
+		for ; counts[n] > 0; counts[n]-- {
+			e := entry(int(f.sorted[i]))
+			i++
+			if size := uint(n); size <= primary {
+				e += uint32(size)<<8 | uint32(size)
+				for at := code; at < 1<<primary; at += 1 << size {
+					table[at] = e
+				}
+			} else {
+				if low := code & (1<<primary - 1); low != prefix {
+					prefix, start = low, next
+					sub = size - primary
+					for used := counts[n]; used < 1<<sub && int(primary+sub) < longestCode; {
+						sub++
+						used = used<<1 + counts[primary+sub]
+					}
+					next += 1 << sub
+					if next > len(table) {
+						return false
+					}
+					table[low] = isTable | uint32(start)<<16 | uint32(sub)<<8 | uint32(primary)
+				}
+				rest := size - primary
+				e += uint32(rest)<<8 | uint32(rest)
+				for at := code >> primary; at < 1<<sub; at += 1 << rest {
+					table[start+at] = e
+				}
+			}
+			// The next code is one more, read backwards.
+			bit := 1 << (n - 1)
+			for code&bit != 0 {
+				code ^= bit
+				bit >>= 1
+			}
+			code |= bit
+		}
+	}
+	return true
+}
+
+// copyStored passes on what is not packed (section 3.2.4).
+func (f *inflater) copyStored() error {
+	if f.stored == 0 {
+		f.state = betweenBlocks
+		return nil
+	}
+	if err := f.more(); err != nil {
+		return err
+	}
+	n := copy(f.out[f.filled:outputSize], f.in[f.next:min(f.end, f.next+f.stored)])
+	if n == 0 {
+		return io.ErrUnexpectedEOF
+	}
+	f.next, f.filled, f.stored = f.next+n, f.filled+n, f.stored-n
+	return nil
+}
+
+// limit is up to where a go may begin: it loads what was sent, or the zeros behind it.
+func (f *inflater) limit() int {
+	if f.ended {
+		return f.end + ahead
+	}
+	return f.end - ahead
+}
+
+// codes unpacks a block's codes. All that it works with is held in variables of its own while it goes on: in registers.
+func (f *inflater) codes() (err error) {
+	const mask, distanceMask = 1<<literalBits - 1, 1<<distanceBits - 1
+	literals, distances, in, out := &f.literals, &f.distances, f.in, f.out
+	bits, have, next, filled, oldest, limit := f.bits, f.have, f.next, f.filled, f.oldest, f.limit()
+	for filled < outputSize {
+		if next > limit {
+			f.bits, f.have, f.next, f.filled = bits, have, next, filled
+			if err := f.more(); err != nil {
+				return err
+			}
+			next, limit = f.next, f.limit()
+		}
+		bits |= binary.LittleEndian.Uint64(in[next:]) << (have & 63)
+		next += int((63 - have) >> 3)
+		have |= 56 // of which two literals and a length take 42 at most
+		e := literals[bits&mask]
+		if e&isLiteral != 0 {
+			bits >>= e & takes
+			have -= uint(e & takes)
+			out[filled] = byte(e >> 16)
+			filled++
+			if e = literals[bits&mask]; e&isLiteral != 0 {
+				bits >>= e & takes
+				have -= uint(e & takes)
+				out[filled] = byte(e >> 16)
+				filled++
+				if e = literals[bits&mask]; e&isLiteral != 0 {
+					bits >>= e & takes
+					have -= uint(e & takes)
+					out[filled] = byte(e >> 16)
+					filled++
+					continue
+				}
+			}
+		}
+		if e&isSpecial != 0 {
+			if e&isTable == isTable {
+				bits >>= literalBits
+				have -= literalBits
+				e = literals[e>>16&0x7fff+uint32(bits)&(1<<(e>>8&15)-1)]
+			}
+			if e&isLiteral != 0 {
+				bits >>= e & takes
+				have -= uint(e & takes)
+				out[filled] = byte(e >> 16)
+				filled++
+				continue
+			}
+			if e&isEnd == isEnd {
+				bits >>= e & takes
+				have -= uint(e & takes)
+				f.state = betweenBlocks
+				break
+			}
+			if e&isSpecial != 0 {
+				err = errCorrupt
+				break
+			}
+		}
+		length := int(e>>16) + int(bits&(1<<(e&takes)-1)>>(e>>8&15))
+		bits >>= e & takes
+		have -= uint(e & takes)
+		if have < maxCode+13 {
+			bits |= binary.LittleEndian.Uint64(in[next:]) << (have & 63)
+			next += int((63 - have) >> 3)
+			have |= 56
+		}
+		e = distances[bits&distanceMask]
+		if e&isSpecial != 0 {
+			if e&isTable == isTable {
+				bits >>= distanceBits
+				have -= distanceBits
+				e = distances[e>>16&0x7fff+uint32(bits)&(1<<(e>>8&15)-1)]
+			}
+			if e&isSpecial != 0 {
+				err = errCorrupt
+				break
+			}
+		}
+		distance := int(e>>16) + int(bits&(1<<(e&takes)-1)>>(e>>8&15))
+		bits >>= e & takes
+		have -= uint(e & takes)
+		if distance > filled-oldest {
+			err = errCorrupt
+			break
+		}
+		from, to := out[filled-distance:], out[filled:filled+longest+8]
+		filled += length
+		if distance >= 8 {
+			for i := 0; i < length; i += 8 {
+				binary.LittleEndian.PutUint64(to[i:], binary.LittleEndian.Uint64(from[i:]))
+			}
+			continue
+		}
+		for i := range length {
+			to[i] = from[i]
+		}
+	}
+	f.bits, f.have, f.next, f.filled = bits, have, next, filled
+	return err
+}
+
+// gunzip reads a gzip file (RFC 1952), which may be several members one after another (section 2.2), as eStargz and pigz
+// write them. What follows the last and is no member is an error that says so.
+type gunzip struct {
+	inflater *inflater
+	sum      uint32
+	size     uint32
+	within   bool // a member
+	first    bool // it is
+}
+
+func newGunzip(source io.Reader) *gunzip {
+	return &gunzip{inflater: newInflater(source), first: true}
+}
+
+func (g *gunzip) Read(p []byte) (int, error) {
+	for {
+		if !g.within {
+			if err := g.header(); err != nil {
+				return 0, err
+			}
+			g.inflater.reset()
+			g.sum, g.size, g.within, g.first = 0, 0, true, false
+		}
+		n, err := g.inflater.Read(p)
+		g.sum, g.size = crc32.Update(g.sum, crc32.IEEETable, p[:n]), g.size+uint32(n)
+		if !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		if err := g.trailer(); err != nil {
+			return 0, err
+		}
+		g.within = false
+	}
+}
+
+// Close has nothing to close.
+func (g *gunzip) Close() error { return nil }
+
+// header reads a member's (section 2.3), or finds that there is none. Of what it may hold, nothing counts here.
+func (g *gunzip) header() error {
+	const hasSum, hasExtra, hasName, hasComment = 2, 4, 8, 16
+	var fixed [10]byte
+	for i := range fixed {
+		b, err := g.inflater.byte()
+		switch {
+		case errors.Is(err, io.EOF) && i == 0 && !g.first:
+			return io.EOF
+		case errors.Is(err, io.EOF) && i == 1 && !g.first, err == nil && i < 2 && b != [2]byte{0x1f, 0x8b}[i] && !g.first:
+			return errTrailing
+		case err != nil:
+			return unexpected(err)
+		}
+		fixed[i] = b
+	}
+	if fixed[0] != 0x1f || fixed[1] != 0x8b || fixed[2] != 8 {
+		return errors.New("gzip: invalid header")
+	}
+	sum := crc32.ChecksumIEEE(fixed[:])
+	flags := fixed[3]
+	if flags&hasExtra != 0 {
+		var size uint16
+		for i := range 2 {
+			b, err := g.inflater.byte()
+			if err != nil {
+				return unexpected(err)
+			}
+			size |= uint16(b) << (8 * i)
+			sum = crc32.Update(sum, crc32.IEEETable, []byte{b})
+		}
+		for range size {
+			b, err := g.inflater.byte()
+			if err != nil {
+				return unexpected(err)
+			}
+			sum = crc32.Update(sum, crc32.IEEETable, []byte{b})
+		}
+	}
+	for _, flag := range []byte{hasName, hasComment} {
+		for n := 0; flags&flag != 0; n++ {
+			b, err := g.inflater.byte()
+			if err != nil {
+				return unexpected(err)
+			}
+			sum = crc32.Update(sum, crc32.IEEETable, []byte{b})
+			if b == 0 {
+				break
+			}
+			if n >= 511 { // compress/gzip takes no more
+				return errors.New("gzip: invalid header")
+			}
+		}
+	}
+	if flags&hasSum != 0 {
+		var want uint16
+		for i := range 2 {
+			b, err := g.inflater.byte()
+			if err != nil {
+				return unexpected(err)
+			}
+			want |= uint16(b) << (8 * i)
+		}
+		if want != uint16(sum) {
+			return errors.New("gzip: invalid header")
+		}
+	}
+	return nil
+}
+
+// trailer checks a member's sum and size.
+func (g *gunzip) trailer() error {
+	if err := g.inflater.align(); err != nil {
+		return err
+	}
+	var fixed [8]byte
+	for i := range fixed {
+		b, err := g.inflater.byte()
+		if err != nil {
+			return unexpected(err)
+		}
+		fixed[i] = b
+	}
+	if binary.LittleEndian.Uint32(fixed[:]) != g.sum || binary.LittleEndian.Uint32(fixed[4:]) != g.size {
+		return errors.New("gzip: invalid checksum")
+	}
+	return nil
+}
