@@ -170,12 +170,17 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 					assert.Contains(t, []int{200, 204}, got.status, "%s: %s", role, got.body)
 				} else {
 					assert.Equal(t, 403, got.status, "%s: %s", role, got.body)
-					requireProblem(t, got)
+					said := requireProblem(t, got).Detail
+					assert.True(t, slices.ContainsFunc(strings.Fields(r.allowed), func(role string) bool {
+						return strings.Contains(said, "role "+role) || strings.Contains(said, " or "+role)
+					}),
+						"%s is not told which role would do, one of %s: %s", role, r.allowed, said)
 				}
 			}
 			if r.scoped != "" {
 				got := call(t, s, "scoped-"+r.scoped, r.method, r.path, r.contentType, r.body)
 				assert.Equal(t, 403, got.status, "scoped: %s", got.body)
+				assert.Contains(t, requireProblem(t, got).Detail, "bound to", "which binding would do")
 			}
 		})
 	}

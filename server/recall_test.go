@@ -93,7 +93,7 @@ func newReplica(t *testing.T, db *postgres.DB, folder string) *replica {
 	r.images = registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: r, Gate: promotion.NewGate(db), Names: r, Inspector: r,
 		Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 	db.OnWithdrawn(r.images.Withdrawn)
-	s := server.New(server.Config{Registry: r.images, Authenticator: r, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+	s := server.New(server.Config{Registry: r.images, Authenticator: r, AccessTokens: r, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	r.listens, r.url = &witnessed{Listener: l, closed: make(chan struct{}, 100)}, "http://"+l.Addr().String()
@@ -104,15 +104,32 @@ func newReplica(t *testing.T, db *postgres.DB, folder string) *replica {
 	return r
 }
 
+// FromRequest takes the header for a role, bound to the shop or, with a word after it, to another; "node" is a deployer.
 func (r *replica) FromRequest(_ context.Context, authorization string) (auth.Identity, error) {
-	p := artifact.Principal{Name: authorization, Role: artifact.Reader}
-	if authorization == "node" {
+	role, elsewhere, _ := strings.Cut(authorization, " ")
+	if role == "node" {
+		role = string(artifact.Deployer)
+	}
+	p := artifact.Principal{Name: "token:" + authorization, Role: artifact.Role(role), Repositories: []string{r.shop.String()}}
+	if elsewhere != "" {
+		p.Repositories = []string{"bank/**"}
+	}
+	if p.Role == artifact.Deployer {
 		e, err := artifact.ParseEnvironment("production")
 		require.NoError(r.t, err)
-		p.Role, p.Environments = artifact.Deployer, []artifact.Environment{e}
+		p.Environments = []artifact.Environment{e}
 	}
 	return auth.Identity{Principal: p}, nil
 }
+
+// Issue, IssuePublic and Service make it a server.AccessTokens, of which only the name is asked for.
+func (r *replica) Issue(auth.Identity, []auth.Scope, time.Time) (string, time.Duration, error) {
+	return "", 0, errors.ErrUnsupported
+}
+func (r *replica) IssuePublic([]auth.Scope, func(artifact.Repository) bool, time.Time) (string, time.Duration, error) {
+	return "", 0, errors.ErrUnsupported
+}
+func (r *replica) Service() string { return "waybill" }
 
 func (r *replica) Judge(_ context.Context, s artifact.Subject) (artifact.Judgement, error) {
 	return artifact.Judgement{Verdict: artifact.VerdictRecord{Repository: s.Repository, Digest: s.Digest, Outcome: artifact.Allow, Reasons: []artifact.Reason{}, Policies: []string{}, PolicyHash: artifact.DigestOf(nil)}}, nil
@@ -126,7 +143,7 @@ func (r *replica) Reserved(context.Context, artifact.Repository, artifact.Tag) (
 // image pushes an image whose bytes all bear a mark, and lets production pull it.
 func (r *replica) image(name, mark string, size int) (manifest, layer artifact.Digest) {
 	r.t.Helper()
-	ci := artifact.Principal{Name: "ci", Role: artifact.Pusher}
+	ci := artifact.Principal{Name: "token:ci", Role: artifact.Pusher}
 	put := func(content []byte) artifact.Descriptor {
 		d, err := r.images.PutBlob(r.t.Context(), ci, r.shop, bytes.NewReader(content), artifact.DigestOf(content))
 		require.NoError(r.t, err)
