@@ -97,6 +97,7 @@ func routes() []route {
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
 		{"GET", "/ledger/consistency?older=1", "", "", "auditor admin", ""},
 		{"GET", "//ledger/checkpoint", "", "", "auditor admin", ""},
+		{"GET", "//ledger/witnessed", "", "", "auditor admin", ""},
 		{"GET", "//ledger/tile/0/000.p/3", "", "", "auditor admin", ""},
 		{"GET", "/audit", "", "", "auditor admin", ""},
 		{"POST", "/gc", json, `{}`, "admin", ""},

@@ -50,6 +50,17 @@ func (a *API) tileCheckpoint(c *gin.Context) error {
 	return nil
 }
 
+// tileWitnessed serves the newest checkpoint that witnesses have cosigned (C2SP tlog-cosignature).
+func (a *API) tileWitnessed(c *gin.Context) error {
+	checkpoint, err := a.cfg.Ledger.Witnessed(c.Request.Context())
+	if err != nil {
+		return err
+	}
+	c.Header("Cache-Control", "no-cache")
+	c.Data(http.StatusOK, "text/plain; charset=utf-8", []byte(checkpoint.Note))
+	return nil
+}
+
 // tile serves hashes or entries. A tile never changes, a partial one neither: a longer one has another path. Caches that
 // are shared keep none, since it is for those who may audit.
 func (a *API) tile(c *gin.Context) error {

@@ -137,6 +137,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 		},
+		Witnesser: cfg.witnesser(db, k.ledger, logger),
 		Collector: &jobs.Collector{Collect: func(ctx context.Context) error { _, err := collector.Collect(ctx, false); return err }},
 		Keeper:    &jobs.Keeper{Run: func(ctx context.Context) error { _, err := keeper.Run(ctx, artifact.System.Name, false); return err }},
 	})
