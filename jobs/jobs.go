@@ -33,6 +33,7 @@ type Config struct {
 	Replicator  *Replicator
 	Housekeeper *Housekeeper
 	Advisories  *AdvisoryPuller // nil: nothing is pulled
+	Witnesser   *Witnesser      // nil: nobody is asked
 	Collector   *Collector
 	Keeper      *Keeper
 	Deliverer   *Deliverer
@@ -98,6 +99,10 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Advisories != nil {
 		river.AddWorker(workers, cfg.Advisories)
 		periodic = append(periodic, cfg.Advisories.periodic())
+	}
+	if cfg.Witnesser != nil {
+		river.AddWorker(workers, cfg.Witnesser)
+		periodic = append(periodic, cfg.Witnesser.periodic())
 	}
 	lost := &lost{pool: cfg.Pool, logger: cfg.Logger, running: map[int64]bool{}}
 	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{

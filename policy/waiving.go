@@ -84,7 +84,7 @@ func (s *Waiving) Create(ctx context.Context, p artifact.Principal, r WaiverRequ
 	if r.Repository != "" {
 		w.Repositories = []string{r.Repository}
 		if !p.CanAll(artifact.ActionApprove, r.Repository) {
-			return w, artifact.Errorf(artifact.Denied, "%s may not approve in all of %s; its token is for %s", p.Name, r.Repository, strings.Join(p.Patterns(artifact.ActionApprove), ", "))
+			return w, artifact.Errorf(artifact.Denied, "%s may not approve in all of %s: its role is bound to %s; that takes role approver that is bound to all of it", p.Name, r.Repository, strings.Join(p.Patterns(artifact.ActionApprove), ", "))
 		}
 	} else {
 		w.Repositories = p.Patterns(artifact.ActionApprove)

@@ -22,7 +22,7 @@ import (
 
 // large are the tables that grow with what is pushed.
 var large = []string{"repositories", "blobs", "repository_blobs", "uploads", "manifests", "manifest_references", "tags", "tag_history", "layer_facts", "layer_analyses",
-	"scans", "findings", "verdicts", "signatures", "attestations", "promotions", "deployments", "grants", "ledger_entries", "ledger_hashes", "ledger_checkpoints", "builds", "pull_days", "build_runs", "build_logs", "build_bases"}
+	"scans", "findings", "verdicts", "signatures", "attestations", "promotions", "deployments", "grants", "ledger_entries", "ledger_hashes", "ledger_checkpoints", "ledger_cosignatures", "builds", "pull_days", "build_runs", "build_logs", "build_bases"}
 
 // whole are statements that read all of a large table, with why they may: a part of their text, and the reason.
 var whole = map[string]string{

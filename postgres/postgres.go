@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,6 +58,7 @@ type DB struct {
 	loose   *pgxpool.Pool
 	holds   holds
 	hot     *hot
+	told    atomic.Pointer[func(artifact.Repository)] // see OnWithdrawn
 	changes *changes
 	unwatch context.CancelFunc
 	watched chan struct{}

@@ -299,7 +299,7 @@ func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) erro
 // back. An environment whose current one it was has none until the next promotion or rollback. What other promotions
 // share with it stays. Recalling it again changes nothing.
 func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
-	defer db.hot.forget(repository)
+	defer db.withdrawn(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason, advisory) })
 }
 

@@ -16,7 +16,7 @@ import (
 // versions of pipelines there were when that was looked at, and it is a Conflict when there are more by now. It returns
 // how many digests could be pulled from it.
 func (db *DB) RetireEnvironment(ctx context.Context, environment artifact.Environment, actor, reason string, versions int) (n int, err error) {
-	defer db.hot.forget(artifact.Repository{})
+	defer db.withdrawn(artifact.Repository{})
 	err = db.Transact(ctx, func(tx pgx.Tx) error {
 		held, err := grantedIn(ctx, tx, environment)
 		if err != nil {

@@ -49,7 +49,7 @@ func TestServiceRole(t *testing.T) {
 	require.NoError(t, err)
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
-	require.Equal(t, []string{"documents", "ledger_checkpoints", "ledger_entries", "ledger_hashes", "promotions", "release_services", "releases", "signing_key_revocations", "signing_keys", "tag_history"}, tables)
+	require.Equal(t, []string{"documents", "ledger_checkpoints", "ledger_cosignatures", "ledger_entries", "ledger_hashes", "promotions", "recalls", "release_services", "releases", "signing_key_revocations", "signing_keys", "tag_history"}, tables)
 	for _, table := range tables {
 		for _, sql := range []string{"delete from " + table, "truncate " + table, "drop trigger append_only on " + table, "alter table " + table + " disable trigger all",
 			"drop table " + table + " cascade", "create or replace function refuse_change() returns trigger language plpgsql as 'begin return null; end'",

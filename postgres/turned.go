@@ -123,7 +123,7 @@ func sameRules(a, b []artifact.Reason) bool {
 // turnBad records that what is promoted is denied now, and recalls it where the policies say so, in one transaction. The
 // zero TurnedBad says that it is not promoted any more.
 func (db *DB) turnBad(ctx context.Context, v policy.Verdict) (t artifact.TurnedBad, err error) {
-	defer db.hot.forget(v.Repository)
+	defer db.withdrawn(v.Repository)
 	denials := v.Denials()
 	reasons := make([]string, len(denials))
 	for i, r := range denials {

@@ -38,7 +38,7 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		if err != nil && n.Payload != "" {
 			return
 		}
-		db.hot.forget(repository)
+		db.heard(repository)
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -53,6 +53,9 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		return err
 	}
 	db.hot.forgetAll() // what changed while nobody listened is not known
+	if f := db.told.Load(); f != nil {
+		go (*f)(artifact.Repository{})
+	}
 	db.changes.tell()
 	for {
 		asked := time.Now()

@@ -146,6 +146,7 @@ type Registry struct {
 	uploading keyed
 	pushed    atomic.Int64 // when somebody last pushed something, in Unix nanoseconds
 	pulls     rush
+	servings  servings
 }
 
 // New returns a registry.

@@ -241,6 +241,8 @@ type Ledger interface {
 	Entries(ctx context.Context, from int64, limit int) ([]LedgerEntry, error)
 	// Checkpoint signs (or returns) a checkpoint of the whole log as it is now.
 	Checkpoint(ctx context.Context) (LedgerCheckpoint, error)
+	// Witnessed returns the newest checkpoint that witnesses have cosigned; NotFound when there is none.
+	Witnessed(ctx context.Context) (LedgerCheckpoint, error)
 	// Proof returns the inclusion proof of an entry in the tree of a size: RFC 6962, section 2.1.1.
 	Proof(ctx context.Context, index, size int64) ([][]byte, error)
 	// Consistency returns the proof that the tree of newer entries extends that of older: RFC 6962, section 2.1.2.
@@ -348,6 +350,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, audits, get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
 	register(a, audits, get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)
 	engine.GET(tileRoot+"/checkpoint", a.plain(audits, a.tileCheckpoint))
+	engine.GET(tileRoot+"/witnessed", a.plain(audits, a.tileWitnessed))
 	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
 	register(a, audits, takesTime(get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger")), a.audit)
 

@@ -59,7 +59,7 @@ func (e *export) of(ctx context.Context, in *exportInput) (ref artifact.Referenc
 		return ref, nil
 	}
 	if !e.principal.CanEverywhere(artifact.ActionAudit) {
-		return ref, artifact.Errorf(artifact.Denied, "a period is of all repositories, and %s is for some; name a digest", e.principal.Name)
+		return ref, artifact.Errorf(artifact.Denied, "a period is of all repositories, and %s is bound to some; name a digest, or take role auditor or admin that is bound to all", e.principal.Name)
 	}
 	if in.From == "" || in.To == "" {
 		return ref, artifact.Errorf(artifact.Invalid, "a period has a begin and an end; give from and to")

@@ -36,6 +36,11 @@ func (n need) allows(p artifact.Principal) bool {
 	return n.public || p.Can(n.action, artifact.Repository{}) || (n.deployer && p.Is(artifact.Deployer))
 }
 
+// refuse says which role would do.
+func (n need) refuse(p artifact.Principal) error {
+	return artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action), n.bound())
+}
+
 // bound says how the role must be bound.
 func (n need) bound() string {
 	if n.whole {
@@ -77,7 +82,7 @@ func (a *API) admit(n need) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, err := a.principal(hc.Context(), hc.Header("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action), n.bound())
+			err = n.refuse(p)
 		}
 		if err != nil {
 			a.writeProblem(hc, newProblem(err))

@@ -23,7 +23,7 @@ type (
 
 func (a *API) retention(ctx context.Context, p artifact.Principal, in *retentionInput) (*retentionOutput, error) {
 	if !p.CanEverywhere(artifact.ActionManage) {
-		return nil, artifact.Errorf(artifact.Denied, "retention is of all repositories, and the token of %s is for %s only; ask an admin whose token is for all", p.Name, strings.Join(p.Patterns(artifact.ActionManage), ", "))
+		return nil, artifact.Errorf(artifact.Denied, "retention is of all repositories, and the token of %s is bound to %s; that takes role admin that is bound to all", p.Name, strings.Join(p.Patterns(artifact.ActionManage), ", "))
 	}
 	in.takeTime()
 	done, err := a.cfg.Retention.Run(ctx, p.Name, in.Body.DryRun)

@@ -97,6 +97,7 @@ func routes() []route {
 		{"GET", "/ledger/proof?index=0", "", "", "auditor admin", ""},
 		{"GET", "/ledger/consistency?older=1", "", "", "auditor admin", ""},
 		{"GET", "//ledger/checkpoint", "", "", "auditor admin", ""},
+		{"GET", "//ledger/witnessed", "", "", "auditor admin", ""},
 		{"GET", "//ledger/tile/0/000.p/3", "", "", "auditor admin", ""},
 		{"GET", "/audit", "", "", "auditor admin", ""},
 		{"POST", "/gc", json, `{}`, "admin", ""},
@@ -170,12 +171,17 @@ func TestEveryRouteAsksWhoIsThere(t *testing.T) {
 					assert.Contains(t, []int{200, 204}, got.status, "%s: %s", role, got.body)
 				} else {
 					assert.Equal(t, 403, got.status, "%s: %s", role, got.body)
-					requireProblem(t, got)
+					said := requireProblem(t, got).Detail
+					assert.True(t, slices.ContainsFunc(strings.Fields(r.allowed), func(role string) bool {
+						return strings.Contains(said, "role "+role) || strings.Contains(said, " or "+role)
+					}),
+						"%s is not told which role would do, one of %s: %s", role, r.allowed, said)
 				}
 			}
 			if r.scoped != "" {
 				got := call(t, s, "scoped-"+r.scoped, r.method, r.path, r.contentType, r.body)
 				assert.Equal(t, 403, got.status, "scoped: %s", got.body)
+				assert.Contains(t, requireProblem(t, got).Detail, "bound to", "which binding would do")
 			}
 		})
 	}

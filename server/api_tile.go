@@ -17,7 +17,7 @@ func (a *API) plain(n need, handle func(*gin.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		p, err := a.principal(c.Request.Context(), c.GetHeader("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; ask an admin for a token with another role", p.Name, p.Roles(), n.action)
+			err = n.refuse(p)
 		}
 		if err == nil {
 			err = handle(c)
@@ -42,6 +42,17 @@ func (a *API) plain(n need, handle func(*gin.Context) error) gin.HandlerFunc {
 // tileCheckpoint serves the newest checkpoint, which covers all there is.
 func (a *API) tileCheckpoint(c *gin.Context) error {
 	checkpoint, err := a.cfg.Ledger.Checkpoint(c.Request.Context())
+	if err != nil {
+		return err
+	}
+	c.Header("Cache-Control", "no-cache")
+	c.Data(http.StatusOK, "text/plain; charset=utf-8", []byte(checkpoint.Note))
+	return nil
+}
+
+// tileWitnessed serves the newest checkpoint that witnesses have cosigned (C2SP tlog-cosignature).
+func (a *API) tileWitnessed(c *gin.Context) error {
+	checkpoint, err := a.cfg.Ledger.Witnessed(c.Request.Context())
 	if err != nil {
 		return err
 	}

@@ -285,7 +285,7 @@ type waivingFake struct{ *world }
 
 func (w waivingFake) Create(_ context.Context, p artifact.Principal, r policy.WaiverRequest) (artifact.Waiver, error) {
 	if !p.CanAll(artifact.ActionApprove, r.Repository) {
-		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+		return artifact.Waiver{}, p.Refusal(artifact.ActionApprove, w.shop)
 	}
 	w.record("waive %s in %s until %s by %s", r.Rule, r.Repository, r.Expires.Format(time.RFC3339), p.Name)
 	return artifact.Waiver{ID: 7, Rule: r.Rule}, nil
@@ -293,7 +293,7 @@ func (w waivingFake) Create(_ context.Context, p artifact.Principal, r policy.Wa
 
 func (w waivingFake) Revoke(_ context.Context, p artifact.Principal, id int64) (artifact.Waiver, error) {
 	if !p.CanAll(artifact.ActionApprove, "shop/**") {
-		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+		return artifact.Waiver{}, p.Refusal(artifact.ActionApprove, w.shop)
 	}
 	w.record("revoke waiver %d by %s", id, p.Name)
 	return artifact.Waiver{ID: id}, nil
@@ -373,7 +373,7 @@ func (w *world) Releases(context.Context, artifact.Principal, artifact.Release, 
 
 func (w *world) PromoteRelease(_ context.Context, p artifact.Principal, name string, r promotion.Request) ([]promotion.Result, error) {
 	if !p.CanPromote(w.shop, r.Environment) {
-		return nil, artifact.Errorf(artifact.Denied, "%s may not promote there", p.Name)
+		return nil, p.Refusal(artifact.ActionPromote, w.shop)
 	}
 	w.record("promote release %s to %s by %s", name, r.Environment, p.Name)
 	return []promotion.Result{w.result(w.shop, r.Environment)}, nil
@@ -393,7 +393,7 @@ func (w *world) Approve(_ context.Context, p artifact.Principal, r promotion.Req
 
 func (w *world) RevokeApproval(_ context.Context, p artifact.Principal, id int64) (artifact.Approval, error) {
 	if !p.Sees(w.shop) {
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s may not approve there", p.Name)
+		return artifact.Approval{}, p.Refusal(artifact.ActionApprove, w.shop)
 	}
 	w.record("revoke approval %d by %s", id, p.Name)
 	return artifact.Approval{ID: id, Repository: w.shop, Environment: w.production, Digest: w.promoted, At: noon}, nil
@@ -628,6 +628,10 @@ func (w *world) Entries(_ context.Context, from int64, limit int) ([]server.Ledg
 
 func (w *world) Checkpoint(context.Context) (server.LedgerCheckpoint, error) {
 	return server.LedgerCheckpoint{Size: int64(len(w.entries)), Root: "cm9vdA==", Note: "waybill/test\n3\ncm9vdA==\n"}, nil
+}
+
+func (w *world) Witnessed(ctx context.Context) (server.LedgerCheckpoint, error) {
+	return w.Checkpoint(ctx)
 }
 
 func (w *world) Proof(context.Context, int64, int64) ([][]byte, error) {

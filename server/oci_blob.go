@@ -15,17 +15,26 @@ func (s *Server) getBlob(r *request) error {
 	if err != nil {
 		return err
 	}
+	serving := s.serve(r)
+	defer serving.End()
 	file, size, err := s.cfg.Registry.OpenBlob(r.Request.Context(), r.principal(), r.repository, digest)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	// What was withdrawn since the gate was asked is refused in words; later there is only the connection to end.
+	if err := serving.Piece(r.Request.Context(), digest, func() error { return nil }); err != nil {
+		return err
+	}
 	r.Header("Docker-Content-Digest", digest.String())
 	r.Header("Content-Type", "application/octet-stream")
 	r.Header("ETag", `"`+digest.String()+`"`)
 	r.Header("Cache-Control", "private, max-age=31536000, immutable")
-	out := &ranged{ResponseWriter: sendfile(r.Writer)}
+	out := &ranged{ResponseWriter: following(sendfile(r.Writer), r, serving, digest)}
 	http.ServeContent(out, r.Request, "", time.Time{}, file)
+	if serving.Cut() {
+		panic(http.ErrAbortHandler) // the connection ends, with what is left in buffers
+	}
 	if !out.refused {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"waybill/artifact"
+	"waybill/registry"
 )
 
 func (s *Server) getManifest(r *request) error {
@@ -16,6 +17,8 @@ func (s *Server) getManifest(r *request) error {
 	if err != nil {
 		return err
 	}
+	serving := s.serve(r)
+	defer serving.End()
 	m, err := s.cfg.Registry.GetManifest(r.Request.Context(), r.principal(), ref)
 	if err != nil {
 		return err
@@ -33,8 +36,25 @@ func (s *Server) getManifest(r *request) error {
 		r.Status(http.StatusNotModified)
 		return nil
 	}
-	r.Header("Content-Length", strconv.Itoa(len(m.Body)))
-	r.Data(http.StatusOK, m.Manifest.MediaType, m.Body)
+	return s.sendManifest(r, serving, m)
+}
+
+// sendManifest sends a manifest, all or nothing of it.
+func (s *Server) sendManifest(r *request, serving *registry.Serving, m registry.Pulled) error {
+	send := func() error {
+		r.Header("Content-Length", strconv.Itoa(len(m.Body)))
+		r.Data(http.StatusOK, m.Manifest.MediaType, m.Body)
+		if serving != nil {
+			_ = http.NewResponseController(r.Writer).Flush() // who has gone needs nothing
+		}
+		return nil
+	}
+	if err := serving.Piece(r.Request.Context(), m.Digest, send); err != nil {
+		return err
+	}
+	if serving.Cut() {
+		panic(http.ErrAbortHandler) // in the middle: the connection ends, with what is left in buffers
+	}
 	return nil
 }
 

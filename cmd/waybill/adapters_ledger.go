@@ -46,8 +46,41 @@ func (l ledgerAPI) Checkpoint(ctx context.Context) (server.LedgerCheckpoint, err
 	if err != nil {
 		return server.LedgerCheckpoint{}, err
 	}
+	return l.cosigned(ctx, note)
+}
+
+// Witnessed returns the newest checkpoint that witnesses have cosigned.
+func (l ledgerAPI) Witnessed(ctx context.Context) (server.LedgerCheckpoint, error) {
+	_, note, err := l.db.CosignedCheckpoint(ctx)
+	if err != nil {
+		return server.LedgerCheckpoint{}, err
+	}
+	return l.cosigned(ctx, note)
+}
+
+// cosigned adds to a checkpoint what witnesses signed it with.
+func (l ledgerAPI) cosigned(ctx context.Context, note string) (server.LedgerCheckpoint, error) {
 	c, err := ledger.OpenCheckpoint(note, l.signer.PublicKey())
-	return server.LedgerCheckpoint{Size: c.Size, Root: c.Root.String(), Note: note}, err
+	if err != nil {
+		return server.LedgerCheckpoint{}, err
+	}
+	lines, err := l.db.Cosignatures(ctx, c.Size)
+	return server.LedgerCheckpoint{Size: c.Size, Root: c.Root.String(), Note: ledger.WithCosignatures(note, lines)}, err
+}
+
+// witnessStore is what witnesses are asked about.
+type witnessStore struct {
+	*postgres.DB
+	signer *ledger.Signer
+}
+
+func (s witnessStore) Checkpoint(ctx context.Context) (ledger.Checkpoint, string, error) {
+	note, err := s.DB.Checkpoint(ctx, s.signer)
+	if err != nil {
+		return ledger.Checkpoint{}, "", err
+	}
+	c, err := ledger.OpenCheckpoint(note, s.signer.PublicKey())
+	return c, note, err
 }
 
 func (l ledgerAPI) Proof(ctx context.Context, index, size int64) ([][]byte, error) {

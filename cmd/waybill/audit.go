@@ -27,6 +27,7 @@ const (
 // auditOptions are the flags of audit.
 type auditOptions struct {
 	tiles, keyFile, since, save, keep string
+	witnesses                         []string
 }
 
 func newAudit() *cobra.Command {
@@ -37,7 +38,8 @@ func newAudit() *cobra.Command {
 		Long: `Recompute the ledger. Without flags the server does it, from the rows of its database, and compares the records beside
 the ledger too. With --tiles nothing that the server says is believed: the tree is recomputed here, from the published
 tiles (C2SP tlog-tiles) of the server, of another log, or in a folder, and held against the signed checkpoint. With --since
-the ledger must also extend the checkpoint that a file has, from an earlier --save.
+the ledger must also extend the checkpoint that a file has, from an earlier --save. With --witness it must be one that somebody
+else has cosigned a checkpoint of.
 
 Give the key that you trust with --ledger-key (from "waybill key ledger"); without it the server's own is used, which
 proves that the ledger fits together and not whose it is.`,
@@ -50,6 +52,7 @@ proves that the ledger fits together and not whose it is.`,
 	flags.StringVar(&o.tiles, "tiles", "", "recompute the tree here from the tiles of `server|URL|DIR`")
 	flags.StringVar(&o.keyFile, "ledger-key", "", "`file` of the ledger's verifier key")
 	flags.StringVar(&o.since, "since", "", "`file` of an older checkpoint, which the ledger must extend")
+	flags.StringArrayVar(&o.witnesses, "witness", nil, "`file` of a witness's key, who must have cosigned what the ledger extends; repeat for more")
 	flags.StringVar(&o.save, "save", "", "write the checkpoint to this `file` if all holds")
 	flags.StringVar(&o.keep, "keep", "", "write the tiles that are read to this `folder`, itself a log for --tiles")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
@@ -77,22 +80,23 @@ proves that the ledger fits together and not whose it is.`,
 	return cmd
 }
 
-func printAudit(w io.Writer, r server.LedgerReport) {
+func printAudit(w io.Writer, r auditReport) {
 	fields(w, "size", fmt.Sprint(r.Size), "root", r.Root, "checkpoints", fmt.Sprint(r.Checkpoints))
+	r.printWitnesses(w)
 	if r.OK {
 		fmt.Fprintln(w, "ok")
 	}
 }
 
 // audit returns what was found and the newest checkpoint.
-func (o auditOptions) audit(ctx context.Context, c *client) (r server.LedgerReport, note string, err error) {
+func (o auditOptions) audit(ctx context.Context, c *client) (r auditReport, note string, err error) {
 	older := ""
 	if o.since != "" {
 		if older, err = readNote(o.since); err != nil {
 			return r, "", err
 		}
 	}
-	if o.tiles == "" && older == "" && o.save == "" && o.keyFile == "" {
+	if o.tiles == "" && older == "" && o.save == "" && o.keyFile == "" && len(o.witnesses) == 0 {
 		err = c.get(ctx, "/audit", nil, &r)
 		r.OK = r.OK && len(r.Problems) == 0
 		return r, "", err
@@ -104,7 +108,7 @@ func (o auditOptions) audit(ctx context.Context, c *client) (r server.LedgerRepo
 	if o.tiles != "" {
 		return o.fromTiles(ctx, c, key, older)
 	}
-	return fromRows(ctx, c, key, older)
+	return o.fromRows(ctx, c, key, older)
 }
 
 // key is the one that was given. Only the server that is asked may say its own.
@@ -129,16 +133,23 @@ func (o auditOptions) key(ctx context.Context, c *client) (string, error) {
 }
 
 // fromRows has the server audit its rows, and then proves here that its checkpoint is the key's and extends an older one.
-func fromRows(ctx context.Context, c *client, key, older string) (r server.LedgerReport, note string, err error) {
+func (o auditOptions) fromRows(ctx context.Context, c *client, key, older string) (r auditReport, note string, err error) {
 	if err := c.get(ctx, "/audit", nil, &r); err != nil {
+		return r, "", err
+	}
+	found, notes, problems, err := o.cosigned(ctx, key, c.tiles("server"), older) // before the newest, which has to extend it
+	if err != nil {
 		return r, "", err
 	}
 	var head server.LedgerCheckpoint
 	if err := c.get(ctx, "/ledger/checkpoint", nil, &head); err != nil {
 		return r, "", err
 	}
-	if err := proveSince(ctx, c, key, older, head.Note); err != nil {
-		r.Problems = append(r.Problems, err.Error())
+	r.Cosigned, r.Problems = found, append(r.Problems, problems...)
+	for _, known := range append([]string{older}, notes...) {
+		if err := proveSince(ctx, c, key, known, head.Note); err != nil {
+			r.Problems = append(r.Problems, err.Error())
+		}
 	}
 	r.OK = r.OK && len(r.Problems) == 0
 	return r, head.Note, nil
@@ -176,7 +187,7 @@ func proveSince(ctx context.Context, c *client, key, older, head string) error {
 	return nil
 }
 
-func (o auditOptions) fromTiles(ctx context.Context, c *client, key, older string) (r server.LedgerReport, note string, err error) {
+func (o auditOptions) fromTiles(ctx context.Context, c *client, key, older string) (r auditReport, note string, err error) {
 	fetch := c.tiles(o.tiles)
 	keep := func(ctx context.Context, path string) ([]byte, error) {
 		b, err := fetch(ctx, path)
@@ -192,8 +203,15 @@ func (o auditOptions) fromTiles(ctx context.Context, c *client, key, older strin
 	if older != "" {
 		known = append(known, older)
 	}
-	report, err := ledger.AuditTiles(ctx, keep, []string{key}, known...)
-	return server.LedgerReport{OK: len(report.Problems) == 0, Size: report.Entries, Root: report.Root, Checkpoints: report.Checkpoints, Problems: report.Problems}, note, err
+	found, notes, problems, err := o.cosigned(ctx, key, keep, known...)
+	if err != nil {
+		return r, "", err
+	}
+	report, err := ledger.AuditTiles(ctx, keep, []string{key}, append(known, notes...)...)
+	problems = append(report.Problems, problems...)
+	r.LedgerReport = server.LedgerReport{OK: len(problems) == 0, Size: report.Entries, Root: report.Root, Checkpoints: report.Checkpoints, Problems: problems}
+	r.Cosigned = found
+	return r, note, err
 }
 
 // tiles returns how a log is read: over HTTP, or from a folder.
@@ -236,7 +254,7 @@ func (c *client) tiles(from string) ledger.Fetch {
 
 func readBounded(r io.Reader, path string) ([]byte, error) {
 	limit := int64(maxTile)
-	if path == "checkpoint" {
+	if path == "checkpoint" || path == "witnessed" {
 		limit = maxNote
 	}
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))

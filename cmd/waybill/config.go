@@ -63,6 +63,8 @@ type Config struct {
 	Public PublicConfig `yaml:"public"`
 	// Signer says what signs.
 	Signer SignerConfig `yaml:"signer"`
+	// Ledger says who watches the ledger.
+	Ledger LedgerConfig `yaml:"ledger"`
 	// Webhooks are told what was decided. In the file only.
 	Webhooks []WebhookConfig `yaml:"webhooks"`
 	// Log says what is logged.
@@ -244,6 +246,9 @@ func loadConfig(path string, environ []string) (Config, error) {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	if at, wrong := cfg.wrongWebhook(); wrong != nil {
+		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
+	}
+	if at, wrong := cfg.wrongWitness(); wrong != nil {
 		return cfg, fmt.Errorf("%w: %s:%s %w", errUsage, path, position(src, at), wrong)
 	}
 	if at, wrong := cfg.wrongSigner(); wrong != nil {

@@ -92,6 +92,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
 		Inspector: a.inspector, Upstream: a.mirrors, Rules: rules, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
 	contents.registry, pushes.Registry, scans.Busy = images, images, images.Busy
+	db.OnWithdrawn(images.Withdrawn)
 	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
 	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
 	a.pulls = storage.NewPulls(db, logger)
@@ -136,6 +137,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Housekeeper: &jobs.Housekeeper{
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 		},
+		Witnesser: cfg.witnesser(db, k.ledger, logger),
 		Collector: &jobs.Collector{Collect: func(ctx context.Context) error { _, err := collector.Collect(ctx, false); return err }},
 		Keeper:    &jobs.Keeper{Run: func(ctx context.Context) error { _, err := keeper.Run(ctx, artifact.System.Name, false); return err }},
 	})

@@ -1,0 +1,28 @@
+package postgres
+
+import "waybill/artifact"
+
+// OnWithdrawn has f told of each repository from which less may be pulled by now, or anything else changed; the zero one says that
+// it may be any. f is told of what this process withdraws before that is answered, and of what others do when that is heard.
+func (db *DB) OnWithdrawn(f func(artifact.Repository)) { db.told.Store(&f) }
+
+// withdrawn forgets what is remembered of a repository, or of all, and then tells. Nothing that is asked from here on is answered from
+// before.
+func (db *DB) withdrawn(repository artifact.Repository) {
+	if repository.IsZero() {
+		db.hot.forgetAll()
+	} else {
+		db.hot.forget(repository)
+	}
+	if f := db.told.Load(); f != nil {
+		(*f)(repository)
+	}
+}
+
+// heard is withdrawn of what was heard: the line is not held up.
+func (db *DB) heard(repository artifact.Repository) {
+	db.hot.forget(repository)
+	if f := db.told.Load(); f != nil && !repository.IsZero() {
+		go (*f)(repository)
+	}
+}
