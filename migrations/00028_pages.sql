@@ -7,7 +7,7 @@ create index manifest_references_children on manifest_references (repository, ma
 create index promotions_at on promotions (at, id);
 
 -- What pushes of a repository were denied lately.
-create index verdicts_outcome on verdicts (repository, outcome, decided_at);
+create index verdicts_denied on verdicts (repository, decided_at desc) where outcome = 'deny';
 
 -- What a push that was denied brought, so that whoever may look can see what it was denied for. It is no manifest of the
 -- repository: nothing here can be pulled, tagged, signed or promoted, and it keeps no blob.
@@ -26,6 +26,6 @@ create index denied_manifests_at on denied_manifests (repository, at desc, diges
 
 -- +goose Down
 drop table denied_manifests;
-drop index verdicts_outcome;
+drop index verdicts_denied;
 drop index promotions_at;
 drop index manifest_references_children;
