@@ -121,6 +121,10 @@ type Records interface {
 	// RefusedVerdict returns the newest stored verdict that the reference, a tag or digest as the pusher spelled it,
 	// got in a repository; NotFound when there is none. It answers for pushes that left no manifest.
 	RefusedVerdict(ctx context.Context, r artifact.Repository, reference string) (artifact.VerdictRecord, error)
+	// DeniedPush returns what is known of a digest that a repository refused and does not have, or a NotFound error; DeniedTag
+	// the digest that was pushed last with a tag and refused.
+	DeniedPush(ctx context.Context, r artifact.Repository, d artifact.Digest) (artifact.DeniedPush, error)
+	DeniedTag(ctx context.Context, r artifact.Repository, t artifact.Tag) (digest artifact.Digest, ok bool, err error)
 	// Recalled returns who recalled a digest, and why; ok is false when nobody did.
 	Recalled(ctx context.Context, r artifact.Repository, d artifact.Digest) (actor, reason string, ok bool, err error)
 	// Scan returns the newest scan of an image; of one never scanned, a pending one.

@@ -14,7 +14,7 @@ import (
 type Inspection struct {
 	Repository artifact.Repository `json:"repository"`
 	Digest     artifact.Digest     `json:"digest"`
-	Type       string              `json:"type" enum:"image,index,artifact"`
+	Type       string              `json:"type" enum:"image,index,artifact,unknown" doc:"Unknown is what was denied and not kept"`
 	MediaType  string              `json:"mediaType"`
 	Size       int64               `json:"size"` // bytes of the manifest
 	Platform   string              `json:"platform,omitempty"`
@@ -23,6 +23,7 @@ type Inspection struct {
 	PushedAt   time.Time           `json:"pushedAt"`
 	Children   []Child             `json:"children,omitempty"` // of an index
 	Image      *ImageInspection    `json:"image,omitempty"`    // of an image
+	Denied     *Denial             `json:"denied,omitempty"`   // its push was denied: it is not here
 }
 
 // Child is one manifest of an index.
@@ -66,11 +67,16 @@ type (
 const maxBranches = 20
 
 func (a *API) inspect(ctx context.Context, p artifact.Principal, in *inspectInput) (*inspectOutput, error) {
-	s, err := a.look(ctx, p, in.Ref)
+	s, denied, err := a.lookOrDenied(ctx, p, in.Ref)
 	if err != nil {
 		return nil, err
 	}
-	i, err := a.inspection(ctx, s.StoredManifest, in.Tree)
+	var i Inspection
+	if denied != nil {
+		i, err = a.inspectDenied(ctx, denied, in.Tree)
+	} else {
+		i, err = a.inspection(ctx, s.StoredManifest, in.Tree)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +89,15 @@ func (a *API) outline(ctx context.Context, m artifact.StoredManifest) (Inspectio
 	if err != nil {
 		return Inspection{}, err
 	}
+	i := sketch(m)
+	i.Tags = tags
+	return i, nil
+}
+
+// sketch is what a manifest says by itself.
+func sketch(m artifact.StoredManifest) Inspection {
 	i := Inspection{Repository: m.Repository, Digest: m.Digest, Type: "artifact", MediaType: m.Manifest.MediaType, Size: int64(len(m.Body)),
-		Platform: m.Platform, Tags: tags, PushedBy: m.PushedBy, PushedAt: m.PushedAt}
+		Platform: m.Platform, PushedBy: m.PushedBy, PushedAt: m.PushedAt}
 	switch {
 	case m.Manifest.IsIndex():
 		i.Type = "index"
@@ -98,7 +111,7 @@ func (a *API) outline(ctx context.Context, m artifact.StoredManifest) (Inspectio
 	case m.IsImage:
 		i.Type = "image"
 	}
-	return i, nil
+	return i
 }
 
 func (a *API) inspection(ctx context.Context, m artifact.StoredManifest, tree int) (Inspection, error) {
@@ -110,31 +123,37 @@ func (a *API) inspection(ctx context.Context, m artifact.StoredManifest, tree in
 	if err != nil {
 		return i, err
 	}
+	i.Image, err = a.insides(ctx, m, body, tree)
+	return i, err
+}
+
+// insides reads a config, and stacks the layers.
+func (a *API) insides(ctx context.Context, m artifact.StoredManifest, body []byte, tree int) (*ImageInspection, error) {
 	config, err := artifact.ParseImageConfig(body, len(m.Manifest.Layers))
 	if err != nil {
-		return i, err
+		return nil, err
 	}
 	folding := artifact.NewFolding(config)
 	for _, d := range m.Manifest.Layers {
 		facts, err := a.cfg.Facts.Layer(ctx, m.Repository, d)
 		if err != nil {
-			return i, err
+			return nil, err
 		}
 		if err := folding.Add(facts); err != nil {
-			return i, artifact.Errorf(artifact.Invalid, "%s@%s cannot be stacked: %w", m.Repository, m.Digest, err)
+			return nil, artifact.Errorf(artifact.Invalid, "%s@%s cannot be stacked: %w", m.Repository, m.Digest, err)
 		}
 	}
 	stacked := folding.Facts()
-	i.Image = summarize(config, stacked)
+	image := summarize(config, stacked)
 	if tree > 0 {
-		i.Image.Trees = stacked.Trees(tree, maxBranches)
+		image.Trees = stacked.Trees(tree, maxBranches)
 	}
 	scan, err := a.cfg.Records.Scan(ctx, m.Digest)
 	if err != nil && artifact.KindOf(err) != artifact.NotFound {
-		return i, err
+		return nil, err
 	}
-	i.Image.addScanned(scan)
-	return i, nil
+	image.addScanned(scan)
+	return image, nil
 }
 
 // addScanned adds the packages that a scan knows: facts have those of the operating system alone.
@@ -240,6 +259,7 @@ type ScanReport struct {
 	Findings           []artifact.Finding        `json:"findings"`
 	Packages           []artifact.Package        `json:"packages,omitempty"`
 	Images             []ImageScan               `json:"images,omitempty"` // of an index
+	Denied             *Denial                   `json:"denied,omitempty"` // its push was denied: it is not here
 }
 
 // ImageScan is the scan of one image of an index.
@@ -251,11 +271,16 @@ type ImageScan struct {
 type scanOutput struct{ Body ScanReport }
 
 func (a *API) scan(ctx context.Context, p artifact.Principal, in *refInput) (*scanOutput, error) {
-	s, err := a.look(ctx, p, in.Ref)
+	s, denied, err := a.lookOrDenied(ctx, p, in.Ref)
 	if err != nil {
 		return nil, err
 	}
-	report, err := a.scanReport(ctx, s.StoredManifest)
+	var report ScanReport
+	if denied != nil {
+		report, err = a.scanDenied(ctx, denied)
+	} else {
+		report, err = a.scanReport(ctx, s.StoredManifest)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -334,11 +359,16 @@ type Story struct {
 type showOutput struct{ Body Story }
 
 func (a *API) show(ctx context.Context, p artifact.Principal, in *refInput) (*showOutput, error) {
-	s, err := a.look(ctx, p, in.Ref)
+	s, denied, err := a.lookOrDenied(ctx, p, in.Ref)
 	if err != nil {
 		return nil, err
 	}
-	story, err := a.story(ctx, p, s.StoredManifest)
+	var story Story
+	if denied != nil {
+		story, err = a.tellDenied(ctx, denied)
+	} else {
+		story, err = a.story(ctx, p, s.StoredManifest)
+	}
 	if err != nil {
 		return nil, err
 	}

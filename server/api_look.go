@@ -33,7 +33,7 @@ func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subje
 	s := subject{reference: parsed}
 	digest, err := a.digest(ctx, p, parsed)
 	if err != nil {
-		return s, hideAbsence(p, parsed, err)
+		return s, hideAbsence(p, parsed, a.elseNotStored(ctx, p, parsed.Reference, err))
 	}
 	if !p.Can(artifact.ActionLook, parsed.Repository) {
 		if err := a.cfg.Gate.Pull(ctx, p, parsed.Repository, digest); err != nil {

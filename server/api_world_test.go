@@ -49,6 +49,7 @@ type world struct {
 	withdrawn   []artifact.Withdrawn
 	unmet       []artifact.Reason
 	problems    []string
+	denied      *artifact.DeniedPush
 	builderErr  error
 	slow        time.Duration // that a collection takes
 	busy        bool          // a check runs already
@@ -215,6 +216,20 @@ func (w *world) Layer(_ context.Context, _ artifact.Repository, d artifact.Descr
 
 func (w *world) JudgeStored(_ context.Context, r artifact.Repository, d artifact.Digest) (policy.Verdict, error) {
 	return policy.Verdict{VerdictRecord: artifact.VerdictRecord{Repository: r, Digest: d, Outcome: artifact.Allow, PolicyHash: artifact.DigestOf(nil), Policies: []string{"baseline@1"}}}, nil
+}
+
+func (w *world) DeniedPush(_ context.Context, r artifact.Repository, d artifact.Digest) (artifact.DeniedPush, error) {
+	if w.denied == nil || w.denied.Verdict.Digest != d || w.denied.Verdict.Repository != r {
+		return artifact.DeniedPush{}, artifact.Errorf(artifact.NotFound, "no such push")
+	}
+	return *w.denied, nil
+}
+
+func (w *world) DeniedTag(_ context.Context, r artifact.Repository, t artifact.Tag) (artifact.Digest, bool, error) {
+	if w.denied == nil || w.denied.Verdict.Repository != r || w.denied.Reference != t.String() {
+		return artifact.Digest{}, false, nil
+	}
+	return w.denied.Verdict.Digest, true, nil
 }
 
 func (w *world) Recalled(context.Context, artifact.Repository, artifact.Digest) (actor, reason string, ok bool, err error) {

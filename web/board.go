@@ -89,7 +89,7 @@ type activity struct {
 
 // Bounds of the board.
 const (
-	boardRows  = 20
+	boardRows  = 15
 	maxTicks   = 400
 	recentRows = 10
 )

@@ -25,6 +25,9 @@ func (w *Web) functions() template.FuncMap {
 		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
 		"change":     change,
 		"name":       nameOf,
+		"clip":       clip,
+		"few":        func(all []artifact.Reason) []artifact.Reason { return all[:min(len(all), maxReasons)] },
+		"beyond":     func(all []artifact.Reason) int { return max(len(all)-maxReasons, 0) },
 		"done": func(action string) string {
 			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
 		},
@@ -96,4 +99,19 @@ func nameOf(actor string) string {
 		return actor
 	}
 	return name
+}
+
+// maxReasons is how many of a push's reasons a list shows.
+const maxReasons = 4
+
+// maxClip is how much of a reason a list shows; the digest's page and the ledger have all of it.
+const maxClip = 160
+
+// clip is the beginning of a text that may be long.
+func clip(text string) string {
+	runes := []rune(text)
+	if len(runes) <= maxClip {
+		return text
+	}
+	return string(runes[:maxClip-1]) + "…"
 }

@@ -16,6 +16,8 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,13 +164,40 @@ func New(cfg Config) (*Web, error) {
 		w.assets[name] = asset{"/assets/" + hex.EncodeToString(sum[:8]) + path.Ext(name), contentType, content}
 	}
 	for _, name := range pageNames {
-		t, err := template.New("layout.html").Funcs(w.functions()).ParseFS(files, "layout/layout.html", name+"/"+name+".html")
-		if err != nil {
-			return nil, fmt.Errorf("page %s: %w", name, err)
+		t := template.New("layout.html").Funcs(w.functions())
+		for _, file := range []string{"layout/layout.html", name + "/" + name + ".html"} {
+			source, err := fs.ReadFile(files, file)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := t.Parse(dense(string(source))); err != nil {
+				return nil, fmt.Errorf("page %s: %w", name, err)
+			}
 		}
 		w.pages[name] = t
 	}
 	return w, nil
+}
+
+// preformatted is where white space is shown as it is.
+var (
+	preformatted = regexp.MustCompile(`(?s)<(pre|textarea)\b.*?</(pre|textarea)>`)
+	indentation  = regexp.MustCompile(`\s*\n\s*`)
+)
+
+// dense takes from a template the indentation, which the rows of a table would repeat.
+func dense(source string) string {
+	var b strings.Builder
+	for {
+		at := preformatted.FindStringIndex(source)
+		if at == nil {
+			b.WriteString(indentation.ReplaceAllString(source, "\n"))
+			return b.String()
+		}
+		b.WriteString(indentation.ReplaceAllString(source[:at[0]], "\n"))
+		b.WriteString(source[at[0]:at[1]])
+		source = source[at[1]:]
+	}
 }
 
 // Mount adds the pages' routes.

@@ -169,8 +169,20 @@ func printOutline(w io.Writer, i server.Inspection) {
 	}
 	fields(w, "type", i.Type, "platform", i.Platform, "media type", i.MediaType, "tags", strings.Join(tags, " "),
 		"pushed", stamp(i.PushedAt)+" by "+i.PushedBy)
+	printDenied(w, i.Denied)
 	for _, c := range i.Children {
 		fields(w, "manifest", c.Digest.String()+" "+c.Platform)
+	}
+}
+
+// printDenied says of what was denied that it is not here.
+func printDenied(w io.Writer, d *server.Denial) {
+	if d == nil {
+		return
+	}
+	fields(w, "denied", fmt.Sprintf("as %s (ledger entry %d): it is not stored, and nobody can pull it", d.Reference, d.LedgerIndex))
+	if !d.Kept {
+		fields(w, "kept", "nothing but the verdict")
 	}
 }
 
@@ -244,6 +256,7 @@ func newScan() *cobra.Command {
 // printScan prints licenses on request only: there are hundreds in an image, and most are no news.
 func printScan(w io.Writer, s server.ScanReport, licenses bool) {
 	fmt.Fprintf(w, "%s@%s\n", s.Repository, s.Digest)
+	printDenied(w, s.Denied)
 	printScanSummary(w, s)
 	findings := slices.Clone(s.Findings)
 	if !licenses {
@@ -325,6 +338,9 @@ func printStory(w io.Writer, s server.Story) {
 	if s.Scan != nil {
 		fmt.Fprintln(w)
 		printScanSummary(w, *s.Scan)
+	}
+	if s.Manifest.Denied != nil {
+		return // it is not signed, and went nowhere
 	}
 	fmt.Fprintln(w)
 	if len(s.Signatures) == 0 {

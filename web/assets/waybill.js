@@ -1,7 +1,6 @@
 // What pages do beyond what they do without this: they are live, a slider answers while it is moved, what is to be typed
 // elsewhere can be copied, and the ledger is verified by the browser itself.
 
-document.documentElement.classList.add("js");
 const news = document.querySelector("#news");
 const say = (text) => { if (news) news.textContent = text; };
 
@@ -96,7 +95,7 @@ for (const element of navigator.clipboard ? document.querySelectorAll("[data-cop
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
-  element.before(button);
+  element.parentElement.append(button); // over its corner, so that nothing moves
 }
 
 // The ledger: RFC 6962's tree, and C2SP's signed notes.
