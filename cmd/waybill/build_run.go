@@ -285,7 +285,7 @@ func newBuildList() *cobra.Command {
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&repository, "repository", "", "only those of a `repository`")
-	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many")
+	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many `builds`")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		query := url.Values{}
 		if repository != "" {
@@ -331,7 +331,7 @@ func newBuildLogs() *cobra.Command {
 build. The last line of standard output is REPO@DIGEST, and the exit status 1 when it came to nothing.`,
 		Args: exactly(1, "ID"),
 	}
-	cmd.Flags().StringVar(&progress, "progress", "auto", "how to show it: auto, tty or plain")
+	cmd.Flags().StringVar(&progress, "progress", "auto", "`how` to show it: auto, tty or plain")
 	cmd.Flags().BoolP("follow", "f", true, "follow one that runs; as it always is")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		shown, err := newBuildDisplay(cmd.ErrOrStderr(), progress)

@@ -36,6 +36,7 @@ Commands talk to the server at WAYBILL_URL with WAYBILL_TOKEN, or to the one tha
 		cmd.GroupID = "run"
 		root.AddCommand(cmd)
 	}
+	addExamples(root)
 	tagFailures(root)
 	return root
 }

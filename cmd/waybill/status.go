@@ -27,7 +27,7 @@ func newStatus() *cobra.Command {
 		Args:    upTo(1),
 	}
 	output := tableFlag(cmd)
-	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z or 2026-10-01")
+	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z, or 2026-10-01 for its midnight (UTC)")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{}
 		if at != "" {
