@@ -184,6 +184,9 @@ func (a attestations) Provenance(ctx context.Context, r artifact.Repository, d a
 
 func newAttestations() *cobra.Command {
 	cmd := reader("attestations", "List what is signed about a digest: SBOMs, scans, provenance, promotions", func(w io.Writer, out server.AttestationList) {
+		if none(w, len(out.Attestations), "nothing is signed about it yet") {
+			return
+		}
 		t := newTable(w, "type", "for", "signed by", "at", "size", "envelope")
 		for _, a := range out.Attestations {
 			by := "somebody else"

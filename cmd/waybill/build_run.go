@@ -304,6 +304,9 @@ func newBuildList() *cobra.Command {
 			query.Set("after", page.Next)
 		}
 		return output.show(cmd, list, func(w io.Writer) {
+			if none(w, len(list.Builds), "nothing was built here yet; build with `waybill build -t REPO:TAG DIR`") {
+				return
+			}
 			t := newTable(w, "id", "repository", "state", "by", "asked", "took", "digest")
 			for _, b := range list.Builds {
 				took := ""
@@ -399,6 +402,9 @@ func newBases() *cobra.Command {
 			query.Set("after", page.Next)
 		}
 		return output.show(cmd, all, func(w io.Writer) {
+			if none(w, len(all.Bases), "no image is known to be built on another that is here; `waybill build` records it") {
+				return
+			}
 			t := newTable(w, "image", "base", "as", "state")
 			for _, b := range all.Bases {
 				t.AppendRow([]any{b.Repository.String() + "@" + shortDigest(b.Digest), b.BaseRepository.String() + "@" + shortDigest(b.BaseDigest), orDash(b.BaseTag), baseState(b)})

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,7 +76,7 @@ func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, cod
 	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	err := root.ExecuteContext(t.Context())
+	err := execute(t.Context(), root)
 	if err != nil {
 		fmt.Fprintln(&errs, "waybill:", err)
 	}
@@ -225,6 +226,18 @@ func TestStatusIsATable(t *testing.T) {
 	require.Equal(t, []string{"SERVICE", "DEV", "PRODUCTION"}, strings.Fields(lines[0]))
 	require.Equal(t, []string{"shop/returns", "-", "v456", testDigest.Short(), "3h", "deny", "2", "critical"}, strings.Fields(lines[len(lines)-1]))
 	require.NotContains(t, out, "\x1b", "no colour where there is no terminal")
+}
+
+// TestContextThatCannotBeSent: the server has no part in that, and is not blamed.
+func TestContextThatCannotBeSent(t *testing.T) {
+	fakeServer(t, map[string]any{"POST /builds": "{}\n"})
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY pipe /\n"), 0o600))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	_, errs, code := run(t, "", "build", "-t", "shop/returns:v456", dir)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "which no image can hold")
+	require.NotContains(t, errs, "cannot reach")
 }
 
 // TestStatusTellsOfRecallsAndWhatIsHidden: neither looks like an environment that nothing was ever promoted to.

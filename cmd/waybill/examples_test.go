@@ -78,3 +78,24 @@ func wordsOf(line string) (words []string) {
 	}
 	return words
 }
+
+// TestWrongUsageSaysWhatToDo: what is missing or wrong is said in the same words, whoever finds it.
+func TestWrongUsageSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"recall shop/returns:v1":    "waybill recall: --reason is missing\nUsage: waybill recall REPO:TAG|REPO@DIGEST --reason TEXT",
+		"waiver create --digest x":  "waybill waiver create: --expires, --reason, --rule are missing",
+		"scam shop/returns:v1":      "See `waybill --help`",
+		"key":                       "See `waybill key --help`",
+		"status --on 2026-10-01":    "See `waybill status --help`",
+		"verify":                    "REPO@DIGEST is missing",
+		"verify --export f --ever":  "See `waybill verify --help`",
+		"token create --role chief": "want one of reader, pusher",
+	} {
+		root := newRoot(&cobra.Command{Use: "serve", RunE: func(*cobra.Command, []string) error { return nil }})
+		root.SetArgs(strings.Fields(line))
+		err := execute(t.Context(), root)
+		require.ErrorContains(t, err, want, line)
+		require.Equal(t, 2, exitCode(err), line)
+	}
+}

@@ -82,6 +82,9 @@ func newReleaseList() *cobra.Command {
 			query.Set("after", page.Next)
 		}
 		return output.show(cmd, out, func(w io.Writer) {
+			if none(w, len(out.Releases), "there is no release; make one with `waybill release create NAME SERVICE@VERSION…`") {
+				return
+			}
 			t := newTable(w, "name", "at", "by", "services", "reason")
 			for _, r := range out.Releases {
 				t.AppendRow([]any{printable(r.Name), stamp(r.At), printable(r.Actor), len(r.Services), clip(r.Reason, 60)})
