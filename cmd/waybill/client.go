@@ -238,7 +238,7 @@ func (p problemError) Error() string {
 	for _, e := range p.Errors {
 		b.WriteString("\n  " + printable(e.Location+": "+e.Message))
 	}
-	if p.Status >= http.StatusInternalServerError && p.RequestID != "" {
+	if p.Status >= http.StatusInternalServerError && p.Status != http.StatusNotImplemented && p.RequestID != "" {
 		b.WriteString("\n  request " + printable(p.RequestID))
 	}
 	return b.String()
