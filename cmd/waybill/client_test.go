@@ -253,7 +253,7 @@ func TestStatusTellsOfRecallsAndWhatIsHidden(t *testing.T) {
 	lines := strings.Split(out, "\n")
 	require.Equal(t, []string{"shop/orders", testDigest.Short(), "0s", "hidden"}, strings.Fields(lines[1]))
 	require.Equal(t, []string{"shop/returns", "-", "recalled", "1h"}, strings.Fields(lines[2]))
-	require.Contains(t, out, "user:ada recalled v456 "+testDigest.String()+": CVE-2026-1")
+	require.Contains(t, out, "v456 "+testDigest.String()+" was recalled at 2026-10-01 11:00:00Z by user:ada: CVE-2026-1")
 	require.Contains(t, out, "waybill rollback shop/returns production")
 	out, _, code = run(t, "", "status", "-o", "csv")
 	require.Zero(t, code)
@@ -513,7 +513,7 @@ func TestVerifyWhatRuns(t *testing.T) {
 		says string
 	}{
 		"it runs":       {b.Runs, "runs it since"},
-		"replaced":      {&server.Running{At: testTime, Digest: testDigest, Version: "v455", Since: testTime, Actor: "user:ada", Reason: "v456 is slow"}, "runs v455 " + testDigest.String() + " since"},
+		"replaced":      {&server.Running{At: testTime, Digest: testDigest, Version: "v455", Since: testTime, Actor: "user:ada", Reason: "v456 is slow"}, "replaced by v455 " + testDigest.String() + " at"},
 		"nothing runs":  {&server.Running{At: testTime}, "ran nothing"},
 		"nothing known": {nil, "does not say what production runs"},
 	} {
