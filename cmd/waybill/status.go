@@ -107,7 +107,9 @@ func printBoard(w io.Writer, b server.Board) {
 	}
 	t.Render()
 	for left := b.Recalled; len(left) > 0; {
-		n := slices.IndexFunc(left, func(one artifact.Withdrawn) bool { return one.Repository != left[0].Repository || one.Digest != left[0].Digest })
+		n := slices.IndexFunc(left, func(one artifact.Withdrawn) bool {
+			return one.Repository != left[0].Repository || one.Digest != left[0].Digest
+		})
 		if n < 0 {
 			n = len(left)
 		}
