@@ -3,6 +3,7 @@ package artifact
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says what sort of answer an error is; one table in package server maps it to an HTTP status and to an
@@ -40,7 +41,7 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Err != nil {
+	if e.Err != nil && !strings.Contains(e.Message, e.Err.Error()) { // Errorf's message has it already
 		return e.Message + ": " + e.Err.Error()
 	}
 	return e.Message

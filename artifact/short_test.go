@@ -1,6 +1,7 @@
 package artifact_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -49,4 +50,12 @@ func FuzzParseShortReference(f *testing.F) {
 		require.Equal(t, ref, again)
 		require.False(t, ref.Repository.IsZero())
 	})
+}
+
+// TestErrorSaysItOnce: what an error wraps is not told twice.
+func TestErrorSaysItOnce(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("it is away")
+	require.EqualError(t, artifact.Errorf(artifact.Unavailable, "the mirror: %w", cause), "the mirror: it is away")
+	require.EqualError(t, &artifact.Error{Kind: artifact.Unavailable, Message: "the mirror", Err: cause}, "the mirror: it is away")
 }

@@ -58,7 +58,7 @@ func (s *Service) ResolveService(ctx context.Context, name string) (artifact.Rep
 	}
 	switch len(found) {
 	case 0:
-		return asked, artifact.Errorf(artifact.NotFound, "there is no service %s: no repository is called so, or ends in /%s", name, name)
+		return asked, artifact.Errorf(artifact.NotFound, "there is no service %s: no repository is called so, or ends in /%s; there is one once something was pushed to it", name, name)
 	case 1:
 		return found[0], nil
 	}

@@ -53,7 +53,11 @@ func (a *API) digest(ctx context.Context, p artifact.Principal, r artifact.Short
 	case !r.Digest.IsZero():
 		return r.Digest, nil
 	}
-	return a.cfg.Content.ResolveTag(ctx, r.Repository, r.Tag)
+	d, err := a.cfg.Content.ResolveTag(ctx, r.Repository, r.Tag)
+	if artifact.KindOf(err) == artifact.NotFound {
+		err = artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no tag %s; push it, or name one of those at /r/%s", r.Repository, r.Tag, r.Repository)
+	}
+	return d, err
 }
 
 func (a *API) byPrefix(ctx context.Context, p artifact.Principal, r artifact.ShortReference) (artifact.Digest, error) {

@@ -64,7 +64,7 @@ func (p *advisoryPulls) Pull(ctx context.Context, actor artifact.Principal, sour
 	case source != "":
 		return p.pullOne(ctx, actor, source)
 	case p.cfg.Source == "" && p.cfg.Java == "":
-		return d, artifact.Errorf(artifact.Invalid, "no source is given, and none is configured (advisories.source, advisories.java)")
+		return d, artifact.Errorf(artifact.Invalid, "no source is given, and the server's configuration has none (advisories.source, advisories.java); name one, such as ghcr.io/aquasecurity/trivy-db:2")
 	}
 	var errs [2]error
 	if p.cfg.Java != "" {

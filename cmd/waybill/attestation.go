@@ -184,6 +184,9 @@ func (a attestations) Provenance(ctx context.Context, r artifact.Repository, d a
 
 func newAttestations() *cobra.Command {
 	cmd := reader("attestations", "List what is signed about a digest: SBOMs, scans, provenance, promotions", func(w io.Writer, out server.AttestationList) {
+		if none(w, len(out.Attestations), "nothing is signed about it yet") {
+			return
+		}
 		t := newTable(w, "type", "for", "signed by", "at", "size", "envelope")
 		for _, a := range out.Attestations {
 			by := "somebody else"
@@ -272,12 +275,13 @@ func newProvenance() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "provenance" + refUse,
 		Short: "Say how an image was built: source, bases, builder, when",
-		Long: `Say in one sentence how an image was built, as Waybill signed it when it did: SLSA provenance v1. With --json, print the
-signed in-toto statement. What was built elsewhere has none of Waybill's; "waybill attestations" lists what others attached.`,
-		Example: "  waybill provenance shop/returns:v456\n  waybill provenance shop/returns:v456 --json | jq .predicate.buildDefinition.resolvedDependencies",
+		Long: `Say in one sentence how an image was built, as Waybill signed it when it did: SLSA provenance v1. With
+--output json, print the signed in-toto statement too. What was built elsewhere has none of Waybill's; "waybill attestations" lists what others attached.`,
+		Example: "  waybill provenance shop/returns:v456\n  waybill provenance shop/returns:v456 -o json | jq .statement.predicate.buildDefinition.resolvedDependencies",
 		Args:    exactly(1, "REPO:TAG or REPO@DIGEST"),
 	}
-	statement := cmd.Flags().Bool("json", false, "print the in-toto statement")
+	statement := cmd.Flags().Bool("json", false, "print the in-toto statement alone")
+	_ = cmd.Flags().MarkHidden("json") // as it was before --output json
 	output := outputFlag(cmd)
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)

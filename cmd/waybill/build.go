@@ -46,7 +46,7 @@ output is REPO@DIGEST.`,
 	flags.StringArrayVar(&b.labels, "label", nil, "`K=V`, a label of the image; may be repeated")
 	flags.StringArrayVar(&b.secrets, "secret", nil, "`id=ID,src=FILE` or id=ID,env=NAME, for RUN --mount=type=secret; may be repeated")
 	flags.StringArrayVar(&b.ssh, "ssh", nil, "`default` or ID=SOCKET, the agent for RUN --mount=type=ssh; with --local only")
-	flags.StringVar(&b.progress, "progress", "auto", "how to show it: auto, tty or plain")
+	flags.StringVar(&b.progress, "progress", "auto", "`how` to show it: auto, tty or plain")
 	flags.BoolVar(&b.local, "local", false, "build on this machine and push what comes of it")
 	flags.StringVar(&b.builder, "builder", os.Getenv("BUILDKIT_HOST"), "`address` of BuildKit for --local (default: $BUILDKIT_HOST, or a private one)")
 	flags.BoolVar(&b.check, "rebuild-check", false, "build again what was built before, compare the digests, and publish nothing")

@@ -285,7 +285,7 @@ func newBuildList() *cobra.Command {
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&repository, "repository", "", "only those of a `repository`")
-	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many")
+	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many `builds`")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		query := url.Values{}
 		if repository != "" {
@@ -304,6 +304,9 @@ func newBuildList() *cobra.Command {
 			query.Set("after", page.Next)
 		}
 		return output.show(cmd, list, func(w io.Writer) {
+			if none(w, len(list.Builds), "nothing was built here yet; build with `waybill build -t REPO:TAG DIR`") {
+				return
+			}
 			t := newTable(w, "id", "repository", "state", "by", "asked", "took", "digest")
 			for _, b := range list.Builds {
 				took := ""
@@ -331,7 +334,7 @@ func newBuildLogs() *cobra.Command {
 build. The last line of standard output is REPO@DIGEST, and the exit status 1 when it came to nothing.`,
 		Args: exactly(1, "ID"),
 	}
-	cmd.Flags().StringVar(&progress, "progress", "auto", "how to show it: auto, tty or plain")
+	cmd.Flags().StringVar(&progress, "progress", "auto", "`how` to show it: auto, tty or plain")
 	cmd.Flags().BoolP("follow", "f", true, "follow one that runs; as it always is")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		shown, err := newBuildDisplay(cmd.ErrOrStderr(), progress)
@@ -399,6 +402,9 @@ func newBases() *cobra.Command {
 			query.Set("after", page.Next)
 		}
 		return output.show(cmd, all, func(w io.Writer) {
+			if none(w, len(all.Bases), "no image is known to be built on another that is here; `waybill build` records it") {
+				return
+			}
 			t := newTable(w, "image", "base", "as", "state")
 			for _, b := range all.Bases {
 				t.AppendRow([]any{b.Repository.String() + "@" + shortDigest(b.Digest), b.BaseRepository.String() + "@" + shortDigest(b.BaseDigest), orDash(b.BaseTag), baseState(b)})

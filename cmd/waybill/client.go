@@ -183,9 +183,12 @@ func (c *client) post(ctx context.Context, path string, in, out any) error {
 
 // unreachable says what to do about a server that does not answer.
 func (c *client) unreachable(ctx context.Context, err error) error {
+	var unsent *artifact.Error
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.As(err, &unsent):
+		return unsent // what was to be sent could not be read here: the server has no part in it
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no server answers at %s: connection refused\nStart one with `waybill serve`, or set WAYBILL_URL (or run `waybill login URL`) to reach another", c.base)
 	}
@@ -209,7 +212,7 @@ func (c *client) refusal(res *http.Response) error {
 	}
 	p.Status = res.StatusCode
 	if p.Status == http.StatusUnauthorized {
-		p.Detail += "\nRun `waybill login " + c.base + "`, or set WAYBILL_TOKEN"
+		p.Detail += "\nRun `waybill login " + c.base + "`, or set WAYBILL_TOKEN; a server's first token is in admin.token in its data folder"
 	}
 	return problemError(p)
 }
@@ -235,7 +238,7 @@ func (p problemError) Error() string {
 	for _, e := range p.Errors {
 		b.WriteString("\n  " + printable(e.Location+": "+e.Message))
 	}
-	if p.Status >= http.StatusInternalServerError && p.RequestID != "" {
+	if p.Status >= http.StatusInternalServerError && p.Status != http.StatusNotImplemented && p.RequestID != "" {
 		b.WriteString("\n  request " + printable(p.RequestID))
 	}
 	return b.String()

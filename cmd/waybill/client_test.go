@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,7 +76,7 @@ func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, cod
 	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
-	err := root.ExecuteContext(t.Context())
+	err := execute(t.Context(), root)
 	if err != nil {
 		fmt.Fprintln(&errs, "waybill:", err)
 	}
@@ -227,6 +228,18 @@ func TestStatusIsATable(t *testing.T) {
 	require.NotContains(t, out, "\x1b", "no colour where there is no terminal")
 }
 
+// TestContextThatCannotBeSent: the server has no part in that, and is not blamed.
+func TestContextThatCannotBeSent(t *testing.T) {
+	fakeServer(t, map[string]any{"POST /builds": "{}\n"})
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY pipe /\n"), 0o600))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	_, errs, code := run(t, "", "build", "-t", "shop/returns:v456", dir)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "which no image can hold")
+	require.NotContains(t, errs, "cannot reach")
+}
+
 // TestStatusTellsOfRecallsAndWhatIsHidden: neither looks like an environment that nothing was ever promoted to.
 func TestStatusTellsOfRecallsAndWhatIsHidden(t *testing.T) {
 	dev, production := environment(t, "dev"), environment(t, "production")
@@ -240,7 +253,7 @@ func TestStatusTellsOfRecallsAndWhatIsHidden(t *testing.T) {
 	lines := strings.Split(out, "\n")
 	require.Equal(t, []string{"shop/orders", testDigest.Short(), "0s", "hidden"}, strings.Fields(lines[1]))
 	require.Equal(t, []string{"shop/returns", "-", "recalled", "1h"}, strings.Fields(lines[2]))
-	require.Contains(t, out, "user:ada recalled v456 "+testDigest.String()+": CVE-2026-1")
+	require.Contains(t, out, "v456 "+testDigest.String()+" was recalled at 2026-10-01 11:00:00Z by user:ada: CVE-2026-1")
 	require.Contains(t, out, "waybill rollback shop/returns production")
 	out, _, code = run(t, "", "status", "-o", "csv")
 	require.Zero(t, code)
@@ -500,7 +513,7 @@ func TestVerifyWhatRuns(t *testing.T) {
 		says string
 	}{
 		"it runs":       {b.Runs, "runs it since"},
-		"replaced":      {&server.Running{At: testTime, Digest: testDigest, Version: "v455", Since: testTime, Actor: "user:ada", Reason: "v456 is slow"}, "runs v455 " + testDigest.String() + " since"},
+		"replaced":      {&server.Running{At: testTime, Digest: testDigest, Version: "v455", Since: testTime, Actor: "user:ada", Reason: "v456 is slow"}, "replaced by v455 " + testDigest.String() + " at"},
 		"nothing runs":  {&server.Running{At: testTime}, "ran nothing"},
 		"nothing known": {nil, "does not say what production runs"},
 	} {

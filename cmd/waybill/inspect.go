@@ -47,7 +47,7 @@ func newInspect() *cobra.Command {
 	cmd := &cobra.Command{Use: "inspect" + refUse, Short: "Show what an image's bytes say: layers, user, files, packages", Args: exactly(1, "REPO:TAG or REPO@DIGEST"),
 		Long: "Show what an image's bytes say: layers, user, files, packages. With --tree, what each layer adds, overwrites, removes\nand wastes, folder by folder, the heaviest first."}
 	output := outputFlag(cmd)
-	tree := cmd.Flags().Int("tree", 0, "levels of folders to show of each layer, 1 to 8")
+	tree := cmd.Flags().Int("tree", 0, "`levels` of folders to show of each layer, 1 to 8")
 	cmd.Flags().Lookup("tree").NoOptDefVal = "2"
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		args, err := c.localAll(args)

@@ -113,7 +113,7 @@ the one that is there by now: rotate it in the KMS first, or put another file in
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&in.Key, "key", "", "key in a KMS: `URI` such as hashivault://waybill-2027")
-	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the ledger")
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "`text` for the ledger: why")
 	_ = cmd.MarkFlagRequired("reason")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		var now server.PublicKeys
@@ -145,8 +145,8 @@ the ledger proves to be older than an instant, such as the one at which the key 
 		Args:    exactly(1, "KEY"),
 	}
 	output := outputFlag(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the ledger")
-	cmd.Flags().StringVar(&before, "before", "", "signatures older than this `time` count still")
+	cmd.Flags().StringVar(&reason, "reason", "", "`text` for the ledger: why")
+	cmd.Flags().StringVar(&before, "before", "", "signatures older than this `time`, 2026-11-01T12:00:00Z, count still")
 	_ = cmd.MarkFlagRequired("reason")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		in := map[string]any{"reason": reason}

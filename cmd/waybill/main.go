@@ -15,7 +15,7 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := newRoot(newServe()).ExecuteContext(ctx)
+	err := execute(ctx, newRoot(newServe()))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "waybill:", err)
 	}

@@ -145,6 +145,14 @@ func newTable(w io.Writer, head ...any) table.Writer {
 	return t
 }
 
+// none says that a list is empty, where it is: a head without rows looks like something went wrong.
+func none(w io.Writer, n int, text string) bool {
+	if n == 0 {
+		fmt.Fprintln(w, text)
+	}
+	return n == 0
+}
+
 // severityColour and outcomeColour paint words on terminals only.
 func severityColour(w io.Writer, s artifact.Severity, shown string) string {
 	colours := map[artifact.Severity]text.Colors{

@@ -40,7 +40,7 @@ func newPolicy() *cobra.Command {
 // documentKind is the --kind flag.
 func documentKind(cmd *cobra.Command) func() (string, error) {
 	kind := "policy"
-	cmd.Flags().StringVar(&kind, "kind", kind, "policy, pipeline or repositories")
+	cmd.Flags().StringVar(&kind, "kind", kind, "`kind` of document: policy, pipeline or repositories")
 	return func() (string, error) {
 		if kind != "policy" && kind != "pipeline" && kind != "repositories" {
 			return "", usagef("kind %.40q: want policy, pipeline or repositories", kind)

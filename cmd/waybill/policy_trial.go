@@ -51,8 +51,8 @@ Findings are known with --database, an archive as waybill db import takes it; wi
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().BoolVar(&with, "with", false, "with the policies in force of other names")
-	cmd.Flags().StringVar(&repository, "repository", "", "the repository that an image which is not stored would be pushed to")
-	cmd.Flags().StringVar(&database, "database", "", "an archive of the advisory database, for images that are not stored")
+	cmd.Flags().StringVar(&repository, "repository", "", "the `repository` that an image which is not stored would be pushed to")
+	cmd.Flags().StringVar(&database, "database", "", "`file` of an archive of the advisory database, for images that are not stored")
 	show := func(cmd *cobra.Command, out server.PolicyTest) error {
 		denied := 0
 		for _, v := range out.Verdicts {

@@ -41,7 +41,7 @@ not met; the ledger keeps which these were and the reason. Policy, a recall and 
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "evaluate every gate, change nothing")
 	cmd.Flags().BoolVar(&override, "override", false, "promote it though gates are not met; takes role admin and --reason")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait for gates that time, people or the server will meet")
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to --wait")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to --wait, a `time` such as 90s, 30m or 4h")
 	cmd.MarkFlagsMutuallyExclusive("wait", "dry-run")
 	cmd.MarkFlagsMutuallyExclusive("wait", "override")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {

@@ -82,6 +82,9 @@ func newReleaseList() *cobra.Command {
 			query.Set("after", page.Next)
 		}
 		return output.show(cmd, out, func(w io.Writer) {
+			if none(w, len(out.Releases), "there is no release; make one with `waybill release create NAME SERVICE@VERSION…`") {
+				return
+			}
 			t := newTable(w, "name", "at", "by", "services", "reason")
 			for _, r := range out.Releases {
 				t.AppendRow([]any{printable(r.Name), stamp(r.At), printable(r.Actor), len(r.Services), clip(r.Reason, 60)})
@@ -121,7 +124,7 @@ func newReleasePromote() *cobra.Command {
 	cmd.Flags().BoolVar(&in.DryRun, "dry-run", false, "evaluate every gate, change nothing")
 	cmd.Flags().BoolVar(&in.Override, "override", false, "promote it though gates are not met; takes role admin and --reason")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait for gates that time, people or the server will meet")
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to --wait")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to --wait, a `time` such as 90s, 30m or 4h")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		in.Environment = args[1]
 		var out server.PromotedRelease

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -36,8 +38,33 @@ Commands talk to the server at WAYBILL_URL with WAYBILL_TOKEN, or to the one tha
 		cmd.GroupID = "run"
 		root.AddCommand(cmd)
 	}
+	addExamples(root)
 	tagFailures(root)
 	return root
+}
+
+// execute runs the command line. What cobra itself finds wrong is said as what commands find is, and with where to read on.
+func execute(ctx context.Context, root *cobra.Command) error {
+	cmd, err := root.ExecuteContextC(ctx)
+	var (
+		usage  usageError
+		failed failure
+	)
+	if err == nil || errors.As(err, &usage) || errors.As(err, &failed) {
+		return err
+	}
+	if names, ok := strings.CutPrefix(err.Error(), "required flag(s) "); ok {
+		flags := strings.Split(strings.TrimSuffix(names, " not set"), ", ")
+		verb := "is"
+		for i := range flags {
+			flags[i] = "--" + strings.Trim(flags[i], `"`)
+		}
+		if len(flags) > 1 {
+			verb = "are"
+		}
+		return usagef("%s: %s %s missing\nUsage: %s", cmd.CommandPath(), strings.Join(flags, ", "), verb, cmd.UseLine())
+	}
+	return usagef("%w\nSee `%s --help`", err, cmd.CommandPath())
 }
 
 // failure is an error of a command that was used rightly.

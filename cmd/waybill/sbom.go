@@ -19,7 +19,7 @@ func newSBOM() *cobra.Command {
 		Example: "  waybill sbom shop/returns:v456 --format spdx > returns.spdx.json",
 		Args:    exactly(1, "REPO:TAG or REPO@DIGEST"),
 	}
-	cmd.Flags().StringVar(&format, "format", "cyclonedx", "cyclonedx or spdx")
+	cmd.Flags().StringVar(&format, "format", "cyclonedx", "`format`: cyclonedx or spdx")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		if _, err := artifact.ParseShortReference(args[0]); err != nil {
 			return usageError{err}

@@ -27,7 +27,7 @@ func newStatus() *cobra.Command {
 		Args:    upTo(1),
 	}
 	output := tableFlag(cmd)
-	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z or 2026-10-01")
+	cmd.Flags().StringVar(&at, "at", "", "what ran at a `time`: 2026-10-01T12:00Z, or 2026-10-01 for its midnight (UTC)")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{}
 		if at != "" {
@@ -106,20 +106,28 @@ func printBoard(w io.Writer, b server.Board) {
 		t.AppendRow(row)
 	}
 	t.Render()
-	for _, one := range b.Recalled {
-		printWithdrawn(w, one)
+	for left := b.Recalled; len(left) > 0; {
+		n := slices.IndexFunc(left, func(one artifact.Withdrawn) bool {
+			return one.Repository != left[0].Repository || one.Digest != left[0].Digest
+		})
+		if n < 0 {
+			n = len(left)
+		}
+		printWithdrawn(w, left[:n])
+		left = left[n:]
 	}
 }
 
-// printWithdrawn says what an environment ran, and who took it away, when and why.
-func printWithdrawn(w io.Writer, one artifact.Withdrawn) {
-	why := one.Why
+// printWithdrawn says what environments ran, and who took it away, when and why. All ran the same.
+func printWithdrawn(w io.Writer, all []artifact.Withdrawn) {
+	one, why := all[0], all[0].Why
 	if one.Advisory != "" {
 		why += ", see " + one.Advisory
 	}
-	fmt.Fprintf(w, "\n%s: %s runs nothing since %s, when %s recalled %s: %s\n", one.Repository, one.Environment, stamp(one.RecalledAt), printable(one.RecalledBy),
-		strings.TrimSpace(printable(one.Version)+" "+one.Digest.String()), printable(why))
-	fmt.Fprintf(w, "  it ran since %s; `waybill rollback %s %s` brings back what ran before\n", stamp(one.Since), one.Repository, one.Environment)
+	fmt.Fprintf(w, "\n%s: %s was recalled at %s by %s: %s\n", one.Repository, strings.TrimSpace(printable(one.Version)+" "+one.Digest.String()), stamp(one.RecalledAt), printable(one.RecalledBy), printable(why))
+	for _, one := range all {
+		fmt.Fprintf(w, "  %s ran it since %s, and runs nothing now; `waybill rollback %s %s` brings back what ran before\n", one.Environment, stamp(one.Since), one.Repository, one.Environment)
+	}
 }
 
 // cellText says what runs, since when, and what is wrong with it if something is.

@@ -38,10 +38,10 @@ func newTokenCreate() *cobra.Command {
 	output := outputFlag(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&role, "role", "", "`role`: "+roleNames())
-	flags.StringVar(&name, "name", "", "name for people and the ledger (default the role)")
+	flags.StringVar(&name, "name", "", "`name` for people and the ledger (default the role)")
 	flags.StringArrayVar(&repositories, "repository", nil, "`glob` of repositories; may be repeated; none means every one")
 	flags.StringArrayVar(&environments, "environment", nil, "`name` of an environment, for deployers and promoters; may be repeated")
-	flags.StringVar(&expires, "expires", "90d", "how long it is valid: `duration` such as 12h or 90d")
+	flags.StringVar(&expires, "expires", "90d", "how long it is valid: `time` such as 12h or 90d")
 	_ = cmd.MarkFlagRequired("role")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 		if !slices.Contains(artifact.Roles, artifact.Role(role)) {

@@ -273,7 +273,7 @@ func (v *verification) checkCurrent(now *server.Running, d artifact.Digest) {
 		if now.Reason != "" {
 			by += ": " + now.Reason
 		}
-		c.Detail = fmt.Sprintf("%s runs %s since %s, which replaced it, by %s; with --ever it is enough that it was promoted", v.Environment, strings.TrimSpace(now.Version+" "+now.Digest.String()), stamp(now.Since), by)
+		c.Detail = fmt.Sprintf("in %s it was replaced by %s at %s, by %s; with --ever it is enough that it was promoted", v.Environment, strings.TrimSpace(now.Version+" "+now.Digest.String()), stamp(now.Since), by)
 	}
 	v.OK = v.OK && c.OK
 	v.Checks = append(v.Checks, c)

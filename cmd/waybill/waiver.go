@@ -115,6 +115,9 @@ func newWaiverList() *cobra.Command {
 		}
 		now := time.Now()
 		return output.show(cmd, out, func(w io.Writer) {
+			if none(w, len(out.Waivers), "no rule is waived") {
+				return
+			}
 			t := newTable(w, "id", "rule", "for", "by", "created", "until", "state", "reason")
 			for _, one := range out.Waivers {
 				t.AppendRow([]any{one.ID, printable(one.Subject()), printable(waived(one)), printable(one.CreatedBy), stamp(one.CreatedAt), stamp(one.ExpiresAt), waiverState(one, now), clip(one.Reason, 60)})

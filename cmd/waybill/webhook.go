@@ -101,6 +101,9 @@ func newWebhooks() *cobra.Command {
 			return err
 		}
 		return output.show(cmd, out, func(w io.Writer) {
+			if none(w, len(out.Deliveries), "no webhook was told of anything; the server's configuration says which there are, under webhooks") {
+				return
+			}
 			t := newTable(w, "at", "webhook", "message", "type", "subject", "state", "attempts", "status", "problem")
 			for _, d := range out.Deliveries {
 				t.AppendRow([]any{stamp(d.CreatedAt), printable(d.Webhook), printable(d.ID), printable(d.Type), printable(d.Subject), d.State, d.Attempts, d.Status, clip(d.Problem, 100)})
