@@ -14,6 +14,7 @@ import (
 func (w *Web) functions() template.FuncMap {
 	return template.FuncMap{
 		"ago":        func(t time.Time) string { return ago(w.cfg.Now().Sub(t)) },
+		"until":      func(t time.Time) string { return until(t.Sub(w.cfg.Now())) },
 		"stamp":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 		"size":       size,
 		"severities": severities,
@@ -41,6 +42,19 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// until is how long something lasts that has not ended, and ago what has.
+func until(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return ago(-d)
+	case d < time.Hour:
+		return fmt.Sprintf("in %d min", int(d.Minutes())+1)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("in %d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("in %d days", int(d.Hours()/24))
 }
 
 func size(n int64) string {
