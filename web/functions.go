@@ -20,6 +20,9 @@ func (w *Web) functions() template.FuncMap {
 		"severities": severities,
 		"cosignTag":  func(d artifact.Digest) string { return strings.Replace(d.String(), ":", "-", 1) },
 		"join":       strings.Join,
+		"add":        func(a, b int64) int64 { return a + b },
+		"duration":   duration,
+		"shorten":    shorten,
 		"next":       func(i int) int { return i + 1 },
 		"iso":        func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"instant":    func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
@@ -55,6 +58,25 @@ func until(d time.Duration) string {
 		return fmt.Sprintf("in %d h", int(d.Hours()))
 	}
 	return fmt.Sprintf("in %d days", int(d.Hours()/24))
+}
+
+// duration is one as people say it: 6 h, 3 days.
+func duration(d time.Duration) string {
+	switch {
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// shorten is a digest without its algorithm, or an id, as far as it tells one from others.
+func shorten(name string) string {
+	if _, hex, ok := strings.Cut(name, ":"); ok {
+		name = hex
+	}
+	return name[:min(len(name), 12)]
 }
 
 func size(n int64) string {

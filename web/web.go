@@ -27,7 +27,7 @@ import (
 	"waybill/promotion"
 )
 
-//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines cve ledger tokens reference operations login signedin failure assets
+//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines cve ledger tokens storage advisories reference operations login signedin failure assets
 var files embed.FS
 
 // Store is what the pages read; *postgres.DB is one.
@@ -108,6 +108,9 @@ type Config struct {
 	Environments func(ctx context.Context) ([]artifact.Environment, error) // in the pipelines' order
 	Promotions   Promotions
 	Tokens       Tokens
+	Accounts     Accounts
+	Upkeep       Upkeep
+	Advisories   Advisories
 	Facts        policy.Facts
 	Ledger       Ledger
 	// Blob returns a small blob, such as an image config.
@@ -146,7 +149,7 @@ type asset struct {
 var assetTypes = map[string]string{"style.css": "text/css; charset=utf-8", "waybill.js": "text/javascript; charset=utf-8", "mark.svg": "image/svg+xml"}
 
 // pageNames are the folders of pages; each has one template of its name.
-var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "cve", "ledger", "tokens", "reference", "operations", "login", "signedin", "failure"}
+var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "cve", "ledger", "tokens", "storage", "advisories", "reference", "operations", "login", "signedin", "failure"}
 
 // New parses every template.
 func New(cfg Config) (*Web, error) {
@@ -217,6 +220,11 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/tokens", w.signedIn(w.tokens))
 	pages.POST("/tokens", w.acts(w.createToken))
 	pages.POST("/tokens/revoke", w.acts(w.revokeToken))
+	pages.GET("/storage", w.signedIn(w.storage))
+	pages.POST("/storage/gc", w.acts(w.collect))
+	pages.POST("/storage/retention", w.acts(w.retain))
+	pages.GET("/advisories", w.signedIn(w.advisories))
+	pages.POST("/advisories/pulls", w.acts(w.pullAdvisories))
 	pages.GET("/api/docs", w.forAll(w.apiReference))
 	pages.GET("/api/docs/:tag", w.forAll(w.apiOperations))
 }
@@ -266,8 +274,11 @@ func links(p artifact.Principal, at string) []link {
 	if p.CanEverywhere(artifact.ActionAudit) {
 		all = append(all, link{Path: "/ledger", Name: "Ledger"})
 	}
+	if p.Can(artifact.ActionLook, artifact.Repository{}) {
+		all = append(all, link{Path: "/advisories", Name: "Advisories"})
+	}
 	if p.Can(artifact.ActionManage, artifact.Repository{}) {
-		all = append(all, link{Path: "/tokens", Name: "Tokens"})
+		all = append(all, link{Path: "/storage", Name: "Storage"}, link{Path: "/tokens", Name: "Tokens"})
 	}
 	all = append(all, link{Path: "/api/docs", Name: "API"})
 	for i := range all {
