@@ -225,6 +225,7 @@ type bodyView struct {
 	Status, Description string
 	ContentType         string
 	Type                typeView
+	Fields              []field // of what is sent
 }
 
 // operationView is an operation as a page shows it.
@@ -281,6 +282,9 @@ func (d *description) view(method, path string, o operation) operationView {
 	if o.Body != nil {
 		for _, contentType := range slices.Sorted(maps.Keys(o.Body.Content)) {
 			v.Body = &bodyView{ContentType: contentType, Type: viewOf(o.Body.Content[contentType].Schema)}
+			if sent := d.Components.Schemas[v.Body.Type.Name]; sent != nil && v.Body.Type.Schema && v.Body.Type.Before == "" {
+				v.Body.Fields = sent.fields()
+			}
 			v.schemas = append(v.schemas, d.below(o.Body.Content[contentType].Schema, nil)...)
 		}
 	}

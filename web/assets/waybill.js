@@ -5,6 +5,9 @@ document.documentElement.classList.add("js");
 const news = document.querySelector("#news");
 const say = (text) => { if (news) news.textContent = text; };
 
+// On narrow screens the parts of the site are a line: the one that is shown is in sight.
+document.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 // Ages, as the server says them.
 function ago(seconds) {
   if (seconds < 60) return seconds < -5 ? "" : "just now";
