@@ -105,6 +105,7 @@ func (w *Web) showAdvisories(c *gin.Context, p artifact.Principal, status int, p
 		page.Images = &images
 	}
 	page.History, page.Pages = paged(page.History, importRows, c.Request.URL.Query())
+	page.Pages = page.Pages.at("/advisories")
 	w.render(c, status, "advisories", "Advisory database", page)
 	return nil
 }

@@ -131,6 +131,7 @@ func (w *Web) showStorage(c *gin.Context, p artifact.Principal, status int, page
 	})
 	storage.Sort(rows, page.Sort)
 	page.Rows, page.Pages = paged(rows, holdingRows, c.Request.URL.Query())
+	page.Pages = page.Pages.at("/storage")
 	w.render(c, status, "storage", "Storage", page)
 	return nil
 }

@@ -159,6 +159,7 @@ func (w *Web) showTokens(c *gin.Context, p artifact.Principal, status int, page 
 		page.Views = append(page.Views, view)
 	}
 	page.Tokens, page.Pages = paged(rows, tokenRows, asked)
+	page.Pages = page.Pages.at("/tokens")
 	w.render(c, status, "tokens", "Tokens", page)
 	return nil
 }

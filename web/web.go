@@ -225,6 +225,9 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.POST("/storage/retention", w.acts(w.retain))
 	pages.GET("/advisories", w.signedIn(w.advisories))
 	pages.POST("/advisories/pulls", w.acts(w.pullAdvisories))
+	for path, to := range map[string]string{"/tokens/revoke": "/tokens", "/storage/gc": "/storage", "/storage/retention": "/storage", "/advisories/pulls": "/advisories"} {
+		pages.GET(path, func(c *gin.Context) { c.Redirect(http.StatusSeeOther, to) }) // a form's answer that somebody asks for again
+	}
 	pages.GET("/api/docs", w.forAll(w.apiReference))
 	pages.GET("/api/docs/:tag", w.forAll(w.apiOperations))
 }
