@@ -19,10 +19,10 @@ func TestTokensInTheBrowser(t *testing.T) {
 	admin := browser(t, 1280, 900)
 	s.signIn(admin, s.admin())
 	do(t, admin, chromedp.Click(`nav a[href="/tokens"]`), visible("#name"), chromedp.SendKeys("#name", "ci <shop>"), chromedp.Click(`input[name="role"][value="deployer"]`),
-		chromedp.Click(`form[action="/tokens"] button:not([type])`), visible(".problem"))
+		chromedp.Click(`form.stack button`), visible(".problem"))
 	require.Contains(t, get(t, admin, chromedp.Text(".problem")), "a deployer is one of an environment")
 	do(t, admin, chromedp.Click(`input[name="environments"][value="production"]`), chromedp.SendKeys("#repositories", "shop/**"),
-		chromedp.Click(`form[action="/tokens"] button:not([type])`), visible(".secret"))
+		chromedp.Click(`form.stack button`), visible(".secret"))
 	secret := strings.TrimSpace(get(t, admin, chromedp.Text(".secret code")))
 	require.Contains(t, get(t, admin, chromedp.Text(".made")), "deployer for production, in shop/**")
 	asked := func() int {
