@@ -151,8 +151,7 @@ func (w *Web) pullAdvisories(c *gin.Context, p artifact.Principal) error {
 	if !p.Can(artifact.ActionManage, artifact.Repository{}) {
 		return artifact.Errorf(artifact.Denied, "%s, a %s, may not pull the advisory database; that takes role %s", p.Name, p.Roles(), artifact.RolesWith(artifact.ActionManage))
 	}
-	takeTime(c)
-	_, err := w.cfg.Advisories.Pull(c.Request.Context(), p, "")
+	_, err := w.cfg.Advisories.Pull(takeTime(c), p, "")
 	if kind := artifact.KindOf(err); kind != "" {
 		return w.showAdvisories(c, p, statuses[kind], messageOf(err))
 	} else if err != nil {

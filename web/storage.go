@@ -136,9 +136,11 @@ func (w *Web) showStorage(c *gin.Context, p artifact.Principal, status int, page
 	return nil
 }
 
-// takeTime is for what takes long once a form has come: the deadline for its bytes would end it.
-func takeTime(c *gin.Context) {
+// takeTime is for what takes long once a form has come: neither the deadline for the form's bytes ends it, nor the bound
+// of what a request waits for of the database.
+func takeTime(c *gin.Context) context.Context {
 	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Time{}) // a writer that has no deadlines is one of a test's
+	return artifact.TakesTime(c.Request.Context())
 }
 
 // collect runs garbage collection, or says what it would remove.
@@ -147,8 +149,7 @@ func (w *Web) collect(c *gin.Context, p artifact.Principal) error {
 		return err
 	}
 	dry := c.PostForm("do") != "run"
-	takeTime(c)
-	done, err := w.cfg.Upkeep.Collect(c.Request.Context(), p, dry)
+	done, err := w.cfg.Upkeep.Collect(takeTime(c), p, dry)
 	if artifact.KindOf(err) == artifact.Conflict {
 		return w.showStorage(c, p, http.StatusConflict, &storagePage{Problem: messageOf(err)})
 	} else if err != nil {
@@ -179,8 +180,7 @@ func (w *Web) retain(c *gin.Context, p artifact.Principal) error {
 		return err
 	}
 	dry := c.PostForm("do") != "run"
-	takeTime(c)
-	report, err := w.cfg.Upkeep.Run(c.Request.Context(), p.Name, dry)
+	report, err := w.cfg.Upkeep.Run(takeTime(c), p.Name, dry)
 	if err != nil {
 		return err
 	}
