@@ -133,6 +133,14 @@ type ScanBacklog struct {
 	Outdated int64 // scanned by another database
 }
 
+// ScanCoverage counts the images that some repository holds by how far they are with the advisory database in force.
+type ScanCoverage struct {
+	Matched  int64 `json:"matched" doc:"With the database in use"`
+	Outdated int64 `json:"outdated" doc:"With another one; they are matched again by themselves"`
+	Pending  int64 `json:"pending" doc:"Never"`
+	Failed   int64 `json:"failed"`
+}
+
 // ScanEvent tells of an image whose first scan ended, or of which another scan found other vulnerabilities.
 type ScanEvent struct {
 	Digest            Digest           `json:"digest"`

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+
+	"waybill/artifact"
 )
 
 // advisoryArgs asks for the advisory database to be pulled.
@@ -33,4 +35,17 @@ func (p *AdvisoryPuller) periodic() *river.PeriodicJob {
 	return river.NewPeriodicJob(river.PeriodicInterval(min(askPull, p.Interval)), func() (river.JobArgs, *river.InsertOpts) {
 		return advisoryArgs{}, &river.InsertOpts{Queue: queueScan, MaxAttempts: 1, UniqueOpts: river.UniqueOpts{ByPeriod: p.Interval}}
 	}, &river.PeriodicJobOpts{RunOnStart: true})
+}
+
+// NextPull is when the advisory database is pulled by itself next, at the latest, after an attempt (the zero one: none was).
+func NextPull(last artifact.AdvisoryPull, interval time.Duration, now time.Time) time.Time {
+	ask := min(askPull, interval)
+	next := last.At.Add(ask)
+	if last.Problem == "" && !last.At.IsZero() {
+		next = last.At.Truncate(interval).Add(interval + ask) // as River cuts time into periods
+	}
+	if next.Before(now) {
+		return now.Add(ask)
+	}
+	return next
 }

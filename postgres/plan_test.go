@@ -38,6 +38,7 @@ var whole = map[string]string{
 	"select coalesce(sum(size), 0) from blobs":                                  "the total quota counts what there is, every half minute at most",
 	"select coalesce(sum(offset_), 0) from uploads":                             "uploads under way are few",
 	"select count(*), coalesce(sum(size), 0)::bigint from blobs":                "a check of all blobs says how many there are",
+	"with links as materialized (select digest, count(*) as n":                  "what is stored is counted beside whoever asks, a fiftieth of the time at most",
 	"on p.id = d.promotion;":                                                    "deployment() adds which",
 }
 

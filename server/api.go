@@ -62,6 +62,8 @@ type APIConfig struct {
 	Collector     Collector
 	Checker       Checker
 	Retention     Retention
+	Accounts      Accounts
+	Runs          Runs
 	Trial         Trial
 	Waiving       Waiving
 	Pulls         Pulls
@@ -187,6 +189,16 @@ type Advisories interface {
 	// Source is where it is pulled from by itself, if anywhere, and MaxAge how old it should be at most.
 	Source() string
 	MaxAge() time.Duration
+	// Interval is how often both are pulled by themselves, and Key the id of the key that must have signed them; empty: none.
+	Interval() time.Duration
+	Key() string
+	// NextPull is when it is pulled by itself next, at the latest; the zero time when it is not.
+	NextPull(ctx context.Context) (time.Time, error)
+	// Matched counts images by how far they are with the database in use.
+	Matched(ctx context.Context) (artifact.ScanCoverage, error)
+	// AdvisoryDatabases and JavaDatabases return the newest that were in use, the newest first, at most n.
+	AdvisoryDatabases(ctx context.Context, n int) ([]artifact.AdvisoryDatabase, error)
+	JavaDatabases(ctx context.Context, n int) ([]artifact.AdvisoryDatabase, error)
 	// AdvisoryDatabase returns the one in use; false when there is none.
 	AdvisoryDatabase(ctx context.Context) (artifact.AdvisoryDatabase, bool, error)
 
@@ -260,12 +272,12 @@ type Ledger interface {
 
 // Collector removes what nothing needs (registry.Collector).
 type Collector interface {
-	Collect(ctx context.Context, dryRun bool) (registry.Collected, error)
+	Collect(ctx context.Context, p artifact.Principal, dryRun bool) (registry.Collected, error)
 }
 
 // Checker reads every blob (registry.Checker).
 type Checker interface {
-	Check(ctx context.Context, quarantine bool, report registry.CheckReport) (registry.Checked, error)
+	Check(ctx context.Context, p artifact.Principal, quarantine bool, report registry.CheckReport) (registry.Checked, error)
 }
 
 // Retention removes what nobody needs (storage.Keeper).
@@ -275,9 +287,10 @@ type Retention interface {
 
 // API is the REST API. Mount puts it on an engine; it holds no state of its own.
 type API struct {
-	cfg     APIConfig
-	huma    huma.API
-	cursors cursors
+	cfg         APIConfig
+	huma        huma.API
+	cursors     cursors
+	description func() ([]byte, error) // made once
 }
 
 // NewAPI returns the API over what the config names.
@@ -315,7 +328,8 @@ func (a *API) Mount(engine *gin.Engine) {
 
 	register(a, needs(artifact.ActionManage), takesTime(body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream")), a.importAdvisories)
 	register(a, needs(artifact.ActionManage), takesTime(post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories")), a.pullAdvisories)
-	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, and its age", "Advisories"), a.advisories)
+	register(a, needs(artifact.ActionLook), get("advisories", "/advisories", "The advisory database in use, its age, and how many images were matched with it", "Advisories"), a.advisories)
+	register(a, needs(artifact.ActionLook), get("advisory-history", "/advisories/history", "The databases that were in force: when each was built and imported, and by whom", "Advisories"), a.advisoryHistory)
 
 	register(a, looks, get("list-repositories", "/repositories", "Repositories that the caller may see", "Images"), a.repositories)
 	register(a, looks, get("inspect", "/inspect", "What the bytes of an image say", "Images"), a.inspect)
@@ -358,6 +372,8 @@ func (a *API) Mount(engine *gin.Engine) {
 	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
 	register(a, audits, takesTime(get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger")), a.audit)
 
+	register(a, needs(artifact.ActionLook), get("storage", "/storage", "What repositories hold, alone and together with others, and their quotas", "Storage"), a.storage)
+	register(a, needs(artifact.ActionManage), get("storage-runs", "/storage/runs", "What garbage collections, checks and runs of retention came to, newest first", "Storage"), a.storageRuns)
 	register(a, needs(artifact.ActionManage), takesTime(post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage")), a.collectGarbage)
 	register(a, needs(artifact.ActionManage), takesTime(streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent")), a.checkBlobs)
 
@@ -415,6 +431,10 @@ func (a *API) mountDescription(engine *gin.Engine) {
 			c.Data(http.StatusOK, contentType, b)
 		}
 	}
-	engine.GET(openAPIPath+".json", serve("application/openapi+json", func() ([]byte, error) { return json.Marshal(a.huma.OpenAPI()) }))
+	a.description = sync.OnceValues(func() ([]byte, error) { return json.Marshal(a.huma.OpenAPI()) })
+	engine.GET(openAPIPath+".json", serve("application/openapi+json", a.description))
 	engine.GET(openAPIPath+".yaml", serve("application/openapi+yaml", a.huma.OpenAPI().YAML))
 }
+
+// Description returns the OpenAPI document as it is served, in JSON, once the API is mounted.
+func (a *API) Description() ([]byte, error) { return a.description() }

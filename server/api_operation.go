@@ -41,6 +41,16 @@ func (n need) refuse(p artifact.Principal) error {
 	return artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action), n.bound())
 }
 
+// roles are those that may use the route, where they are bound.
+func (n need) roles() (names []string) {
+	for _, role := range artifact.Roles {
+		if n.allows(artifact.Principal{Role: role}) {
+			names = append(names, string(role))
+		}
+	}
+	return names
+}
+
 // bound says how the role must be bound.
 func (n need) bound() string {
 	if n.whole {
@@ -55,8 +65,15 @@ type principalKey struct{}
 // stranger learns nothing from validation, and it turns whatever error comes back into a problem.
 func register[I, O any](a *API, n need, op huma.Operation, handle func(context.Context, artifact.Principal, *I) (*O, error)) {
 	op.Path = apiRoot + op.Path
+	op.Extensions = map[string]any{}
+	if command := commands[op.OperationID]; command != "" {
+		op.Extensions["x-waybill-command"] = command
+	}
 	if !n.public {
-		op.Extensions = map[string]any{"x-waybill-action": string(n.action)}
+		op.Extensions["x-waybill-action"], op.Extensions["x-waybill-roles"] = string(n.action), n.roles()
+		if n.whole {
+			op.Extensions["x-waybill-scope"] = "every repository"
+		}
 		op.Security = []map[string][]string{{"token": {}}, {"basic": {}}}
 		op.Middlewares = append(huma.Middlewares{a.admit(n)}, op.Middlewares...)
 	}

@@ -42,9 +42,9 @@ type (
 	}
 )
 
-func (a *API) collectGarbage(ctx context.Context, _ artifact.Principal, in *collectInput) (*collectOutput, error) {
+func (a *API) collectGarbage(ctx context.Context, p artifact.Principal, in *collectInput) (*collectOutput, error) {
 	in.takeTime()
-	done, err := a.cfg.Collector.Collect(ctx, in.Body.DryRun)
+	done, err := a.cfg.Collector.Collect(ctx, p, in.Body.DryRun)
 	if err != nil {
 		return nil, err
 	}
@@ -52,13 +52,13 @@ func (a *API) collectGarbage(ctx context.Context, _ artifact.Principal, in *coll
 }
 
 // checkBlobs answers 200 with the first event, so what fails later is told in the last line.
-func (a *API) checkBlobs(_ context.Context, _ artifact.Principal, in *checkInput) (*checkOutput, error) {
+func (a *API) checkBlobs(_ context.Context, p artifact.Principal, in *checkInput) (*checkOutput, error) {
 	return &checkOutput{Body: func(hc huma.Context) {
 		in.takeTime()
 		events := &eventWriter{hc: hc}
-		done, err := a.cfg.Checker.Check(hc.Context(), in.Body.Quarantine, registry.CheckReport{
+		done, err := a.cfg.Checker.Check(hc.Context(), p, in.Body.Quarantine, registry.CheckReport{
 			Found:    func(f registry.Finding) { events.send(CheckEvent{Found: &f}) },
-			Progress: func(p registry.CheckProgress) { events.send(CheckEvent{Progress: &p}) },
+			Progress: func(at registry.CheckProgress) { events.send(CheckEvent{Progress: &at}) },
 		})
 		if err != nil {
 			a.endStream(hc, events, err, func(p *Problem) any { return CheckEvent{Problem: p} })

@@ -702,7 +702,33 @@ func (w *world) Audit(context.Context) (server.LedgerReport, error) {
 	return server.LedgerReport{Size: 3, Root: "cm9vdA==", Checkpoints: 1, Problems: w.problems}, nil
 }
 
-func (w *world) Collect(ctx context.Context, dryRun bool) (registry.Collected, error) {
+func (w *world) Account(context.Context) (storage.Account, error) {
+	return storage.Account{CountedAt: noon, Blobs: 5, Bytes: 1037, Shared: 1000, Loose: 7, Uploads: 3, Quota: 5000, Repositories: []storage.Holding{
+		{Repository: w.shop, Blobs: 2, Bytes: 1010, Own: 10, Quota: 2000, Document: "shop"}, {Repository: w.other, Blobs: 3, Bytes: 1020, Own: 20}}}, nil
+}
+
+func (w *world) Runs(_ context.Context, kind string, n int) ([]storage.Run, error) {
+	return []storage.Run{{ID: int64(n), Kind: kind, Actor: "system", BeganAt: noon.Add(-time.Minute), EndedAt: noon, Outcome: storage.Outcome{Removed: 2, Freed: 5}}}, nil
+}
+
+func (w *world) Interval() time.Duration { return 6 * time.Hour }
+func (w *world) Key() string             { return "k9" }
+
+func (w *world) NextPull(context.Context) (time.Time, error) { return noon.Add(time.Hour), nil }
+
+func (w *world) Matched(context.Context) (artifact.ScanCoverage, error) {
+	return artifact.ScanCoverage{Matched: 7, Outdated: 1}, nil
+}
+
+func (w *world) AdvisoryDatabases(context.Context, int) ([]artifact.AdvisoryDatabase, error) {
+	return []artifact.AdvisoryDatabase{{Digest: w.promoted, Schema: 2, UpdatedAt: noon, ImportedAt: noon, ImportedBy: "system"}}, nil
+}
+
+func (w *world) JavaDatabases(context.Context, int) ([]artifact.AdvisoryDatabase, error) {
+	return nil, nil
+}
+
+func (w *world) Collect(ctx context.Context, _ artifact.Principal, dryRun bool) (registry.Collected, error) {
 	if w.slow > 0 {
 		select {
 		case <-ctx.Done():
@@ -716,7 +742,7 @@ func (w *world) Collect(ctx context.Context, dryRun bool) (registry.Collected, e
 	return registry.Collected{DryRun: dryRun, Blobs: registry.Tally{Count: 1, Bytes: 5}, Freed: 5, Items: []registry.Item{{Kind: "blob", Name: w.waiting.String(), Bytes: 5}}}, nil
 }
 
-func (w *world) Check(_ context.Context, quarantine bool, report registry.CheckReport) (registry.Checked, error) {
+func (w *world) Check(_ context.Context, _ artifact.Principal, quarantine bool, report registry.CheckReport) (registry.Checked, error) {
 	if w.busy {
 		return registry.Checked{}, artifact.Errorf(artifact.Conflict, "a check of the blobs is under way already; wait for its end")
 	}
@@ -769,7 +795,7 @@ func (w *world) startWith(t *testing.T, change func(*server.APIConfig)) (*httpte
 	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	cfg := server.APIConfig{Version: "v1.2.3", Authenticator: w, Tokens: w, Identities: w, Documents: w, Promotions: w, Gate: gate{w}, Content: w, Facts: w, Judge: w, Records: w, SBOMs: w, Attestations: w, VEX: vexFake{}, Replications: w, Webhooks: w,
-		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: keysFake{w}, Collector: w, Checker: w, Retention: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}
+		Advisories: advisoriesFake{w}, Builder: buildFake{w}, Ledger: w, Keys: keysFake{w}, Collector: w, Checker: w, Retention: w, Accounts: w, Runs: w, Trial: w, Waiving: waivingFake{w}, Pulls: w, Exports: w, Now: func() time.Time { return noon }}
 	change(&cfg)
 	server.NewAPI(cfg).Mount(engine)
 	s := httptest.NewServer(engine)

@@ -14,11 +14,15 @@ import (
 func (w *Web) functions() template.FuncMap {
 	return template.FuncMap{
 		"ago":        func(t time.Time) string { return ago(w.cfg.Now().Sub(t)) },
+		"until":      func(t time.Time) string { return until(t.Sub(w.cfg.Now())) },
 		"stamp":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 		"size":       size,
 		"severities": severities,
 		"cosignTag":  func(d artifact.Digest) string { return strings.Replace(d.String(), ":", "-", 1) },
 		"join":       strings.Join,
+		"add":        func(a, b int64) int64 { return a + b },
+		"duration":   duration,
+		"shorten":    shorten,
 		"next":       func(i int) int { return i + 1 },
 		"iso":        func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"instant":    func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
@@ -44,6 +48,38 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// until is how long something lasts that has not ended, and ago what has.
+func until(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return ago(-d)
+	case d < time.Hour:
+		return fmt.Sprintf("in %d min", int(d.Minutes())+1)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("in %d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("in %d days", int(d.Hours()/24))
+}
+
+// duration is one as people say it: 6 h, 3 days.
+func duration(d time.Duration) string {
+	switch {
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// shorten is a digest without its algorithm, or an id, as far as it tells one from others.
+func shorten(name string) string {
+	if _, hex, ok := strings.Cut(name, ":"); ok {
+		name = hex
+	}
+	return name[:min(len(name), 12)]
 }
 
 func size(n int64) string {

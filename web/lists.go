@@ -7,11 +7,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
 	"waybill/promotion"
+	"waybill/storage"
 )
 
 // repositoriesPage lists repositories.
@@ -20,12 +22,15 @@ type repositoriesPage struct {
 	Repositories []repositoryRow
 	Pages        pages
 	Total        int
+	Shares       bool // whether the reader sees what is shared with others: who sees all of them
+	CountedAt    time.Time
 }
 
 // repositoryRow is a repository with what runs of it.
 type repositoryRow struct {
 	Repository artifact.Repository
 	Runs       []artifact.Status
+	Holds      *storage.Holding // nil: it is not the reader's business, or was not counted yet
 }
 
 // repositoryRows is how many repositories a page lists.
@@ -49,8 +54,19 @@ func (w *Web) repositories(c *gin.Context, p artifact.Principal) error {
 	if err != nil {
 		return err
 	}
+	account, err := w.cfg.Accounts.Account(ctx)
+	if err != nil {
+		return err
+	}
+	page.Shares, page.CountedAt = p.CanEverywhere(artifact.ActionLook), account.CountedAt
+	holds := map[artifact.Repository]*storage.Holding{}
+	for i, h := range account.Repositories {
+		if p.Can(artifact.ActionLook, h.Repository) {
+			holds[h.Repository] = &account.Repositories[i]
+		}
+	}
 	for _, r := range known {
-		row := repositoryRow{Repository: r}
+		row := repositoryRow{Repository: r, Holds: holds[r]}
 		for _, s := range runs {
 			if s.Repository == r {
 				row.Runs = append(row.Runs, s)

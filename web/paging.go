@@ -52,3 +52,13 @@ func pageOf(name string, all, size int, query url.Values) pages {
 	p.Before, p.Behind = other(n-1), other(n+1)
 	return p
 }
+
+// at makes the links good on a page that answers a form, which was sent to another path.
+func (p pages) at(path string) pages {
+	for _, link := range []*string{&p.Before, &p.Behind} {
+		if *link != "" {
+			*link = path + *link
+		}
+	}
+	return p
+}

@@ -15,6 +15,7 @@ func TestTemplates(t *testing.T) {
 	require.NoError(t, err)
 	for name, page := range map[string]any{"board": &boardPage{}, "digest": &digestPage{}, "repository": repositoryPage{}, "repositories": repositoriesPage{}, "compare": &comparePage{},
 		"promote": &promotePage{}, "rollback": &rollbackPage{}, "recall": &recallPage{}, "approvals": &approvalsPage{}, "pipelines": pipelinesPage{}, "cve": cvePage{}, "ledger": ledgerPage{},
+		"tokens": &tokensPage{}, "storage": &storagePage{}, "advisories": &advisoriesPage{}, "reference": referencePage{}, "operations": operationsPage{},
 		"login": loginPage{}, "signedin": nil, "failure": failurePage{}} {
 		if page != nil {
 			require.NoError(t, templatecheck.CheckHTML(w.pages[name].Lookup("page"), page), name)

@@ -28,7 +28,7 @@ import (
 	"waybill/promotion"
 )
 
-//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines cve ledger login signedin failure assets
+//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines cve ledger tokens storage advisories reference operations login signedin failure assets
 var files embed.FS
 
 // Store is what the pages read; *postgres.DB is one.
@@ -108,10 +108,16 @@ type Config struct {
 	End          func(ctx context.Context, token string) error             // ends a session, at sign-out; nil: it ends by itself
 	Environments func(ctx context.Context) ([]artifact.Environment, error) // in the pipelines' order
 	Promotions   Promotions
+	Tokens       Tokens
+	Accounts     Accounts
+	Upkeep       Upkeep
+	Advisories   Advisories
 	Facts        policy.Facts
 	Ledger       Ledger
 	// Blob returns a small blob, such as an image config.
-	Blob        func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error)
+	Blob func(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]byte, error)
+	// Description is the API's OpenAPI document, in JSON, as it is served.
+	Description func() ([]byte, error)
 	SessionKey  []byte // 32 bytes, for AES-256-GCM
 	ExternalURL string
 	Logger      *slog.Logger
@@ -127,6 +133,9 @@ type Web struct {
 	flow    sealer
 	told    sealer
 	streams chan struct{} // one for each page that is told of changes
+
+	reference func() (*reference, error) // made when first asked for
+
 	closing chan struct{}
 	closed  sync.Once
 }
@@ -141,7 +150,7 @@ type asset struct {
 var assetTypes = map[string]string{"style.css": "text/css; charset=utf-8", "waybill.js": "text/javascript; charset=utf-8", "mark.svg": "image/svg+xml"}
 
 // pageNames are the folders of pages; each has one template of its name.
-var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "cve", "ledger", "login", "signedin", "failure"}
+var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "cve", "ledger", "tokens", "storage", "advisories", "reference", "operations", "login", "signedin", "failure"}
 
 // New parses every template.
 func New(cfg Config) (*Web, error) {
@@ -149,6 +158,7 @@ func New(cfg Config) (*Web, error) {
 	if w.cfg.Now == nil {
 		w.cfg.Now = time.Now
 	}
+	w.reference = sync.OnceValues(w.readReference)
 	for purpose, s := range map[string]*sealer{cookieName: &w.session, flowCookie: &w.flow, toldCookie: &w.told} {
 		var err error
 		if *s, err = newSealer(cfg.SessionKey, purpose); err != nil {
@@ -235,6 +245,19 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/ledger", w.signedIn(w.ledger))
 	pages.GET("/ledger/proofs", w.signedIn(w.ledgerProofs))
 	pages.GET("/events", w.signedIn(w.events))
+	pages.GET("/tokens", w.signedIn(w.tokens))
+	pages.POST("/tokens", w.acts(w.createToken))
+	pages.POST("/tokens/revoke", w.acts(w.revokeToken))
+	pages.GET("/storage", w.signedIn(w.storage))
+	pages.POST("/storage/gc", w.acts(w.collect))
+	pages.POST("/storage/retention", w.acts(w.retain))
+	pages.GET("/advisories", w.signedIn(w.advisories))
+	pages.POST("/advisories/pulls", w.acts(w.pullAdvisories))
+	for path, to := range map[string]string{"/tokens/revoke": "/tokens", "/storage/gc": "/storage", "/storage/retention": "/storage", "/advisories/pulls": "/advisories"} {
+		pages.GET(path, func(c *gin.Context) { c.Redirect(http.StatusSeeOther, to) }) // a form's answer that somebody asks for again
+	}
+	pages.GET("/api/docs", w.forAll(w.apiReference))
+	pages.GET("/api/docs/:tag", w.forAll(w.apiOperations))
 }
 
 // Missing answers for a page that is not there.
@@ -282,8 +305,15 @@ func links(p artifact.Principal, at string) []link {
 	if p.CanEverywhere(artifact.ActionAudit) {
 		all = append(all, link{Path: "/ledger", Name: "Ledger"})
 	}
+	if p.Can(artifact.ActionLook, artifact.Repository{}) {
+		all = append(all, link{Path: "/advisories", Name: "Advisories"})
+	}
+	if p.Can(artifact.ActionManage, artifact.Repository{}) {
+		all = append(all, link{Path: "/storage", Name: "Storage"}, link{Path: "/tokens", Name: "Tokens"})
+	}
+	all = append(all, link{Path: "/api/docs", Name: "API"})
 	for i := range all {
-		all[i].Here = all[i].Path == at
+		all[i].Here = all[i].Path == at || all[i].Path != "/" && strings.HasPrefix(at, all[i].Path+"/")
 	}
 	return all
 }

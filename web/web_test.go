@@ -344,6 +344,7 @@ var principals = map[string]artifact.Principal{
 	"approver": {Name: "grace", Role: artifact.Approver},
 	"reader":   {Name: "rita", Role: artifact.Reader},
 	"stranger": {Name: "stranger", Role: artifact.Reader, Repositories: []string{"bank/**"}},
+	"shopper":  {Name: "shopper", Role: artifact.Reader, Repositories: []string{"shop/**"}},
 }
 
 // reader is a browser without scripts.
@@ -352,6 +353,7 @@ type reader struct {
 	client *http.Client
 	url    string
 	desk   *desk
+	office *office
 	stop   func() // waits for what is under way
 }
 
@@ -362,8 +364,8 @@ func open(t *testing.T, s web.Store) *reader {
 
 func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	t.Helper()
-	d := newDesk(t)
-	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
+	d, o := newDesk(t), &office{}
+	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Tokens: o, Accounts: o, Upkeep: o, Advisories: shelf{o}, Description: func() ([]byte, error) { return []byte(described), nil }, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p, ok := principals[token]
 			if !ok {
@@ -382,7 +384,7 @@ func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	server := httptest.NewServer(engine)
 	t.Cleanup(server.Close)
 	jar, _ := cookiejar.New(nil)
-	return &reader{t, &http.Client{Jar: jar}, server.URL, d, server.Close}
+	return &reader{t, &http.Client{Jar: jar}, server.URL, d, o, server.Close}
 }
 
 func (r *reader) get(path string) (int, string, http.Header) {
@@ -481,7 +483,13 @@ func TestEveryPage(t *testing.T) {
 		"/cves?id=CVE-2024-24790": {"1 environment runs it", nil},
 		"/compare":                {"Compare", nil},
 		"/compare?from=shop/returns:v1&to=shop/returns:v2": {"The same", []string{"deployer", "stranger"}},
-		"/ledger": {"Do not believe it", []string{"deployer", "stranger", "reader", "approver"}},
+		"/ledger":               {"Do not believe it", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
+		"/tokens":               {"New token", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
+		"/tokens?show=sessions": {"wbt_bb22_", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
+		"/storage":              {"Garbage collection", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
+		"/advisories":           {"Bring a newer one", []string{"deployer"}},
+		"/api/docs":             {"How to ask", nil},
+		"/api/docs/tokens":      {"What is sent and answered", nil},
 	} {
 		for token := range principals {
 			r := open(t, store{})

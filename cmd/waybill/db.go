@@ -16,7 +16,7 @@ import (
 
 func newDatabase() *cobra.Command {
 	cmd := &cobra.Command{Use: "db", Short: "Import the advisory database that scans match with, and show its age"}
-	cmd.AddCommand(newDatabaseImport(), newDatabasePull(), newDatabaseStatus())
+	cmd.AddCommand(newDatabaseImport(), newDatabasePull(), newDatabaseStatus(), newDatabaseHistory())
 	return cmd
 }
 
@@ -91,6 +91,30 @@ func newDatabaseStatus() *cobra.Command {
 	return cmd
 }
 
+func newDatabaseHistory() *cobra.Command {
+	cmd := &cobra.Command{Use: "history", Short: "Show the advisory and Java databases that were in use, newest first", Args: exactly(0)}
+	output := outputFlag(cmd)
+	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+		var out server.AdvisoryHistory
+		if err := c.get(ctx, "/advisories/history", nil, &out); err != nil {
+			return err
+		}
+		return output.show(cmd, out, func(w io.Writer) {
+			t := newTable(w, "kind", "built", "imported", "by", "schema", "digest")
+			for _, kind := range []struct {
+				name string
+				all  []artifact.AdvisoryDatabase
+			}{{"advisories", out.Databases}, {"java", out.Java}} {
+				for _, d := range kind.all {
+					t.AppendRow([]any{kind.name, stamp(d.UpdatedAt), stamp(d.ImportedAt), printable(d.ImportedBy), d.Schema, shortDigest(d.Digest)})
+				}
+			}
+			t.Render()
+		})
+	})
+	return cmd
+}
+
 func printDatabase(w io.Writer, s server.AdvisoryStatus) {
 	if d := s.Database; !s.Present || d == nil {
 		fmt.Fprintln(w, "no advisory database: scans are pending; import one with `waybill db import FILE`, or pull one")
@@ -98,6 +122,15 @@ func printDatabase(w io.Writer, s server.AdvisoryStatus) {
 		printOneDatabase(w, *d, s.AgeSeconds)
 	}
 	printSource(w, s.Source, s.LastPull)
+	if s.Key != "" {
+		fmt.Fprintf(w, "key       %s must have signed it\n", printable(s.Key))
+	}
+	if !s.NextPullBy.IsZero() {
+		fmt.Fprintf(w, "next      by %s\n", stamp(s.NextPullBy))
+	}
+	if i := s.Images; i != nil {
+		fmt.Fprintf(w, "images    %d matched with it, %d with another, %d never, %d failed\n", i.Matched, i.Outdated, i.Pending, i.Failed)
+	}
 	if s.Stale {
 		fmt.Fprintln(w, "warning   it is older than it should be: vulnerabilities that were published since are not found")
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"waybill/postgres"
 	"waybill/web"
 )
 
@@ -25,3 +26,9 @@ func (l ledgerPages) Checkpoint(ctx context.Context) (web.LedgerCheckpoint, erro
 
 // Verifier is the public key of the checkpoints.
 func (l ledgerPages) Verifier() string { return l.signer.PublicKey() }
+
+// upkeepPages is what looks after what is stored, with what that came to.
+type upkeepPages struct {
+	*upkeep
+	*postgres.DB
+}

@@ -34,7 +34,7 @@ Commands talk to the server at WAYBILL_URL with WAYBILL_TOKEN, or to the one tha
 		cmd.GroupID = "use"
 		root.AddCommand(cmd)
 	}
-	for _, cmd := range []*cobra.Command{server, newLogin(), newLogout(), newToken(), newApply(), newPolicy(), newWaiver(), newRetention(), newDatabase(), newReplication(), newGC(), newFsck(), newAudit(), newWitness(), newExport(), newKey()} {
+	for _, cmd := range []*cobra.Command{server, newLogin(), newLogout(), newToken(), newApply(), newPolicy(), newWaiver(), newStorage(), newRetention(), newDatabase(), newReplication(), newGC(), newFsck(), newAudit(), newWitness(), newExport(), newKey()} {
 		cmd.GroupID = "run"
 		root.AddCommand(cmd)
 	}

@@ -9,6 +9,7 @@ import (
 	"waybill/artifact"
 	"waybill/registry"
 	"waybill/server"
+	"waybill/storage"
 )
 
 func TestGC(t *testing.T) {
@@ -64,4 +65,32 @@ func TestFsck(t *testing.T) {
 		require.Contains(t, errs, c.err, c.name)
 		require.Equal(t, len(c.args) == 1 && c.args[0] == "--quarantine", (*got)[0].body == `{"quarantine":true}`)
 	}
+}
+
+func TestStorage(t *testing.T) {
+	own := int64(1 << 20)
+	got := fakeServer(t, map[string]any{
+		"GET /storage": server.StorageUsage{Of: 3, Total: &server.StorageTotal{Blobs: 9, Bytes: 7 << 20, Shared: 2 << 20, Quota: 1 << 30},
+			Repositories: []server.RepositoryUsed{{Repository: repository(t, "shop/returns"), Blobs: 4, Bytes: 3 << 20, Own: &own, Quota: 6 << 20, Document: "sh\x1bop"}, {Repository: repository(t, "bank/money"), Blobs: 5, Bytes: 4 << 20}}},
+		"GET /storage/runs":       server.StorageRuns{Runs: []storage.Run{{Kind: "fsck", Actor: "ad\x1ba", Outcome: storage.Outcome{Blobs: 2, Bytes: 2048, Findings: 1}, Problem: "cut short"}}},
+		"GET /advisories/history": server.AdvisoryHistory{Databases: []artifact.AdvisoryDatabase{{Digest: testDigest, Schema: 2, ImportedBy: "system"}}},
+	})
+	out, errs, code := run(t, "", "storage", "shop", "--sort", "own")
+	require.Zero(t, code, errs)
+	for _, want := range []string{"1.0 MiB", "2.0 MiB", "50 %", "6.0 MiB (sh�op)", "and 1 more", "7.0 MiB in 9 blobs of 1.0 GiB"} {
+		require.Contains(t, out, want)
+	}
+	out, errs, code = run(t, "", "storage", "runs", "fsck")
+	require.Zero(t, code, errs)
+	require.Contains(t, out, "read 2 blobs, 2.0 KiB; something is wrong with 1; cut short")
+	require.NotContains(t, out, "\x1b")
+	out, errs, code = run(t, "", "storage", "runs", "-o", "json")
+	require.Zero(t, code, errs)
+	var runs server.StorageRuns
+	require.NoError(t, json.Unmarshal([]byte(out), &runs))
+	require.Len(t, runs.Runs, 3, "of each kind")
+	out, errs, code = run(t, "", "db", "history")
+	require.Zero(t, code, errs)
+	require.Contains(t, out, "system")
+	require.Len(t, *got, 6)
 }

@@ -47,6 +47,7 @@ type app struct {
 	buildkit      *builder.BuildKit
 	mirrors       *mirror.Service
 	pulls         *storage.Pulls
+	accounts      *storage.Accounts
 	database      *postgres.DB
 	embedded      *postgres.Embedded // nil with database.url
 	newAdminToken string
@@ -96,7 +97,9 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
 	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
 	a.pulls = storage.NewPulls(db, logger)
+	a.accounts = storage.NewAccounts(storage.AccountsConfig{Store: db, Total: cfg.Registry.Quota, Logger: logger})
 	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
+	care := &upkeep{collector, checker, keeper, a.accounts, &storage.Book{Store: db, Logger: logger, Now: time.Now}}
 	signing := signer.NewService(k.signer, signerStore{images, db, a.embedded == nil})
 	attester := &jobs.Attester{Judge: judge, Service: signing, Store: db, SBOM: sboms{images, db}.SBOM, Product: cfg.product(), Busy: images.Busy, Logger: logger}
 	scans.Attest = attester.Bring
@@ -138,8 +141,8 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 			Checkpoint: func(ctx context.Context) error { _, err := db.Checkpoint(ctx, k.ledger); return err },
 		},
 		Witnesser: cfg.witnesser(db, k.ledger, logger),
-		Collector: &jobs.Collector{Collect: func(ctx context.Context) error { _, err := collector.Collect(ctx, false); return err }},
-		Keeper:    &jobs.Keeper{Run: func(ctx context.Context) error { _, err := keeper.Run(ctx, artifact.System.Name, false); return err }},
+		Collector: &jobs.Collector{Collect: func(ctx context.Context) error { _, err := care.Collect(ctx, artifact.System, false); return err }},
+		Keeper:    &jobs.Keeper{Run: func(ctx context.Context) error { _, err := care.Run(ctx, artifact.System.Name, false); return err }},
 	})
 	if err != nil {
 		return nil, err
@@ -147,10 +150,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	a.follow(copier, advisories)
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: trusting{documents{db, promotions}, trust}, Promotions: promotions, Gate: gate,
 		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations{db, files, k.signer}, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
-		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: collector, Checker: checker, Retention: keeper, Trial: trial{db, judge, many},
+		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: care, Checker: care, Retention: care, Accounts: a.accounts, Runs: db, Trial: trial{db, judge, many},
 		Waiving: policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now}), Pulls: db, Exports: ledgerAPI{db, k.ledger}, Secret: k.session, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
-	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, Promotions: promotions, Facts: a.inspector, Ledger: ledgerPages{ledgerAPI{db, k.ledger}},
-		SessionKey: k.session, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
+	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, Promotions: promotions, Tokens: tokens, Accounts: a.accounts, Upkeep: upkeepPages{care, db}, Advisories: attached.pulls, Facts: a.inspector, Ledger: ledgerPages{ledgerAPI{db, k.ledger}},
+		SessionKey: k.session, Description: api.Description, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -334,6 +337,9 @@ func (a *app) close() {
 	}
 	if a.pulls != nil {
 		a.pulls.Close()
+	}
+	if a.accounts != nil {
+		a.accounts.Close()
 	}
 	if a.database != nil {
 		a.database.Close()

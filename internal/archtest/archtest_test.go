@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 
 	"jobs":   {"artifact", "layer", "policy", "scanner", "signer", "ledger", "promotion", "builder"},
 	"server": {"artifact", "registry", "promotion", "policy", "builder", "auth", "storage"},
-	"web":    {"artifact", "promotion", "policy", "auth"},
+	"web":    {"artifact", "promotion", "policy", "auth", "registry", "storage"},
 
 	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "ledger", "mirror", "policy", "postgres", "promotion", "registry",
 		"scanner", "server", "signer", "storage", "web"},

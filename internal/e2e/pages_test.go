@@ -118,6 +118,7 @@ func TestPagesAreAccessible(t *testing.T) {
 		require.Empty(t, violations(t, tab, axe), "login, %s", scheme)
 		s.signIn(tab, s.admin())
 		for _, path := range []string{"/", "/?at=2026-01-01", "/d/shop/returns:v1", "/r/shop/returns?tag=v1", "/repositories", "/approvals", "/pipelines", "/cves?id=CVE-2026-12087", "/ledger", "/nowhere",
+			"/tokens", "/tokens?show=ended", "/storage", "/advisories", "/api/docs", "/api/docs?q=nothing-like-it", "/api/docs/images", "/api/docs/storage",
 			"/compare?from=shop/returns:v1&to=shop/returns:v1", "/promote?service=shop/returns&environment=production&version=v1", "/rollback?service=shop/returns&environment=dev"} {
 			do(t, tab, chromedp.Navigate(s.url+path), visible("h1"))
 			require.Empty(t, violations(t, tab, axe), "%s, %s", path, scheme)

@@ -4,6 +4,9 @@
 const news = document.querySelector("#news");
 const say = (text) => { if (news) news.textContent = text; };
 
+// On narrow screens the parts of the site are a line: the one that is shown is in sight.
+document.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 // Ages, as the server says them.
 function ago(seconds) {
   if (seconds < 60) return seconds < -5 ? "" : "just now";
@@ -82,6 +85,29 @@ if (slider) {
     timer = setTimeout(() => { renew(now ? "/" : `/?at=${input.value}`).catch(() => {}); }, 120);
   });
   input.addEventListener("change", () => { location.assign(input.value === input.max ? "/" : `/?at=${input.value}`); });
+}
+
+// A list is filtered while one types; without this, the server does it.
+for (const form of document.querySelectorAll("form[data-filter]")) {
+  const input = form.querySelector("input[type=search]");
+  const count = form.querySelector("[data-filter-count]");
+  const items = [...document.querySelectorAll("[data-filter-words]")];
+  // Only a list that the server has not cut itself can grow again.
+  if (new URLSearchParams(location.search).get("q")) { form.querySelector("[data-go]").style.display = "inline-block"; continue; }
+  const filter = () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const item of items) {
+      item.hidden = !words.every((w) => item.dataset.filterWords.includes(w));
+      if (!item.hidden) shown++;
+    }
+    for (const group of document.querySelectorAll("[data-filter-group]")) group.hidden = !group.querySelector("[data-filter-words]:not([hidden])");
+    document.querySelector("[data-filter-none]").hidden = shown > 0;
+    count.textContent = `${shown} of ${items.length}`;
+  };
+  input.addEventListener("input", filter);
+  form.addEventListener("submit", (event) => { event.preventDefault(); document.querySelector("[data-filter-words]:not([hidden]) a")?.focus(); });
+  filter();
 }
 
 // What is to be typed elsewhere can be copied.
