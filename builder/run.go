@@ -49,6 +49,10 @@ type RunStore interface {
 	LostRuns(ctx context.Context, unheard time.Duration, attempts int) (int, error)
 	ForgetRuns(ctx context.Context, age time.Duration) error
 	ContextWanted(ctx context.Context, d artifact.Digest) (bool, error)
+	// RunChanges tells that a run said something or has another state, wherever it is: what next returns is closed at the first
+	// of that after next was called. leave is to be called in the end. RunCancelled tells that it is to end.
+	RunChanges(id string) (next func() <-chan struct{}, leave func())
+	RunCancelled(id string) (next func() <-chan struct{}, leave func())
 	AppendLog(ctx context.Context, id string, body []byte) (seq int64, err error)
 	Log(ctx context.Context, id string, after int64, n int) (pieces [][]byte, last int64, err error)
 }
@@ -83,7 +87,7 @@ const (
 	beatEvery  = time.Second
 	lostAfter  = 30 * time.Second // without a beat
 	maxTries   = 3                // of a run whose server was killed
-	lookEvery  = 150 * time.Millisecond
+	lookEvery  = 5 * time.Second  // when nothing is heard of a run that is followed
 	writeEvery = 200 * time.Millisecond
 	keepRuns   = 30 * 24 * time.Hour
 )
@@ -268,11 +272,14 @@ func (r *Runs) end(ctx context.Context, b artifact.Build, state artifact.BuildSt
 var errTaken = errors.New("another process took the build up")
 
 func (r *Runs) beat(ctx context.Context, id string, cancel context.CancelCauseFunc) {
+	cancelled, leave := r.cfg.Store.RunCancelled(id)
+	defer leave()
 	for tick := time.NewTicker(beatEvery); ; {
 		select {
 		case <-ctx.Done():
 			tick.Stop()
 			return
+		case <-cancelled():
 		case <-tick.C:
 		}
 		by, ok, err := r.cfg.Store.BeatRun(ctx, id, r.owner)
@@ -288,7 +295,10 @@ func (r *Runs) beat(ctx context.Context, id string, cancel context.CancelCauseFu
 
 // Follow tells what a run says behind a piece of its log, with the number of each piece, until it has ended.
 func (r *Runs) Follow(ctx context.Context, id string, after int64, tell func(seq int64, e Event)) (artifact.Build, error) {
+	changed, leave := r.cfg.Store.RunChanges(id)
+	defer leave()
 	for {
+		more := changed()
 		b, err := r.cfg.Store.Run(ctx, id) // first, so that nothing said before its end is missed
 		if err != nil {
 			return b, err
@@ -315,8 +325,11 @@ func (r *Runs) Follow(ctx context.Context, id string, after int64, tell func(seq
 		if b.State.Ended() {
 			return b, nil
 		}
-		if err := pause(ctx, lookEvery); err != nil {
-			return b, err
+		select {
+		case <-ctx.Done():
+			return b, ctx.Err()
+		case <-more:
+		case <-time.After(lookEvery):
 		}
 	}
 }
@@ -364,6 +377,7 @@ type runLog struct {
 	left    int64        // bytes that may still be stored
 	full    bool
 	timer   *time.Timer
+	stored  time.Time // when the last piece was
 }
 
 func (r *Runs) newRunLog(ctx context.Context, id string, also StatusLog) *runLog {
@@ -414,7 +428,7 @@ func (l *runLog) add(e Event) {
 	case l.pending.Len() >= 64<<10:
 		l.store()
 	case l.timer == nil:
-		l.timer = time.AfterFunc(writeEvery, func() {
+		l.timer = time.AfterFunc(time.Until(l.stored.Add(writeEvery)), func() {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.store()
@@ -437,6 +451,7 @@ func (l *runLog) store() {
 		l.runs.cfg.Logger.WarnContext(l.ctx, "a piece of a build's log is lost", "build", l.id, "error", err)
 	}
 	l.pending.Reset()
+	l.stored = time.Now()
 }
 
 func (l *runLog) close() {

@@ -60,6 +60,7 @@ type DB struct {
 	hot     *hot
 	told    atomic.Pointer[func(artifact.Repository)] // see OnWithdrawn
 	changes *changes
+	builds  *followers
 	unwatch context.CancelFunc
 	watched chan struct{}
 }
@@ -108,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		loose.Close()
 		return nil, err
 	}
-	db := &DB{Pool: pool, loose: loose, holds: holds, hot: newHot(), changes: newChanges(), watched: make(chan struct{})}
+	db := &DB{Pool: pool, loose: loose, holds: holds, hot: newHot(), changes: newChanges(), builds: newFollowers(), watched: make(chan struct{})}
 	if cfg.OwnerURL != "" {
 		err = migrateAs(ctx, cfg.OwnerURL, poolConfig)
 	} else {

@@ -30,8 +30,12 @@ func (db *DB) watch(ctx context.Context, cfg *pgx.ConnConfig) {
 // listen returns when the connection is lost.
 func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 	cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) {
-		if n.Channel == "board" {
+		switch n.Channel {
+		case "board":
 			db.changes.tell()
+			return
+		case "builds":
+			db.builds.tell(n.Payload)
 			return
 		}
 		repository, err := artifact.ParseRepository(n.Payload)
@@ -49,7 +53,7 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(ctx, "listen changed; listen board"); err != nil {
+	if _, err := conn.Exec(ctx, "listen changed; listen board; listen builds"); err != nil {
 		return err
 	}
 	db.hot.forgetAll() // what changed while nobody listened is not known
@@ -57,6 +61,7 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		go (*f)(artifact.Repository{})
 	}
 	db.changes.tell()
+	db.builds.tellAll()
 	for {
 		asked := time.Now()
 		if err := ping(ctx, conn); err != nil {

@@ -82,6 +82,14 @@ func (s runStore) ContextWanted(ctx context.Context, d artifact.Digest) (bool, e
 	return s.db.ContextWanted(ctx, d.String())
 }
 
+func (s runStore) RunChanges(id string) (func() <-chan struct{}, func()) {
+	return s.db.BuildChanges(id)
+}
+
+func (s runStore) RunCancelled(id string) (func() <-chan struct{}, func()) {
+	return s.db.BuildCancelled(id)
+}
+
 func (s runStore) AppendLog(ctx context.Context, id string, body []byte) (int64, error) {
 	return s.db.AppendBuildLog(ctx, id, body)
 }

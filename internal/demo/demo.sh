@@ -106,7 +106,26 @@ run waybill key public | tee "$work/waybill.pub"
 mkdir -p "$DOCKER_CONFIG" && cp "$work/auth.json" "$DOCKER_CONFIG/config.json"
 run cosign verify --key "$work/waybill.pub" --insecure-ignore-tlog=true --allow-http-registry "$host/shop/returns@$returns" 2>&1 | grep -v '^WARNING' | sed -n 1,12p
 
-step "7. Promote one digest through dev, staging and production; production first is refused"
+step "7. Build on it, with a step that runs there: BuildKit does, once, and again to the same digest"
+mkdir "$work/listed"
+cat >"$work/listed/Dockerfile" <<'DOCKERFILE'
+FROM shop/debian:v1
+USER root
+RUN dpkg-query --show >/usr/share/packages.txt
+USER 65532:65532
+CMD ["cat", "/usr/share/packages.txt"]
+DOCKERFILE
+if [ "$(id -u)" = 0 ]; then
+    run waybill build -t shop/listed:v1 "$work/listed" 2>&1 | grep -v '^#[0-9]* \(sha256\|exporting\|rewriting\|transferring\|sending\)'
+    run waybill build -t shop/listed:v1 --rebuild-check "$work/listed" 2>/dev/null
+    await waybill provenance shop/listed:v1
+    run waybill provenance shop/listed:v1
+    run waybill bases shop/listed:v1
+else
+    echo "left out: the private BuildKit daemon needs root, or name another with builder.buildkit.address"
+fi
+
+step "8. Promote one digest through dev, staging and production; production first is refused"
 export WAYBILL_TOKEN=$promoter
 refused waybill promote returns v456 production
 for environment in dev staging production; do
@@ -114,7 +133,7 @@ for environment in dev staging production; do
 done
 run waybill status
 
-step "8. A deployer pulls what is promoted to production, and nothing else"
+step "9. A deployer pulls what is promoted to production, and nothing else"
 export WAYBILL_TOKEN=$deployer
 echo "$deployer" | skopeo login --tls-verify=false --authfile "$work/deployer.json" -u node --password-stdin "$host" >/dev/null
 pull() { skopeo copy --quiet --src-tls-verify=false --authfile "$work/deployer.json" "docker://$host/$1" "oci:$work/pulled:$2"; }
@@ -122,7 +141,7 @@ run pull shop/returns:production production && echo "pulled"
 run pull "shop/returns@$returns" digest && echo "pulled"
 refused pull shop/debian:v1 debian
 
-step "9. Verify the signature, the promotion and its proof; audit the ledger"
+step "10. Verify the signature, the promotion and its proof; audit the ledger"
 run waybill verify "shop/returns@$returns" --environment production
 run as "$admin" waybill audit
 
