@@ -66,6 +66,7 @@ type Principal struct {
 	Repositories []string      `json:"repositories,omitempty"`
 	Environments []Environment `json:"environments,omitempty"`
 	More         []Binding     `json:"more,omitempty"`
+	Token        string        `json:"token,omitempty"` // the id of what it signed in with: what begins later asks whether that still holds
 }
 
 // Bindings are all of p's; what one allows another does not take away.

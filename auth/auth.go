@@ -49,7 +49,7 @@ func (t Token) Principal() artifact.Principal {
 	if name == "" {
 		name = "token:" + t.Name + "/" + t.ID
 	}
-	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More}
+	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More, Token: t.ID}
 }
 
 // Store keeps tokens; *postgres.DB is one.

@@ -104,7 +104,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	builds, runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
+	builds, runs, err := a.building(cfg, tokens.Stands, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
 		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder", Logger: logger, Now: time.Now})
 	if err != nil {
@@ -225,7 +225,7 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 }
 
 // building makes what builds, and remembers who asked.
-func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *builder.Runs, error) {
+func (a *app) building(cfg Config, stands func(context.Context, artifact.Principal) error, service builder.Config) (*builder.Service, *builder.Runs, error) {
 	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, false, a.logger)
 	service.Engine = a.buildkit
 	contexts, err := builder.OpenFolder(filepath.Join(cfg.Data, "blobs", "contexts"))
@@ -233,7 +233,7 @@ func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *b
 		return nil, nil, err
 	}
 	builds := builder.NewService(service)
-	return builds, builder.NewRuns(builder.RunsConfig{Service: builds, Ready: a.buildkit.Ready, Store: runStore{a.database}, Contexts: contexts, Logger: a.logger,
+	return builds, builder.NewRuns(builder.RunsConfig{Service: builds, Ready: a.buildkit.Ready, Stands: stands, Store: runStore{a.database}, Contexts: contexts, Logger: a.logger,
 		MaxLog: int64(cfg.Builder.BuildKit.Log)}), nil
 }
 
