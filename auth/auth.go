@@ -68,6 +68,7 @@ type Config struct {
 	Issuer    *Issuer
 	Providers []*Provider // whom to believe who somebody is; none: only tokens
 	People    *People     // sign-in in a browser; nil: with a token only
+	Failures  Failures    // what other replicas count of failed logins; nil: there are none
 	// FailedLogins is how many wrong credentials an address may send in a minute. 0: 30.
 	FailedLogins int
 	Logger       *slog.Logger
@@ -81,6 +82,7 @@ type Service struct {
 	cache     map[string]cached // by token id
 	seen      map[[sha256.Size]byte]seen
 	failures  *guard
+	shared    gossip
 	exchanges *guard
 	// revocations counts those of this process: what was being checked meanwhile is not kept.
 	revocations int
@@ -104,7 +106,7 @@ func NewService(cfg Config) *Service {
 	if cfg.FailedLogins == 0 {
 		cfg.FailedLogins = failedLogins
 	}
-	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}, failures: newGuard(cfg.FailedLogins), exchanges: newGuard(exchanges)}
+	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}, failures: newGuard(cfg.FailedLogins), shared: gossip{with: cfg.Failures}, exchanges: newGuard(exchanges)}
 }
 
 // A token reads wbt_<id>_<secret><checksum>: a prefix for secret scanners, a public id, 32 random bytes, and the

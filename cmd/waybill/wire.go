@@ -66,7 +66,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	db := a.database
-	tokens, browsers, err := openIdentity(cfg.Identity, db, k.issuer, logger)
+	tokens, browsers, err := openIdentity(cfg.Identity, db, a.embedded == nil, k.issuer, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -247,12 +247,16 @@ func (a *app) metrics() *prometheus.Registry {
 }
 
 // openIdentity returns who says who somebody is, and where people sign in with a browser; nil where they do not.
-func openIdentity(cfg IdentityConfig, db *postgres.DB, issuer *auth.Issuer, logger *slog.Logger) (*auth.Service, web.SignIn, error) {
+func openIdentity(cfg IdentityConfig, db *postgres.DB, replicas bool, issuer *auth.Issuer, logger *slog.Logger) (*auth.Service, web.SignIn, error) {
 	providers, people, err := cfg.providers()
 	if err != nil {
 		return nil, nil, err
 	}
-	s := auth.NewService(auth.Config{Store: db, Issuer: issuer, Providers: providers, People: people, FailedLogins: cfg.FailedLogins, Logger: logger, Now: time.Now})
+	config := auth.Config{Store: db, Issuer: issuer, Providers: providers, People: people, FailedLogins: cfg.FailedLogins, Logger: logger, Now: time.Now}
+	if replicas {
+		config.Failures = db
+	}
+	s := auth.NewService(config)
 	if people == nil {
 		return s, nil, nil
 	}
