@@ -166,7 +166,7 @@ func idOf(token string) string {
 // Create makes a token and returns it, the only time that it is shown.
 func (s *Service) Create(ctx context.Context, actor artifact.Principal, g Grant) (string, Token, error) {
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
-		return "", Token{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not make tokens; that takes role admin", actor.Name, actor.Roles())
+		return "", Token{}, artifact.Errorf(artifact.Denied, "%s, %s, may not make tokens; that takes role admin", actor.Name, artifact.An(actor.Roles()))
 	}
 	if err := s.check(g); err != nil {
 		return "", Token{}, err
@@ -218,7 +218,7 @@ func (s *Service) List(ctx context.Context) ([]Token, error) { return s.cfg.Stor
 // Revoke ends a token, here at once and on other replicas within a second.
 func (s *Service) Revoke(ctx context.Context, actor artifact.Principal, id string) error {
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
-		return artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke tokens; that takes role admin", actor.Name, actor.Roles())
+		return artifact.Errorf(artifact.Denied, "%s, %s, may not revoke tokens; that takes role admin", actor.Name, artifact.An(actor.Roles()))
 	}
 	return s.forget(id, s.cfg.Store.RevokeToken(ctx, id, actor.Name))
 }

@@ -77,7 +77,7 @@ func (a *API) admit(n need) func(huma.Context, func(huma.Context)) {
 	return func(hc huma.Context, next func(huma.Context)) {
 		p, err := a.principal(hc.Context(), hc.Header("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action), n.bound())
+			err = artifact.Errorf(artifact.Denied, "%s, %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, artifact.An(p.Roles()), n.action, artifact.RolesWith(n.action), n.bound())
 		}
 		if err != nil {
 			a.writeProblem(hc, newProblem(err))

@@ -17,7 +17,7 @@ func (a *API) plain(n need, handle func(*gin.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		p, err := a.principal(c.Request.Context(), c.GetHeader("Authorization"))
 		if err == nil && !n.allows(p) {
-			err = artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; ask an admin for a token with another role", p.Name, p.Roles(), n.action)
+			err = artifact.Errorf(artifact.Denied, "%s, %s, may not %s here; ask an admin for a token with another role", p.Name, artifact.An(p.Roles()), n.action)
 		}
 		if err == nil {
 			err = handle(c)
