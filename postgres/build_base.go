@@ -22,10 +22,11 @@ func (db *DB) RecordBases(ctx context.Context, all []artifact.BuiltOn) error {
 }
 
 // builtOn is what is known of a base by now. An index stands for each of its images.
+// Denials are counted, too, so that no plan reads all of them first.
 const builtOn = `select b.repository, b.digest, b.base_repository, b.base_digest, b.base_tag, b.at,
 		exists (select from recalls r where r.repository = b.base_repository and (r.digest = b.base_digest
 			or exists (select from manifest_references m where m.repository = r.repository and m.digest = b.base_digest and m.manifest = r.digest))) as recalled,
-		exists (select from verdicts v where v.repository = b.base_repository and v.digest = b.base_digest and v.outcome = 'deny') as denied,
+		(select count(*) from verdicts v where v.repository = b.base_repository and v.digest = b.base_digest and v.outcome = 'deny') > 0 as denied,
 		not exists (select from manifests m where m.repository = b.base_repository and m.digest = b.base_digest) as gone,
 		coalesce((select t.digest from tags t where t.repository = b.base_repository and t.name = b.base_tag and t.digest <> b.base_digest
 			and not exists (select from manifest_references m where m.repository = t.repository and m.digest = b.base_digest and m.manifest = t.digest)), '') as replaced_by
