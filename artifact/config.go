@@ -58,7 +58,7 @@ func ParseImageConfig(body []byte, layers int) (ImageConfig, error) {
 		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: it has %.80q, which some runtimes take for %q and others pass over; spell it as the image spec does", key, name)
 	}
 	if len(c.RootFS.DiffIDs) != layers {
-		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: rootfs has %d diff_ids, the manifest has %d layers", len(c.RootFS.DiffIDs), layers)
+		return c, Coded(Invalid, "MANIFEST_INVALID", "image config: rootfs has %s, the manifest has %s", Count(len(c.RootFS.DiffIDs), "diff_id"), Count(layers, "layer"))
 	}
 	return c, nil
 }

@@ -66,6 +66,7 @@ type Principal struct {
 	Repositories []string      `json:"repositories,omitempty"`
 	Environments []Environment `json:"environments,omitempty"`
 	More         []Binding     `json:"more,omitempty"`
+	Token        string        `json:"token,omitempty"` // the id of what it signed in with: what begins later asks whether that still holds
 }
 
 // Bindings are all of p's; what one allows another does not take away.
@@ -187,10 +188,21 @@ func RolesWith(a Action) string {
 // Refusal says what role or binding an action would need that p may not do. It is the same for a repository that is not
 // there, so that nobody learns of one that is.
 func (p Principal) Refusal(a Action, r Repository) *Error {
-	if patterns := p.Patterns(a); patterns != nil {
-		return Coded(Denied, "DENIED", "%s may not %s in %s: its role, %s, is bound to %s; that takes one of role %s that is bound to %s", p.Name, a, r, p.Roles(), strings.Join(patterns, ", "), RolesWith(a), r)
+	where, there, which := " in "+r.String(), r.String(), ", bound to it or to every repository"
+	if r.IsZero() { // of no repository in particular
+		where, there, which = " everywhere", "every repository", ""
 	}
-	return Coded(Denied, "DENIED", "%s, a %s, may not %s in %s; that takes role %s, bound to it or to every repository", p.Name, p.Roles(), a, r, RolesWith(a))
+	if patterns := p.Patterns(a); patterns != nil {
+		its := "its role, %s, is"
+		if len(p.More) > 0 {
+			its = "its roles, %s, are"
+		}
+		return Coded(Denied, "DENIED", "%s may not %s%s: "+its+" bound to %s; that takes one of role %s that is bound to %s", p.Name, a, where, p.Roles(), strings.Join(patterns, ", "), RolesWith(a), there)
+	}
+	if r.IsZero() {
+		where = ""
+	}
+	return Coded(Denied, "DENIED", "%s, %s, may not %s%s; that takes role %s%s", p.Name, An(p.Roles()), a, where, RolesWith(a), which)
 }
 
 // CanPromote reports whether p may promote in r to e.

@@ -72,7 +72,7 @@ func TestOneBinding(t *testing.T) {
 	require.True(t, artifact.Principal{Role: artifact.Admin, Environments: []artifact.Environment{dev}}.CanTo(artifact.ActionPromote, returns, production))
 	both := artifact.Principal{Name: "user:ada", Role: artifact.Reader, More: []artifact.Binding{{Role: artifact.Approver, Repositories: []string{"shop/**"}}}}
 	require.Equal(t, "reader and approver", both.Roles())
-	require.Contains(t, both.Refusal(artifact.ActionApprove, ledger).Error(), "its role, reader and approver, is bound to shop/**")
+	require.Contains(t, both.Refusal(artifact.ActionApprove, ledger).Error(), "its roles, reader and approver, are bound to shop/**")
 }
 
 func parsed[T any](t *testing.T, parse func(string) (T, error), text string) T {

@@ -49,7 +49,7 @@ func (t Token) Principal() artifact.Principal {
 	if name == "" {
 		name = "token:" + t.Name + "/" + t.ID
 	}
-	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More}
+	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More, Token: t.ID}
 }
 
 // Store keeps tokens; *postgres.DB is one.
@@ -68,6 +68,7 @@ type Config struct {
 	Issuer    *Issuer
 	Providers []*Provider // whom to believe who somebody is; none: only tokens
 	People    *People     // sign-in in a browser; nil: with a token only
+	Failures  Failures    // what other replicas count of failed logins; nil: there are none
 	// FailedLogins is how many wrong credentials an address may send in a minute. 0: 30.
 	FailedLogins int
 	Logger       *slog.Logger
@@ -81,6 +82,7 @@ type Service struct {
 	cache     map[string]cached // by token id
 	seen      map[[sha256.Size]byte]seen
 	failures  *guard
+	shared    gossip
 	exchanges *guard
 	// revocations counts those of this process: what was being checked meanwhile is not kept.
 	revocations int
@@ -104,7 +106,7 @@ func NewService(cfg Config) *Service {
 	if cfg.FailedLogins == 0 {
 		cfg.FailedLogins = failedLogins
 	}
-	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}, failures: newGuard(cfg.FailedLogins), exchanges: newGuard(exchanges)}
+	return &Service{cfg: cfg, cache: map[string]cached{}, seen: map[[sha256.Size]byte]seen{}, failures: newGuard(cfg.FailedLogins), shared: gossip{with: cfg.Failures}, exchanges: newGuard(exchanges)}
 }
 
 // A token reads wbt_<id>_<secret><checksum>: a prefix for secret scanners, a public id, 32 random bytes, and the
@@ -164,7 +166,7 @@ func idOf(token string) string {
 // Create makes a token and returns it, the only time that it is shown.
 func (s *Service) Create(ctx context.Context, actor artifact.Principal, g Grant) (string, Token, error) {
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
-		return "", Token{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not make tokens; that takes role admin", actor.Name, actor.Roles())
+		return "", Token{}, artifact.Errorf(artifact.Denied, "%s, %s, may not make tokens; that takes role admin", actor.Name, artifact.An(actor.Roles()))
 	}
 	if err := s.check(g); err != nil {
 		return "", Token{}, err
@@ -216,7 +218,7 @@ func (s *Service) List(ctx context.Context) ([]Token, error) { return s.cfg.Stor
 // Revoke ends a token, here at once and on other replicas within a second.
 func (s *Service) Revoke(ctx context.Context, actor artifact.Principal, id string) error {
 	if !actor.Can(artifact.ActionManage, artifact.Repository{}) {
-		return artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke tokens; that takes role admin", actor.Name, actor.Roles())
+		return artifact.Errorf(artifact.Denied, "%s, %s, may not revoke tokens; that takes role admin", actor.Name, artifact.An(actor.Roles()))
 	}
 	return s.forget(id, s.cfg.Store.RevokeToken(ctx, id, actor.Name))
 }

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"waybill/artifact"
 )
 
@@ -26,58 +24,83 @@ const (
 type guard struct {
 	perMinute int
 	mu        sync.Mutex
-	limiters  map[string]*rate.Limiter
+	counts    map[string]count
+}
+
+// count is how much of an allowance was spent at a time; it comes back steadily, all of it within a minute.
+type count struct {
+	spent float64
+	at    time.Time
 }
 
 func newGuard(perMinute int) *guard {
-	return &guard{perMinute: perMinute, limiters: map[string]*rate.Limiter{}}
+	return &guard{perMinute: perMinute, counts: map[string]count{}}
+}
+
+// at returns what of a key's allowance is spent. The caller holds mu.
+func (g *guard) at(key string, now time.Time) float64 {
+	c := g.counts[key]
+	return max(0, c.spent-now.Sub(c.at).Minutes()*float64(g.perMinute))
 }
 
 // spent reports whether nothing is left of a key's allowance.
 func (g *guard) spent(key string, now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l, ok := g.limiters[key]
-	return ok && l.TokensAt(now) < 1
+	return g.at(key, now) > float64(g.perMinute-1)
 }
 
 // used reports whether a key has less than its allowance.
 func (g *guard) used(key string, now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l, ok := g.limiters[key]
-	return ok && l.TokensAt(now) < float64(g.perMinute)
+	return g.at(key, now) > 0
 }
 
 // take takes one of a key's allowance, and reports whether there was one.
 func (g *guard) take(key string, now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l, ok := g.limiters[key]
-	if !ok {
-		g.makeRoom(now)
-		l = rate.NewLimiter(rate.Limit(float64(g.perMinute)/60), g.perMinute)
-		g.limiters[key] = l
+	spent := g.at(key, now) + 1
+	if spent > float64(g.perMinute) {
+		return false
 	}
-	return l.AllowN(now, 1)
+	g.set(key, count{spent, now}, now)
+	return true
+}
+
+// hear takes over what others counted, where that is more.
+func (g *guard) hear(key string, c count, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if spent := min(c.spent, float64(g.perMinute)) - now.Sub(c.at).Minutes()*float64(g.perMinute); spent > g.at(key, now) {
+		g.set(key, count{spent, now}, now)
+	}
+}
+
+func (g *guard) set(key string, c count, now time.Time) {
+	if _, ok := g.counts[key]; !ok {
+		g.makeRoom(now)
+	}
+	g.counts[key] = c
 }
 
 // makeRoom forgets those who have all of their allowance again, and then, when there are too many still, any: who has
 // ten thousand addresses is not stopped by counting them.
 func (g *guard) makeRoom(now time.Time) {
-	if len(g.limiters) < guardedAtOnce {
+	if len(g.counts) < guardedAtOnce {
 		return
 	}
-	for key, l := range g.limiters {
-		if l.TokensAt(now) >= float64(g.perMinute) {
-			delete(g.limiters, key)
+	for key := range g.counts {
+		if g.at(key, now) == 0 {
+			delete(g.counts, key)
 		}
 	}
-	for key := range g.limiters {
-		if len(g.limiters) < guardedAtOnce {
+	for key := range g.counts {
+		if len(g.counts) < guardedAtOnce {
 			return
 		}
-		delete(g.limiters, key)
+		delete(g.counts, key)
 	}
 }
 
@@ -110,17 +133,19 @@ func (s *Service) guarded(ctx context.Context, id string, try func() error) erro
 	now, address := s.cfg.Now(), addressOf(ctx)
 	from, at := "address "+address, "token "+id
 	known := address != ""
+	s.shared.exchange(ctx, s.failures, s.cfg.Now)
 	if known && s.failures.spent(from, now) || id != "" && (!known || s.failures.used(from, now)) && s.failures.spent(at, now) {
 		return errTooMany()
 	}
 	err := try()
 	if errors.Is(err, errGuess) {
-		if known {
-			s.failures.take(from, now)
+		if known && s.failures.take(from, now) {
+			s.shared.add(from)
 		}
-		if id != "" {
-			s.failures.take(at, now)
+		if id != "" && s.failures.take(at, now) {
+			s.shared.add(at)
 		}
+		s.shared.soon(ctx, s.failures, s.cfg.Now)
 	}
 	return err
 }

@@ -70,6 +70,8 @@ type RunsConfig struct {
 	Store    RunStore
 	Contexts Contexts
 	Ready    func() error // why nothing can be built that the native engine does not
+	// Stands refuses (Denied) who may not ask for a build any more, when its turn comes; nil refuses nobody.
+	Stands func(ctx context.Context, p artifact.Principal) error
 	Logger   *slog.Logger
 	MaxLog   int64 // bytes of a log that are kept
 }
@@ -182,6 +184,11 @@ func (r *Runs) Work(ctx context.Context, id string) error {
 			_ = r.cfg.Contexts.Delete(context.WithoutCancel(ctx), run.Context)
 		}
 	}()
+	if err := r.stands(ctx, run.Principal); artifact.KindOf(err) == artifact.Denied {
+		return r.end(ctx, run.Build, artifact.BuildFailed, Result{}, err)
+	} else if err != nil {
+		return err
+	}
 	archive, err := r.cfg.Contexts.Open(run.Context)
 	if err != nil {
 		return errors.Join(err, r.end(ctx, run.Build, artifact.BuildFailed, Result{}, artifact.Errorf(artifact.Unavailable, "the build's context is not there any more: %w", err)))
@@ -195,6 +202,18 @@ func (r *Runs) Work(ctx context.Context, id string) error {
 	_, err = r.run(ctx, run, work, nobody{io.Discard})
 	if artifact.KindOf(err) != "" {
 		return nil // it is an answer, which the run has
+	}
+	return err
+}
+
+// stands refuses a build whose asker lost the right to it while it waited.
+func (r *Runs) stands(ctx context.Context, p artifact.Principal) error {
+	if r.cfg.Stands == nil {
+		return nil
+	}
+	err := r.cfg.Stands(ctx, p)
+	if artifact.KindOf(err) == artifact.Denied {
+		return artifact.Errorf(artifact.Denied, "nothing was built: %w", err)
 	}
 	return err
 }

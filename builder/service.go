@@ -148,7 +148,7 @@ func (s *Service) before(ctx context.Context, p artifact.Principal, plan *Plan) 
 
 func mayBuild(p artifact.Principal, repository artifact.Repository) error {
 	if !p.Can(artifact.ActionBuild, repository) || !p.Can(artifact.ActionPush, repository) {
-		return artifact.Errorf(artifact.Denied, "%s, a %s, may not build in %s; that takes a token of role pusher for it", p.Name, p.Roles(), repository)
+		return artifact.Errorf(artifact.Denied, "%s, %s, may not build in %s; that takes a token of role pusher for it", p.Name, artifact.An(p.Roles()), repository)
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func compileBool(env *cel.Env, text, truth, worst string) (cel.Program, map[stri
 		return nil, nil, fmt.Errorf("the expression does not compile: %s", strings.Join(all[:min(3, len(all))], "; "))
 	}
 	if parsed.OutputType() != cel.BoolType {
-		return nil, nil, fmt.Errorf("the expression is a %s, at 1:1 of the expression; want a bool that is true of %s", parsed.OutputType(), truth)
+		return nil, nil, fmt.Errorf("the expression is %s, at 1:1 of the expression; want a bool that is true of %s", artifact.An(parsed.OutputType().String()), truth)
 	}
 	estimate, err := env.EstimateCost(parsed, sizes{})
 	if err != nil {

@@ -1,6 +1,10 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+
+	"waybill/artifact"
+)
 
 // bindHonestConfig: the config's diff_ids are those of the layers. Runtimes compare them too, each at its own time, so
 // that one which lies is refused late or not at all. Without a policy that says otherwise it denies.
@@ -19,7 +23,7 @@ func history(img Image) []finding {
 	if len(img.Config.History) == 0 || steps == len(img.Facts.Layers) {
 		return nil
 	}
-	return []finding{{warning: true, message: fmt.Sprintf("the config's history has %d steps that make a layer, and the image has %d layers, so that what reasons say of steps may be wrong", steps, len(img.Facts.Layers))}}
+	return []finding{{warning: true, message: fmt.Sprintf("the config's history tells of %s, and the image has %s, so that what reasons say of steps may be wrong", artifact.Count(steps, "layer"), artifact.Count(len(img.Facts.Layers), "layer"))}}
 }
 
 // bindNoForeignLayers: every layer is here. What lies elsewhere (OCI image-spec 1.1, layer.md, "Non-Distributable

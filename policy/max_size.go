@@ -69,7 +69,7 @@ func (l sizeLimits) check(img Image) []finding {
 		found = append(found, finding{message: fmt.Sprintf("the image has %d files and directories, over the cap of %d; %s", n, l.Files, mostFiles(img.Facts))})
 	}
 	if l.Layers > 0 && len(img.Facts.Layers) > l.Layers {
-		found = append(found, finding{message: fmt.Sprintf("the image has %d layers, over the cap of %d; join steps, or build in several stages", len(img.Facts.Layers), l.Layers)})
+		found = append(found, finding{message: fmt.Sprintf("the image has %s, over the cap of %d; join steps, or build in several stages", artifact.Count(len(img.Facts.Layers), "layer"), l.Layers)})
 	}
 	return found
 }

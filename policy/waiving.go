@@ -79,7 +79,7 @@ func (s *Waiving) Create(ctx context.Context, p artifact.Principal, r WaiverRequ
 	}
 	p = everyEnvironment(p) // a waiver holds whatever environment an image goes to
 	if !p.Can(artifact.ActionApprove, artifact.Repository{}) {
-		return w, artifact.Errorf(artifact.Denied, "%s, a %s, may not waive a rule; that takes a token of role approver", p.Name, p.Roles())
+		return w, artifact.Errorf(artifact.Denied, "%s, %s, may not waive a rule; that takes a token of role approver", p.Name, artifact.An(p.Roles()))
 	}
 	if r.Repository != "" {
 		w.Repositories = []string{r.Repository}
@@ -146,7 +146,7 @@ func (s *Waiving) Revoke(ctx context.Context, p artifact.Principal, id int64) (a
 		return w, err
 	}
 	if p = everyEnvironment(p); !p.Can(artifact.ActionApprove, artifact.Repository{}) || !approvesAll(p, w) {
-		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke waiver %d; that takes an approver of all repositories that it is for", p.Name, p.Roles(), id)
+		return artifact.Waiver{}, artifact.Errorf(artifact.Denied, "%s, %s, may not revoke waiver %d; that takes an approver of all repositories that it is for", p.Name, artifact.An(p.Roles()), id)
 	}
 	return s.cfg.Store.RevokeWaiver(ctx, id, p.Name, s.cfg.Now())
 }

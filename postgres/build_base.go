@@ -22,6 +22,7 @@ func (db *DB) RecordBases(ctx context.Context, all []artifact.BuiltOn) error {
 }
 
 // builtOn is what is known of a base by now. An index stands for each of its images.
+// Denials are counted, too, so that no plan reads all of them first.
 const builtOn = `select b.repository, b.digest, b.base_repository, b.base_digest, b.base_tag, b.at,
 		exists (select from recalls r where r.repository = b.base_repository and (r.digest = b.base_digest
 			or exists (select from manifest_references m where m.repository = r.repository and m.digest = b.base_digest and m.manifest = r.digest))) as recalled,

@@ -169,7 +169,7 @@ func checkpoint(ctx context.Context, tx pgx.Tx, signer *ledger.Signer) (size int
 		return 0, "", fmt.Errorf("the ledger's last checkpoint, which the next must extend: %w", err)
 	}
 	if err := extends(older, size, root, read); err != nil {
-		return 0, "", fmt.Errorf("the ledger does not extend its checkpoint of %d entries, so it is not signed; run `waybill audit`: %w", older.Size, err)
+		return 0, "", fmt.Errorf("the ledger does not extend its checkpoint of %s, so it is not signed; run `waybill audit`: %w", artifact.Count(older.Size, "entry"), err)
 	}
 	if older.Size == size {
 		return size, last, nil

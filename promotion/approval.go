@@ -19,11 +19,7 @@ type ApprovalGate struct {
 
 // String is what the gate asks for.
 func (g ApprovalGate) String() string {
-	text := fmt.Sprintf("%d approval", g.Count)
-	if g.Count > 1 {
-		text += "s"
-	}
-	text += " of role " + string(g.Role)
+	text := artifact.Count(g.Count, "approval") + " of role " + string(g.Role)
 	if g.NotPusher {
 		text += ", not by who pushed it"
 	}
@@ -39,7 +35,7 @@ func (g ApprovalGate) count(environment artifact.Environment, e Evidence, promot
 		case a.Environment != environment || seen[a.Actor]:
 			continue
 		case a.Role != g.Role:
-			not = append(not, fmt.Sprintf("that of %s does not count, a %s", a.Actor, a.Role))
+			not = append(not, fmt.Sprintf("that of %s does not count, %s", a.Actor, artifact.An(string(a.Role))))
 		case a.Actor == promoter:
 			not = append(not, fmt.Sprintf("that of %s does not count, who promotes it", a.Actor))
 		case g.NotPusher && slices.Contains(e.Pushers, a.Actor):
@@ -89,7 +85,7 @@ type ApprovalStore interface {
 // to mean.
 func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) (artifact.Approval, error) {
 	if !p.CanTo(artifact.ActionApprove, r.Repository, r.Environment) {
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not approve what goes to %s of %s; that takes a token of role approver for it", p.Name, p.Roles(), r.Environment, r.Repository)
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, %s, may not approve what goes to %s of %s; that takes a token of role approver for it", p.Name, artifact.An(p.Roles()), r.Environment, r.Repository)
 	}
 	stage, err := s.stage(ctx, r.Repository, r.Environment)
 	if err != nil {
@@ -109,7 +105,7 @@ func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) 
 	}
 	switch {
 	case !p.As(gate.Role, r.Repository, r.Environment):
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s wants %s, and %s is a %s", r.Environment, gate, p.Name, p.Roles())
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s wants %s, and %s is %s", r.Environment, gate, p.Name, artifact.An(p.Roles()))
 	case gate.NotPusher && slices.Contains(evidence.Pushers, p.Name):
 		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s pushed %s@%s, and nobody approves what they pushed; ask another %s", p.Name, r.Repository, digest, gate.Role)
 	case len(evidence.Recalled) > 0:
@@ -122,7 +118,7 @@ func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) 
 // RevokeApproval ends an approval. Whoever may approve there may: what was doubted by one is looked at again.
 func (s *Service) RevokeApproval(ctx context.Context, p artifact.Principal, id int64) (artifact.Approval, error) {
 	if !p.Can(artifact.ActionApprove, artifact.Repository{}) {
-		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, a %s, may not revoke an approval; that takes a token of role approver", p.Name, p.Roles())
+		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s, %s, may not revoke an approval; that takes a token of role approver", p.Name, artifact.An(p.Roles()))
 	}
 	a, err := s.cfg.Store.Approval(ctx, id)
 	if err != nil {

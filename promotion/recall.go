@@ -62,7 +62,7 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 // was promoted to it counts as not promoted there, should it ever come back. It returns how many digests it held.
 func (s *Service) Retire(ctx context.Context, p artifact.Principal, e artifact.Environment, reason string) (int, error) {
 	if !p.Can(artifact.ActionManage, artifact.Repository{}) {
-		return 0, artifact.Errorf(artifact.Denied, "%s, a %s, may not retire an environment; that takes a token of role admin", p.Name, p.Roles())
+		return 0, artifact.Errorf(artifact.Denied, "%s, %s, may not retire an environment; that takes a token of role admin", p.Name, artifact.An(p.Roles()))
 	}
 	if strings.TrimSpace(reason) == "" {
 		return 0, artifact.Errorf(artifact.Invalid, "retiring an environment needs a reason, for the record")

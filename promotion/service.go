@@ -269,7 +269,7 @@ func (s *Service) allow(ctx context.Context, m movement) (Move, error) {
 // override takes from unmet gates those that an admin may override, saying why: not a recall, and not that it is signed.
 func override(p artifact.Principal, r Request, unmet []artifact.Reason) (overridden []string, rest []artifact.Reason, err error) {
 	if !p.Is(artifact.Admin) {
-		return nil, nil, artifact.Errorf(artifact.Denied, "%s, a %s, may not override a gate; that takes a token of role admin", p.Name, p.Roles())
+		return nil, nil, artifact.Errorf(artifact.Denied, "%s, %s, may not override a gate; that takes a token of role admin", p.Name, artifact.An(p.Roles()))
 	}
 	if strings.TrimSpace(r.Reason) == "" {
 		return nil, nil, artifact.Errorf(artifact.Invalid, "an override needs a reason: it stands in the ledger with every gate that was not met")
@@ -345,5 +345,5 @@ func (s *Service) may(p artifact.Principal, r artifact.Repository, e artifact.En
 }
 
 func denied(p artifact.Principal, what, where string) error {
-	return artifact.Errorf(artifact.Denied, "%s, a %s, may not %s %s; that takes a token of role promoter for it", p.Name, p.Roles(), what, where)
+	return artifact.Errorf(artifact.Denied, "%s, %s, may not %s %s; that takes a token of role promoter for it", p.Name, artifact.An(p.Roles()), what, where)
 }

@@ -100,7 +100,7 @@ func (r *Registry) putBeside(ctx context.Context, p artifact.Principal, ref arti
 	}
 	pushed.Tags = append(pushed.Tags, ref.Tag)
 	pushed.Warnings = append(pushed.Warnings, artifact.Reason{Rule: "cosign-tag", Warning: true,
-		Message: fmt.Sprintf("%s keeps the %d signatures or attestations that it held and the push lacks; delete the tag to drop them", ref.Tag, len(lacks))})
+		Message: fmt.Sprintf("%s keeps what it held and the push lacks, %s; delete the tag to drop that", ref.Tag, artifact.Count(len(lacks), "statement"))})
 	return pushed, nil
 }
 

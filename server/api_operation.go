@@ -38,7 +38,7 @@ func (n need) allows(p artifact.Principal) bool {
 
 // refuse says which role would do.
 func (n need) refuse(p artifact.Principal) error {
-	return artifact.Errorf(artifact.Denied, "%s, a %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, p.Roles(), n.action, artifact.RolesWith(n.action), n.bound())
+	return artifact.Errorf(artifact.Denied, "%s, %s, may not %s here; that takes role %s, which an admin gives%s", p.Name, artifact.An(p.Roles()), n.action, artifact.RolesWith(n.action), n.bound())
 }
 
 // roles are those that may use the route, where they are bound.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"waybill/artifact"
 	"waybill/ledger"
 	"waybill/server"
 )
@@ -71,7 +72,7 @@ proves that the ledger fits together and not whose it is.`,
 		if err := output.show(cmd, r, func(w io.Writer) { printAudit(w, r) }); err != nil || r.OK {
 			return err
 		}
-		lines := []string{fmt.Sprintf("the ledger does not hold: %d things do not fit", len(r.Problems))}
+		lines := []string{fmt.Sprintf("the ledger does not hold, for %s", artifact.Count(len(r.Problems), "reason"))}
 		for _, p := range r.Problems {
 			lines = append(lines, "  "+printable(p))
 		}
@@ -168,7 +169,7 @@ func proveSince(ctx context.Context, c *client, key, older, head string) error {
 	case err != nil:
 		return fmt.Errorf("the older checkpoint is not signed by the key: %w", err)
 	case known.Size > newest.Size:
-		return fmt.Errorf("the ledger was of %d entries once, and is of %d now: the last were removed", known.Size, newest.Size)
+		return fmt.Errorf("the ledger was of %s once, and is of %d now: the last were removed", artifact.Count(known.Size, "entry"), newest.Size)
 	case known.Size == 0:
 		return nil
 	}
@@ -182,7 +183,7 @@ func proveSince(ctx context.Context, c *client, key, older, head string) error {
 		err = ledger.CheckConsistency(newest, known, proof)
 	}
 	if err != nil {
-		return fmt.Errorf("the ledger of %d entries does not extend the older checkpoint of %d: something before entry %d was changed: %w", newest.Size, known.Size, known.Size, err)
+		return fmt.Errorf("the ledger of %s does not extend the older checkpoint of %d: something before entry %d was changed: %w", artifact.Count(newest.Size, "entry"), known.Size, known.Size, err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"waybill/artifact"
 	"waybill/server"
 )
 
@@ -34,7 +35,7 @@ it ever come back, what was promoted to it counts as not promoted there.`,
 			return err
 		}
 		return output.show(cmd, out, func(w io.Writer) {
-			fmt.Fprintf(w, "retired %s; %d digests could be pulled from it\n", out.Environment, out.Digests)
+			fmt.Fprintf(w, "retired %s, from which %s could be pulled\n", out.Environment, artifact.Count(out.Digests, "digest"))
 		})
 	})
 	return cmd

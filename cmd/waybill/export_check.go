@@ -69,11 +69,11 @@ func verifyExport(file, keyFile, ledgerKeyFile string) (v verification, err erro
 		}
 	}
 	public := strings.TrimSpace(keys.LedgerVerifier)
-	all("listing", fmt.Sprintf("signed; all %d files are as it says, and there are no others", len(x.files)), x.checkListing(public))
+	all("listing", fmt.Sprintf("signed; what it lists is there, and nothing else: %s", artifact.Count(len(x.files), "file")), x.checkListing(public))
 	root, rootless := ledger.OpenCheckpoint(string(x.content["checkpoint"]), public)
-	add("checkpoint", fmt.Sprintf("of %d entries, signed by %s", root.Size, root.Origin), rootless)
+	add("checkpoint", fmt.Sprintf("of %s, signed by %s", artifact.Count(root.Size, "entry"), root.Origin), rootless)
 	n, err := x.checkEntries(root, summary)
-	add("ledger", fmt.Sprintf("%d entries are in the tree of the checkpoint", n), err)
+	add("ledger", fmt.Sprintf("in the tree of the checkpoint: %s", artifact.Count(n, "entry")), err)
 	moved, wrong := x.checkPromotions()
 	all("promotions", fmt.Sprintf("%d are as the ledger's entries say", moved), wrong)
 	images, signed, wrong := x.checkDigests(summary, keys, root, rootless)

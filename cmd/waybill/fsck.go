@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"waybill/artifact"
 	"waybill/registry"
 	"waybill/server"
 )
@@ -51,10 +52,10 @@ give it another tag.`,
 			return err
 		}
 		err = output.show(cmd, report, func(w io.Writer) {
-			fmt.Fprintf(w, "read %s, %s\n", countOf(report.Blobs, "blob"), bytesOf(report.Bytes))
+			fmt.Fprintf(w, "read %s, %s\n", artifact.Count(report.Blobs, "blob"), bytesOf(report.Bytes))
 		})
 		if err == nil && !report.OK {
-			err = fmt.Errorf("something is wrong with %s", countOf(report.Findings, "blob"))
+			err = fmt.Errorf("something is wrong with %s", artifact.Count(report.Findings, "blob"))
 		}
 		return err
 	})
@@ -82,7 +83,7 @@ func newCheckProgress(w io.Writer) func(registry.CheckProgress) {
 		return func(registry.CheckProgress) {}
 	}
 	return func(p registry.CheckProgress) {
-		fmt.Fprintf(w, "\rReading %d of %s, %s of %s\033[K\r", p.Blobs, countOf(p.OfBlobs, "blob"), bytesOf(p.Bytes), bytesOf(p.OfBytes))
+		fmt.Fprintf(w, "\rReading %d of %s, %s of %s\033[K\r", p.Blobs, artifact.Count(p.OfBlobs, "blob"), bytesOf(p.Bytes), bytesOf(p.OfBytes))
 	}
 }
 

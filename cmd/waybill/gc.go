@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"waybill/artifact"
 	"waybill/registry"
 	"waybill/server"
 )
@@ -48,16 +49,8 @@ func printCollected(w io.Writer, c registry.Collected) {
 	if c.DryRun {
 		verb, freed = "would remove", "would free"
 	}
-	fmt.Fprintf(w, "%s %s (%s), %s (%s), %s (%s)\n", verb, countOf(c.Blobs.Count, "blob"), bytesOf(c.Blobs.Bytes),
-		countOf(c.Uploads.Count, "upload"), bytesOf(c.Uploads.Bytes), countOf(c.Files.Count, "leftover file"), bytesOf(c.Files.Bytes))
-	fmt.Fprintf(w, "%s %s from repositories whose manifests do not need them\n", verb, countOf(c.Links.Count, "blob"))
+	fmt.Fprintf(w, "%s %s (%s), %s (%s), %s (%s)\n", verb, artifact.Count(c.Blobs.Count, "blob"), bytesOf(c.Blobs.Bytes),
+		artifact.Count(c.Uploads.Count, "upload"), bytesOf(c.Uploads.Bytes), artifact.Count(c.Files.Count, "leftover file"), bytesOf(c.Files.Bytes))
+	fmt.Fprintf(w, "%s %s from repositories whose manifests do not need them\n", verb, artifact.Count(c.Links.Count, "blob"))
 	fmt.Fprintf(w, "%s %s\n", freed, bytesOf(c.Freed))
-}
-
-// countOf prints a number with its noun.
-func countOf(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -110,7 +110,7 @@ func treeLine(name string, added, overwritten, removed, hidden artifact.Sum) str
 		case part.sum.Files == 1:
 			parts = append(parts, part.verb+" "+bytesOf(part.sum.Bytes))
 		case part.sum.Files > 1:
-			parts = append(parts, fmt.Sprintf("%s %s in %d files", part.verb, bytesOf(part.sum.Bytes), part.sum.Files))
+			parts = append(parts, fmt.Sprintf("%s %s in %s", part.verb, bytesOf(part.sum.Bytes), artifact.Count(part.sum.Files, "file")))
 		}
 	}
 	if len(parts) == 0 {
@@ -141,13 +141,13 @@ func printInspection(w io.Writer, i server.Inspection) {
 	for _, l := range labels {
 		fields(w, "label", l)
 	}
-	fmt.Fprintf(w, "\n%d layers\n", len(m.Layers))
+	fmt.Fprintf(w, "\n%s\n", artifact.Count(len(m.Layers), "layer"))
 	t := newTable(w, "#", "digest", "size", "uncompressed", "entries", "wasted", "created by")
 	for n, l := range m.Layers {
 		t.AppendRow([]any{n + 1, shortDigest(l.Digest), bytesOf(l.Compressed), bytesOf(l.Uncompressed), l.Entries, bytesOf(l.Wasted), clip(l.CreatedBy, 60)})
 	}
 	t.Render()
-	fmt.Fprintf(w, "\n%d packages", len(m.Packages))
+	fmt.Fprintf(w, "\n%s", artifact.Count(len(m.Packages), "package"))
 	if m.Unscanned != "" {
 		fmt.Fprintf(w, " of the operating system; those of programs are known when it is scanned: %s", printable(m.Unscanned))
 	}

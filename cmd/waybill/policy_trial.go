@@ -68,7 +68,7 @@ Findings are known with --database, an archive as waybill db import takes it; wi
 		}); err != nil || denied == 0 {
 			return err
 		}
-		return fmt.Errorf("%d of %s would not be allowed", denied, countOf(int64(len(out.Verdicts)), "image"))
+		return fmt.Errorf("%d of %s would not be allowed", denied, artifact.Count(int64(len(out.Verdicts)), "image"))
 	}
 	stored := withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		src, err := readFile(args[0], cmd.InOrStdin())
@@ -244,7 +244,7 @@ func words[T fmt.Stringer](all []T) string {
 }
 
 func printImpact(w io.Writer, i policy.Impact) {
-	fmt.Fprintf(w, "%s judged: %d would be denied, %d would be allowed", countOf(int64(i.Images), "manifest"), i.Denied, i.Allowed)
+	fmt.Fprintf(w, "%s judged: %d would be denied, %d would be allowed", artifact.Count(int64(i.Images), "manifest"), i.Denied, i.Allowed)
 	if i.Other > 0 {
 		fmt.Fprintf(w, ", %d would change otherwise", i.Other)
 	}

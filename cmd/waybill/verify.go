@@ -247,7 +247,7 @@ func verifyBundle(b server.Bundle, ref artifact.ShortReference, e artifact.Envir
 	if e.IsZero() {
 		return v
 	}
-	add("checkpoint", fmt.Sprintf("of %d entries, signed by %s", root.Size, root.Origin), err)
+	add("checkpoint", fmt.Sprintf("of %s, signed by %s", artifact.Count(root.Size, "entry"), root.Origin), err)
 	if b.Promotion == nil {
 		add("promotion", "", fmt.Errorf("the evidence names no promotion to %s", e))
 		return v

@@ -67,7 +67,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	db := a.database
-	tokens, browsers, err := openIdentity(cfg.Identity, db, k.issuer, logger)
+	tokens, browsers, err := openIdentity(cfg.Identity, db, a.embedded == nil, k.issuer, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	builds, runs, err := a.building(cfg, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
+	builds, runs, err := a.building(cfg, tokens.Stands, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
 		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder", Logger: logger, Now: time.Now})
 	if err != nil {
@@ -230,7 +230,7 @@ func (a *app) scanning(ctx context.Context, cfg Config, files *blob.File, conten
 }
 
 // building makes what builds, and remembers who asked.
-func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *builder.Runs, error) {
+func (a *app) building(cfg Config, stands func(context.Context, artifact.Principal) error, service builder.Config) (*builder.Service, *builder.Runs, error) {
 	a.buildkit = cfg.Builder.BuildKit.open(cfg.Data, false, a.logger)
 	service.Engine = a.buildkit
 	contexts, err := builder.OpenFolder(filepath.Join(cfg.Data, "blobs", "contexts"))
@@ -238,7 +238,7 @@ func (a *app) building(cfg Config, service builder.Config) (*builder.Service, *b
 		return nil, nil, err
 	}
 	builds := builder.NewService(service)
-	return builds, builder.NewRuns(builder.RunsConfig{Service: builds, Ready: a.buildkit.Ready, Store: runStore{a.database}, Contexts: contexts, Logger: a.logger,
+	return builds, builder.NewRuns(builder.RunsConfig{Service: builds, Ready: a.buildkit.Ready, Stands: stands, Store: runStore{a.database}, Contexts: contexts, Logger: a.logger,
 		MaxLog: int64(cfg.Builder.BuildKit.Log)}), nil
 }
 
@@ -252,12 +252,16 @@ func (a *app) metrics() *prometheus.Registry {
 }
 
 // openIdentity returns who says who somebody is, and where people sign in with a browser; nil where they do not.
-func openIdentity(cfg IdentityConfig, db *postgres.DB, issuer *auth.Issuer, logger *slog.Logger) (*auth.Service, web.SignIn, error) {
+func openIdentity(cfg IdentityConfig, db *postgres.DB, replicas bool, issuer *auth.Issuer, logger *slog.Logger) (*auth.Service, web.SignIn, error) {
 	providers, people, err := cfg.providers()
 	if err != nil {
 		return nil, nil, err
 	}
-	s := auth.NewService(auth.Config{Store: db, Issuer: issuer, Providers: providers, People: people, FailedLogins: cfg.FailedLogins, Logger: logger, Now: time.Now})
+	config := auth.Config{Store: db, Issuer: issuer, Providers: providers, People: people, FailedLogins: cfg.FailedLogins, Logger: logger, Now: time.Now}
+	if replicas {
+		config.Failures = db
+	}
+	s := auth.NewService(config)
 	if people == nil {
 		return s, nil, nil
 	}

@@ -117,6 +117,42 @@ func TestDatabaseRestarts(t *testing.T) {
 	h.complete()
 }
 
+// signal reaches the postmaster, and all that it started.
+func (d *outside) signal(s syscall.Signal) {
+	d.t.Helper()
+	b, err := os.ReadFile(d.dir + "/data/postmaster.pid")
+	require.NoError(d.t, err)
+	first, _, _ := strings.Cut(string(b), "\n")
+	pid, err := strconv.Atoi(first)
+	require.NoError(d.t, err)
+	_ = syscall.Kill(pid, s)
+	for _, child := range children(pid) {
+		_ = syscall.Kill(child, s)
+	}
+}
+
+// TestDatabaseHangs: a database that takes connections and answers nothing; requests are refused in time, and when it goes on
+// so does everything.
+func TestDatabaseHangs(t *testing.T) {
+	t.Parallel()
+	d := newOutside(t)
+	t.Cleanup(func() { d.signal(syscall.SIGCONT) })
+	config := filepath.Join(t.TempDir(), "waybill.yaml")
+	require.NoError(t, os.WriteFile(config, []byte("database: {url: '"+d.url()+"', timeout: 2s}\n"), 0o600))
+	s := serve(t, "--config", config)
+	h := newHarrier(s)
+	for range 2 {
+		h.through("the database hung",
+			func() { d.signal(syscall.SIGSTOP) },
+			func() {
+				h.refused()
+				h.looks() // each is answered, or the test would end here
+				d.signal(syscall.SIGCONT)
+			})
+	}
+	h.complete()
+}
+
 // TestPostmasterKilled: the private PostgreSQL is killed, whole and in part, and comes back by itself.
 func TestPostmasterKilled(t *testing.T) {
 	t.Parallel()
