@@ -61,7 +61,7 @@ func printStorage(w io.Writer, u server.StorageUsage) {
 		fmt.Fprintf(w, "and %d more\n", more)
 	}
 	if s := u.Total; s != nil {
-		fmt.Fprintf(w, "\n%s in %s", bytesOf(s.Bytes), countOf(s.Blobs, "blob"))
+		fmt.Fprintf(w, "\n%s in %s", bytesOf(s.Bytes), artifact.Count(s.Blobs, "blob"))
 		if s.Quota > 0 {
 			fmt.Fprintf(w, " of %s", bytesOf(s.Quota))
 		}
@@ -110,7 +110,7 @@ func runOutcome(r storage.Run) string {
 	o, text := r.Outcome, ""
 	switch r.Kind {
 	case storage.RunCheck:
-		text = fmt.Sprintf("read %s, %s; something is wrong with %d", countOf(o.Blobs, "blob"), bytesOf(o.Bytes), o.Findings)
+		text = fmt.Sprintf("read %s, %s; something is wrong with %d", artifact.Count(o.Blobs, "blob"), bytesOf(o.Bytes), o.Findings)
 	case storage.RunRetention:
 		text = fmt.Sprintf("removed %d and skipped %d in %d repositories", o.Removed, o.Skipped, o.Documents)
 	default:
