@@ -64,12 +64,8 @@ func (d difference) Nothing() bool {
 	return len(d.Added)+len(d.Removed)+len(d.Changed)+len(d.Introduced)+len(d.Fixed)+len(d.Config)+len(d.Files) == 0 && d.Shared == d.A.Layers && d.Shared == d.B.Layers
 }
 
-// Bounds of a comparison that is shown.
-const (
-	maxFileRows    = 100
-	maxFindingRows = 100
-	maxPackageRows = 200
-)
+// maxFileRows is how many files of a comparison are shown.
+const maxFileRows = 100
 
 // comparePage compares two digests that may lie in two repositories.
 type comparePage struct {

@@ -99,7 +99,7 @@ const (
 	packageRows = 100
 	findingRows = 50
 	pullRows    = 20
-	maxRaw      = 64 << 10 // bytes of a manifest or config that are shown
+	maxRaw      = 16 << 10 // bytes of a manifest or config that are shown
 )
 
 func (w *Web) digest(c *gin.Context, p artifact.Principal) error {

@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"html/template"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -30,8 +31,8 @@ func (w *Web) functions() template.FuncMap {
 		"change":     change,
 		"name":       nameOf,
 		"clip":       clip,
-		"few":        func(all []artifact.Reason) []artifact.Reason { return all[:min(len(all), maxReasons)] },
-		"beyond":     func(all []artifact.Reason) int { return max(len(all)-maxReasons, 0) },
+		"first":      first,
+		"beyond":     func(n int, list any) int { return max(reflect.ValueOf(list).Len()-n, 0) },
 		"done": func(action string) string {
 			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
 		},
@@ -137,8 +138,11 @@ func nameOf(actor string) string {
 	return name
 }
 
-// maxReasons is how many of a push's reasons a list shows.
-const maxReasons = 4
+// first is the beginning of a list, of which the page says how many more there are: no list makes a page long.
+func first(n int, list any) any {
+	v := reflect.ValueOf(list)
+	return v.Slice(0, min(n, v.Len())).Interface()
+}
 
 // maxClip is how much of a reason a list shows; the digest's page and the ledger have all of it.
 const maxClip = 160

@@ -247,6 +247,8 @@ insert into findings (digest, hash, id, class, severity, finding, found_at) sele
 insert into verdicts (repository, digest, outcome, reasons, policy_hash, policies, reference, actor, decided_at) select repository, digest, case when n % 97 = 0 then 'deny' else 'allow' end,
 	'[{"rule": "max-severity", "policy": "baseline", "message": "CVE-2024-1 is of severity high, and library7 1.2.4 has the fix", "warning": true}]', digest, '{baseline@1}', 'v1', 'token:ci/7', pushed_at from numbered;
 insert into signatures (repository, digest, predicate, key_id, policy_hash, signed_at, manifest) select repository, digest, '', (select id from signing_keys order by number desc limit 1), digest, pushed_at, digest from numbered;
+insert into attestations (repository, digest, predicate, key_id, policy_hash, signed_at, manifest, envelope) select repository, digest, p, (select id from signing_keys order by number desc limit 1), digest, pushed_at, digest, digest
+	from numbered, unnest(array['https://cyclonedx.org/bom', 'https://spdx.dev/Document', 'https://cosign.sigstore.dev/attestation/vuln/v1']) p;
 insert into pull_days (repository, digest, day, principal, pulls, first_at, last_at) select repository, digest, current_date - d, 'token:node' || p || '/1', 7, now(), now() from numbered, generate_series(0, 29) d, generate_series(0, 2) p where n % 40 = 0`); err != nil {
 		return err
 	}
@@ -310,6 +312,8 @@ func (f *filling) promotions(ctx context.Context) error {
 	return f.run(ctx, `insert into deployments (repository, environment, digest, version, promotion, since) select distinct on (repository, environment) repository, environment, digest, version, id, at from promotions order by repository, environment, id desc;
 insert into grants (environment, repository, digest, root) select distinct p.environment, p.repository, r.digest, p.digest from promotions p join manifest_references r on r.repository = p.repository and r.manifest = p.digest
 	union select distinct environment, repository, digest, digest from promotions on conflict do nothing;
+insert into attestations (repository, digest, predicate, name, key_id, policy_hash, signed_at, manifest, envelope) select distinct repository, digest, 'https://slsa.dev/verification_summary/v1', environment,
+	(select id from signing_keys order by number desc limit 1), digest, now(), digest, digest from promotions on conflict do nothing;
 insert into approvals (repository, digest, environment, version, actor, role, reason, at, ledger_index) select repository, digest, environment, version, 'user:https://login.example#grace', 'approver', 'it went well before', at, ledger_index from promotions where environment = 'production'`)
 }
 
