@@ -179,6 +179,7 @@ func TestWriters(t *testing.T) {
 		"a skippable frame before":          append([]byte{0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 'h', 'i'}, zst(t, a)...),
 		"zstd:chunked puts its table after": append(zst(t, a), 0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'),
 		"blocks of 10 KiB":                  append(bytes.Clone(a), make([]byte, 9000)...),
+		"an overlay's books":                pack(t, entry{name: "a", content: strings.Repeat("a", 5000), pax: map[string]string{"SCHILY.xattr.trusted.overlay.origin": "x", "SCHILY.xattr.user.overlay.impure": "y", "SCHILY.xattr.user.mine": "z"}}),
 		"git archive": pack(t, entry{kind: tar.TypeXGlobalHeader, pax: map[string]string{"comment": "1234"}},
 			entry{name: "a", content: strings.Repeat("a", 5000)}),
 		"an empty layer": append(b, make([]byte, 1024)...),
