@@ -282,7 +282,10 @@ func (f *inflater) dynamic() error {
 			i++
 			continue
 		}
-		repeat, value := 0, uint8(0)
+		var (
+			repeat int
+			value  uint8
+		)
 		switch symbol {
 		case 16:
 			if i == 0 {
@@ -443,7 +446,7 @@ func (f *inflater) limit() int {
 }
 
 // codes unpacks a block's codes. All that it works with is held in variables of its own while it goes on: in registers.
-func (f *inflater) codes() (err error) {
+func (f *inflater) codes() (err error) { //nolint:funlen // what it would call, it would call for every code
 	const mask, distanceMask = 1<<literalBits - 1, 1<<distanceBits - 1
 	literals, distances, in, out := &f.literals, &f.distances, f.in, f.out
 	bits, have, next, filled, oldest, limit := f.bits, f.have, f.next, f.filled, f.oldest, f.limit()

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
@@ -178,6 +179,7 @@ func TestWriters(t *testing.T) {
 		"a skippable frame before":          append([]byte{0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 'h', 'i'}, zst(t, a)...),
 		"zstd:chunked puts its table after": append(zst(t, a), 0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 'x'),
 		"blocks of 10 KiB":                  append(bytes.Clone(a), make([]byte, 9000)...),
+		"an overlay's books":                pack(t, entry{name: "a", content: strings.Repeat("a", 5000), pax: map[string]string{"SCHILY.xattr.trusted.overlay.origin": "x", "SCHILY.xattr.user.overlay.impure": "y", "SCHILY.xattr.user.mine": "z"}}),
 		"git archive": pack(t, entry{kind: tar.TypeXGlobalHeader, pax: map[string]string{"comment": "1234"}},
 			entry{name: "a", content: strings.Repeat("a", 5000)}),
 		"an empty layer": append(b, make([]byte, 1024)...),
@@ -314,7 +316,7 @@ func TestRefused(t *testing.T) {
 }
 
 // sparse is an archive of one file of so many bytes that are nearly all holes (GNU tar's pax format 0.1).
-func sparse(t *testing.T, size int) []byte {
+func sparse(t testing.TB, size int) []byte {
 	var records string
 	for _, r := range [][2]string{{"GNU.sparse.size", strconv.Itoa(size)}, {"GNU.sparse.numblocks", "1"}, {"GNU.sparse.map", "0,1"}, {"GNU.sparse.name", "holes"}} {
 		record := " " + r[0] + "=" + r[1] + "\n"
@@ -365,7 +367,7 @@ func base256(b []byte, first byte) []byte {
 }
 
 // oldSparse is the same in GNU tar's old format: the map and the real size lie in the header itself.
-func oldSparse(t *testing.T, size int) []byte {
+func oldSparse(t testing.TB, size int) []byte {
 	b := pack(t, entry{name: "holes", content: "x"})
 	b[156] = 'S'
 	copy(b[257:], "ustar  \x00")
@@ -403,7 +405,7 @@ func inMembers(b []byte) (all []byte) {
 }
 
 // gnuLink is an archive of a link with a target in GNU tar's own way.
-func gnuLink(t *testing.T, target string) []byte {
+func gnuLink(t testing.TB, target string) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	require.NoError(t, w.WriteHeader(&tar.Header{Name: "a", Linkname: target, Typeflag: tar.TypeSymlink, Format: tar.FormatGNU}))
@@ -412,7 +414,7 @@ func gnuLink(t *testing.T, target string) []byte {
 }
 
 // gnu is an archive with a name in GNU tar's own way.
-func gnu(t *testing.T, name string) []byte {
+func gnu(t testing.TB, name string) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Format: tar.FormatGNU}))
@@ -469,6 +471,13 @@ func TestTeeGone(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add(pack(f, entry{name: "etc/passwd", content: "a:x:1:1\n"}, entry{name: "x/.wh.y"}))
 	f.Add(gz(pack(f, entry{name: "a", kind: tar.TypeSymlink, link: "/b"})))
+	f.Add(zst(f, pack(f, entry{name: "a/.wh..wh..opq"}, entry{name: "b", kind: tar.TypeChar}, entry{name: "c", kind: tar.TypeLink, link: "b"})))
+	f.Add(pack(f, entry{name: "ping", content: "\x7fELF", pax: map[string]string{"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}}))
+	f.Add(pack(f, entry{name: "etc", kind: tar.TypeDir, pax: map[string]string{"LIBARCHIVE.xattr.user.overlay.redirect": "L2V2aWw"}}))
+	for _, seed := range [][]byte{sparse(f, 1<<20), oldSparse(f, 1<<20), gnu(f, strings.Repeat("x/", 100)+"y"), gnuLink(f, strings.Repeat("x/", 100)), paxed("path", "./../a"), paxed("size", "1"),
+		linked(paxed("linkpath", "a\xff")), base256(pack(f, entry{name: "a"}), 0), pack(f, entry{kind: tar.TypeXGlobalHeader, pax: map[string]string{"path": "a"}}, entry{name: "./", kind: tar.TypeDir})} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		facts, err := layer.Read(bytes.NewReader(b), layer.Options{Limits: layer.Limits{Uncompressed: 1 << 20}})
 		if err != nil {
@@ -478,6 +487,17 @@ func FuzzRead(f *testing.F) {
 			if file.Path == "" || strings.HasPrefix(file.Path, "/") || strings.HasPrefix(file.Path, "../") || file.Path == ".." {
 				t.Fatalf("a path that leaves the root: %q", file.Path)
 			}
+			if !utf8.ValidString(file.Path) || !utf8.ValidString(file.Target) {
+				t.Fatalf("what JSON would change: %q, %q", file.Path, file.Target)
+			}
+		}
+		// What is stacked of it, twice, is bounded and whole, or refused.
+		folded, err := artifact.Fold([]artifact.LayerFacts{facts, facts}, artifact.ImageConfig{})
+		if err != nil {
+			return
+		}
+		for path := range folded.Files {
+			_, _ = folded.Resolve(path)
 		}
 	})
 }
