@@ -188,7 +188,14 @@ func RolesWith(a Action) string {
 // there, so that nobody learns of one that is.
 func (p Principal) Refusal(a Action, r Repository) *Error {
 	if patterns := p.Patterns(a); patterns != nil {
-		return Coded(Denied, "DENIED", "%s may not %s in %s: its role, %s, is bound to %s; that takes one of role %s that is bound to %s", p.Name, a, r, p.Roles(), strings.Join(patterns, ", "), RolesWith(a), r)
+		where := r.String()
+		if r.IsZero() {
+			where = "every repository"
+		}
+		return Coded(Denied, "DENIED", "%s may not %s in %s: its role, %s, is bound to %s; that takes one of role %s that is bound to %s", p.Name, a, where, p.Roles(), strings.Join(patterns, ", "), RolesWith(a), where)
+	}
+	if r.IsZero() {
+		return Coded(Denied, "DENIED", "%s, a %s, may not %s here; that takes role %s", p.Name, p.Roles(), a, RolesWith(a))
 	}
 	return Coded(Denied, "DENIED", "%s, a %s, may not %s in %s; that takes role %s, bound to it or to every repository", p.Name, p.Roles(), a, r, RolesWith(a))
 }
