@@ -200,7 +200,7 @@ func (p Principal) Refusal(a Action, r Repository) *Error {
 		return Coded(Denied, "DENIED", "%s may not %s%s: "+its+" bound to %s; that takes one of role %s that is bound to %s", p.Name, a, where, p.Roles(), strings.Join(patterns, ", "), RolesWith(a), there)
 	}
 	if r.IsZero() {
-		where = ""
+		where = " here"
 	}
 	return Coded(Denied, "DENIED", "%s, %s, may not %s%s; that takes role %s%s", p.Name, An(p.Roles()), a, where, RolesWith(a), which)
 }

@@ -73,6 +73,9 @@ func TestOneBinding(t *testing.T) {
 	both := artifact.Principal{Name: "user:ada", Role: artifact.Reader, More: []artifact.Binding{{Role: artifact.Approver, Repositories: []string{"shop/**"}}}}
 	require.Equal(t, "reader and approver", both.Roles())
 	require.Contains(t, both.Refusal(artifact.ActionApprove, ledger).Error(), "its roles, reader and approver, are bound to shop/**")
+	require.Contains(t, both.Refusal(artifact.ActionApprove, artifact.Repository{}).Error(), "bound to every repository")
+	node := artifact.Principal{Name: "node", Role: artifact.Deployer}
+	require.Contains(t, node.Refusal(artifact.ActionLook, artifact.Repository{}).Error(), "node, a deployer, may not look here; that takes role reader,")
 }
 
 func parsed[T any](t *testing.T, parse func(string) (T, error), text string) T {

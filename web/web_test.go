@@ -263,7 +263,10 @@ func (d *desk) Promote(_ context.Context, p artifact.Principal, r promotion.Requ
 	return promotion.Result{Promotion: artifact.Promotion{Digest: digest, Version: hostile, LedgerIndex: 9}}, nil
 }
 
-func (d *desk) Trail(context.Context, artifact.Principal, artifact.Repository, artifact.Environment) ([]artifact.Promotion, error) {
+func (d *desk) Trail(_ context.Context, p artifact.Principal, r artifact.Repository, _ artifact.Environment) ([]artifact.Promotion, error) {
+	if !p.Can(artifact.ActionLook, r) {
+		return nil, p.Refusal(artifact.ActionLook, r)
+	}
 	return []artifact.Promotion{{Repository: repo, Environment: dev, Digest: hidden, Version: "v455", Actor: hostile, At: noon}}, nil
 }
 
@@ -476,7 +479,7 @@ func TestEveryPage(t *testing.T) {
 		"/r/shop/returns?tag=v456":              {"What tag v456 stood at", []string{"stranger"}},
 		promote:                                 {"1 of 6 gates is not met", []string{"deployer", "stranger"}},
 		"/approvals":                            {"Waiting for others", []string{"deployer"}},
-		"/rollback?service=shop/returns&environment=dev": {"ran from", nil},
+		"/rollback?service=shop/returns&environment=dev": {"ran from", []string{"deployer", "stranger"}},
 		recall:                    {"for ever", []string{"deployer", "stranger"}},
 		"/pipelines":              {"It has been in dev for 1h", []string{"deployer"}},
 		"/cves":                   {"Where does it run?", nil},

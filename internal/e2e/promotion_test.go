@@ -19,6 +19,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"waybill/artifact"
+	"waybill/server"
 )
 
 // receiver is where a webhook is told. It refuses each message once, and keeps the others.
@@ -93,7 +96,7 @@ func serveShop(t *testing.T, r *receiver) *waybillServer {
 	dir := t.TempDir()
 	secret, config := filepath.Join(dir, "secret"), filepath.Join(dir, "waybill.yaml")
 	require.NoError(t, os.WriteFile(secret, []byte("whsec_"+base64.StdEncoding.EncodeToString(r.secret)), 0o600))
-	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "webhooks:\n  - {name: chat, url: %q, secretFile: %s, events: [push, deny, sign, promote, rollback, recall, approve, override, release]}\n", r.url, secret), 0o600))
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "webhooks:\n  - {name: chat, url: %q, secretFile: %s, events: [push, deny, scan, sign, promote, rollback, recall, approve, override, release]}\n", r.url, secret), 0o600))
 	s := serve(t, "--config", config)
 	pipeline := filepath.Join(dir, "pipeline.yaml")
 	require.NoError(t, os.WriteFile(pipeline, []byte(`apiVersion: waybill/v1
@@ -174,7 +177,9 @@ func TestPeopleDecide(t *testing.T) {
 	s.ok(s.admin(), "recall", "shop/cart@"+cart, "--reason", "it was not the cart", "--advisory", "https://advisories.example/1")
 	require.Contains(t, s.ok(s.admin(), "history", "cart"), "the shop is down")
 
-	want := map[string]int{"push.accepted": 2, "signed": 2, "promotion": 4, "approval": 2, "release": 1, "override": 1, "recall": 1}
+	require.Error(t, s.push(pusher, "shop/returns:rooted", configured(t, "0", files(t, map[string]string{"a": "2"}))))
+	s.ok(s.admin(), "db", "import", advisories(t))
+	want := map[string]int{"push.accepted": 2, "push.denied": 1, "scan": 2, "signed": 2, "promotion": 4, "approval": 2, "release": 1, "override": 1, "recall": 1}
 	s.await("all of it to be told", func() bool {
 		told := make(map[string]int)
 		for _, kind := range r.types() {
@@ -187,6 +192,11 @@ func TestPeopleDecide(t *testing.T) {
 		}
 		return true
 	})
-	require.Contains(t, s.ok(s.admin(), "webhooks", "deliveries"), "promotion")
+	var log server.DeliveryList
+	s.await("the log of deliveries to have each as delivered, at the second attempt", func() bool {
+		s.json(s.admin(), &log, "webhooks", "deliveries")
+		return !slices.ContainsFunc(log.Deliveries, func(d artifact.Delivery) bool { return d.State != artifact.DeliveryDelivered || d.Attempts < 2 })
+	})
+	require.GreaterOrEqual(t, len(log.Deliveries), 16)
 	s.ok(s.admin(), "audit")
 }
