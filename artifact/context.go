@@ -5,7 +5,9 @@ import "context"
 type answeringKey struct{}
 
 // Answering marks work that a request waits for: a database that does not answer within its bound ends it.
-func Answering(ctx context.Context) context.Context { return context.WithValue(ctx, answeringKey{}, true) }
+func Answering(ctx context.Context) context.Context {
+	return context.WithValue(ctx, answeringKey{}, true)
+}
 
 // TakesTime takes that mark away, for what may take as long as it does: an audit, a collection, an export.
 func TakesTime(ctx context.Context) context.Context {
@@ -13,7 +15,10 @@ func TakesTime(ctx context.Context) context.Context {
 }
 
 // IsAnswering reports whether ctx is marked so.
-func IsAnswering(ctx context.Context) bool { marked, _ := ctx.Value(answeringKey{}).(bool); return marked }
+func IsAnswering(ctx context.Context) bool {
+	marked, _ := ctx.Value(answeringKey{}).(bool)
+	return marked
+}
 
 type againKey struct{}
 

@@ -30,7 +30,7 @@ func TestRefusals(t *testing.T) {
 		want string
 	}{
 		{artifact.Principal{Name: "ci", Role: artifact.Auditor}, artifact.ActionPush, shop, "ci, an auditor, may not push in shop/returns; that takes role pusher or admin, bound to it or to every repository"},
-		{artifact.Principal{Name: "ci", Role: artifact.Reader}, artifact.ActionAudit, artifact.Repository{}, "ci, a reader, may not audit; that takes role auditor or admin"},
+		{artifact.Principal{Name: "ci", Role: artifact.Reader}, artifact.ActionAudit, artifact.Repository{}, "ci, a reader, may not audit here; that takes role auditor or admin"},
 		{bound, artifact.ActionLook, shop, "ci may not look in shop/returns: its role, approver, is bound to bank/**; that takes one of role reader, pusher, promoter, approver, auditor or admin that is bound to shop/returns"},
 		{bound, artifact.ActionLook, artifact.Repository{}, "ci may not look everywhere: its role, approver, is bound to bank/**; that takes one of role reader, pusher, promoter, approver, auditor or admin that is bound to every repository"},
 	} {

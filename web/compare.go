@@ -100,8 +100,13 @@ func (w *Web) compare(c *gin.Context, p artifact.Principal) error {
 
 // resolve finds the digest that a text names, for a reader who may see it.
 func (w *Web) resolve(ctx context.Context, p artifact.Principal, text string) (artifact.Reference, error) {
-	ref, err := artifact.ParseReference(text)
+	named, err := artifact.ParseShortReference(text)
+	ref := named.Reference
 	if err != nil {
+		return ref, err
+	}
+	if named.Short != "" {
+		ref.Digest, err = w.byPrefix(ctx, p, named)
 		return ref, err
 	}
 	if ref.Digest.IsZero() {
@@ -119,6 +124,30 @@ func (w *Web) resolve(ctx context.Context, p artifact.Principal, text string) (a
 		return ref, err
 	}
 	return ref, nil
+}
+
+// byPrefix finds the one digest that begins so, of those that the reader may see.
+func (w *Web) byPrefix(ctx context.Context, p artifact.Principal, named artifact.ShortReference) (artifact.Digest, error) {
+	found, err := w.cfg.Store.DigestsByPrefix(ctx, named.Repository, named.Short)
+	if err != nil {
+		return artifact.Digest{}, err
+	}
+	if !p.Can(artifact.ActionLook, named.Repository) {
+		allowed, err := w.cfg.Gate.Filter(ctx, p, named.Repository, found)
+		if err != nil {
+			return artifact.Digest{}, err
+		}
+		if found = slices.DeleteFunc(found, func(d artifact.Digest) bool { return !allowed[d] }); len(found) == 0 {
+			return artifact.Digest{}, p.Refusal(artifact.ActionLook, named.Repository)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return artifact.Digest{}, artifact.Errorf(artifact.NotFound, "%s has no manifest whose digest begins with %s", named.Repository, named.Short)
+	case 1:
+		return found[0], nil
+	}
+	return artifact.Digest{}, artifact.Errorf(artifact.Conflict, "%s is not unique: %s and %s begin so; give more digits", named, found[0], found[1])
 }
 
 // difference compares two digests; of two indexes, their images of one platform. The caller has checked the reader.

@@ -105,14 +105,11 @@ const (
 func (w *Web) digest(c *gin.Context, p artifact.Principal) error {
 	ctx := c.Request.Context()
 	text := strings.TrimPrefix(c.Param("reference"), "/")
-	ref, err := artifact.ParseReference(text)
-	if err != nil {
+	if _, err := artifact.ParseShortReference(text); err != nil {
 		return err
 	}
-	if ref.Digest.IsZero() && !strings.Contains(text[strings.LastIndexByte(text, '/')+1:], ":") {
-		return artifact.Errorf(artifact.Invalid, "want /d/REPOSITORY@DIGEST or /d/REPOSITORY:TAG")
-	}
-	if ref, err = w.resolve(ctx, p, text); err != nil {
+	ref, err := w.resolve(ctx, p, text)
+	if err != nil {
 		return w.elseDenied(ctx, p, text, err)
 	}
 	page, err := w.story(ctx, p, ref)

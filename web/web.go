@@ -63,6 +63,8 @@ type Store interface {
 	// HistoryPage returns the promotions of a repository, newest first, at most n behind the first ones, and how many there are.
 	HistoryPage(ctx context.Context, repository artifact.Repository, behind, n int) (page []artifact.Promotion, all int, err error)
 	TagHistory(ctx context.Context, repository artifact.Repository, tag artifact.Tag) ([]artifact.TagChange, error)
+	// DigestsByPrefix returns the manifests of a repository whose hexadecimal digits begin so, the first few.
+	DigestsByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error)
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
 	Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.PullDay, error)
 	Affected(ctx context.Context, id string, after artifact.Digest, n int) (all []artifact.Affected, last artifact.Digest, err error)

@@ -190,6 +190,15 @@ func (s store) ApprovalsOf(context.Context, []artifact.Deployment) ([]artifact.A
 	return nil, nil
 }
 
+func (s store) DigestsByPrefix(_ context.Context, _ artifact.Repository, hex string) (all []artifact.Digest, err error) {
+	for _, d := range []artifact.Digest{digest, hidden} {
+		if strings.HasPrefix(d.Hex(), hex) {
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
+
 func (s store) ResolveTag(_ context.Context, _ artifact.Repository, tag artifact.Tag) (artifact.Digest, error) {
 	if tag.String() == "bad" || tag.String() == "never" {
 		return artifact.Digest{}, artifact.Errorf(artifact.NotFound, "there is no tag %s", tag)
@@ -435,6 +444,11 @@ func TestPages(t *testing.T) {
 		require.Contains(t, story, want)
 	}
 	require.NotContains(t, story, "perl")
+	status, short, _ := r.get("/d/shop/returns@" + digest.Short())
+	require.Equal(t, 200, status)
+	require.Contains(t, short, digest.String(), "the first digits are enough")
+	status, _, _ = r.get("/d/shop/returns@" + strings.Repeat("0", 12))
+	require.Equal(t, 404, status)
 	_, tags, _ := r.get("/r/shop/returns")
 	require.Contains(t, tags, "unpromoted")
 	for _, page := range []string{board, story, tags} {

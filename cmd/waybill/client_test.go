@@ -228,6 +228,24 @@ func TestStatusIsATable(t *testing.T) {
 	require.NotContains(t, out, "\x1b", "no colour where there is no terminal")
 }
 
+// TestWaiverForAShortDigest: the server says which digest is meant, and the waiver is for the whole of it.
+func TestWaiverForAShortDigest(t *testing.T) {
+	got := fakeServer(t, map[string]any{"GET /verdict": artifact.VerdictRecord{Digest: testDigest}, "POST /waivers": artifact.Waiver{Digest: testDigest}})
+	waive := func(digest string) (string, int) {
+		_, errs, code := run(t, "", "waiver", "create", "--rule", "max-size", "--digest", digest, "--expires", "72h", "--reason", "models move out")
+		return errs, code
+	}
+	errs, code := waive("shop/returns@" + testDigest.Short())
+	require.Zero(t, code, errs)
+	require.Contains(t, (*got)[1].body, testDigest.String())
+	errs, code = waive("shop/returns@" + testDigest.String())
+	require.Zero(t, code, errs)
+	require.Len(t, *got, 3, "a whole digest is nobody's question")
+	errs, code = waive(testDigest.Short())
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "or REPO@ and its first 12 or more")
+}
+
 // TestContextThatCannotBeSent: the server has no part in that, and is not blamed.
 func TestContextThatCannotBeSent(t *testing.T) {
 	fakeServer(t, map[string]any{"POST /builds": "{}\n"})

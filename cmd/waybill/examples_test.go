@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -98,4 +99,42 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 		require.ErrorContains(t, err, want, line)
 		require.Equal(t, 2, exitCode(err), line)
 	}
+}
+
+// TestReadmeNamesEveryCommandOnce: in its tables, and none that there is not.
+func TestReadmeNamesEveryCommandOnce(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	_, section, ok := strings.Cut(string(readme), "\n## The commands\n")
+	require.True(t, ok)
+	section, _, _ = strings.Cut(section, "\n## ")
+	root := newRoot(newServe())
+	seen := map[string]int{}
+	for line := range strings.Lines(section) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 3 {
+			continue
+		}
+		for i, span := range strings.Split(cells[1], "`") {
+			if i%2 == 0 {
+				continue
+			}
+			cmd, rest, err := root.Find(strings.Fields(span))
+			require.NoError(t, err, span)
+			require.NoError(t, cmd.ParseFlags(rest), span)
+			seen[cmd.CommandPath()]++
+		}
+	}
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		require.LessOrEqual(t, seen[cmd.CommandPath()], 1, cmd.CommandPath())
+		if !cmd.HasSubCommands() && cmd.Name() != "help" { // one that has some may do no more than to group them
+			require.Equal(t, 1, seen[cmd.CommandPath()], cmd.CommandPath())
+		}
+		for _, child := range cmd.Commands() {
+			walk(child)
+		}
+	}
+	walk(root)
 }

@@ -37,7 +37,7 @@ was refused can be named: push it again afterwards.`,
 	output := outputFlag(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&rule, "rule", "", "`RULE`, as the reasons name it, or RULE:FINDING")
-	flags.StringVar(&digest, "digest", "", "`DIGEST` of the image or index that it is for")
+	flags.StringVar(&digest, "digest", "", "`DIGEST`, or REPO@DIGEST, of the image or index that it is for")
 	flags.StringVar(&repository, "repository", "", "`PATTERN` of the repositories that it is for")
 	flags.StringVar(&expires, "expires", "", "`72h`, 30d, or a time such as 2026-10-01T12:00Z")
 	flags.StringVar(&reason, "reason", "", "`text` that stands in every verdict which rests on it")
@@ -50,8 +50,8 @@ was refused can be named: push it again afterwards.`,
 		in := server.WaiverRequest{Rule: rule, Repository: repository, Reason: reason}
 		var err error
 		if digest != "" {
-			if in.Digest, err = artifact.ParseDigest(digest[strings.LastIndex(digest, "@")+1:]); err != nil {
-				return usageError{err}
+			if in.Digest, err = c.wholeDigest(ctx, digest); err != nil {
+				return err
 			}
 		}
 		if in.Expires, err = parseExpiry(expires, time.Now()); err != nil {
@@ -66,6 +66,20 @@ was refused can be named: push it again afterwards.`,
 		})
 	})
 	return cmd
+}
+
+// wholeDigest reads a digest, with its repository before it or without. One that is cut short, only the server can tell.
+func (c *client) wholeDigest(ctx context.Context, s string) (artifact.Digest, error) {
+	if ref, err := artifact.ParseShortReference(s); err == nil && ref.Short != "" {
+		var v artifact.VerdictRecord
+		err := c.get(ctx, "/verdict", url.Values{"ref": {s}}, &v)
+		return v.Digest, err
+	}
+	d, err := artifact.ParseDigest(s[strings.LastIndex(s, "@")+1:])
+	if err != nil {
+		return d, usageError{fmt.Errorf("%w, or REPO@ and its first %d or more", err, artifact.ShortestDigest)}
+	}
+	return d, nil
 }
 
 // parseExpiry takes a duration from now, with days as well, or a time.

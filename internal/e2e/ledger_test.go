@@ -70,7 +70,7 @@ func TestAuditor(t *testing.T) {
 			require.NoError(t, err)
 			return len(rows) > 1
 		})
-		require.Equal(t, []string{"day", "repository", "digest", "by", "pulls", "first", "last"}, rows[0])
+		require.Equal(t, []string{"day", "repository", "digest", "by", "pulls", "first", "last", "type"}, rows[0])
 		require.Equal(t, d, rows[1][2])
 		require.Contains(t, rows[1][3], "token:")
 		require.Equal(t, s.ok(auditor, "pulls", ref), s.ok(auditor, "history", ref))
