@@ -22,7 +22,7 @@ func newReplication() *cobra.Command {
 func newReplicationStatus() *cobra.Command {
 	cmd := &cobra.Command{Use: "status [SERVICE]", Short: "Show the last state of each copy of a promoted digest, newest first", Args: upTo(1)}
 	output := outputFlag(cmd)
-	limit := cmd.Flags().Int("limit", 1000, "at most so many")
+	limit := cmd.Flags().Int("limit", 1000, "at most so many `copies`")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{}
 		if len(args) == 1 {
