@@ -10,5 +10,9 @@ create unlogged table login_failures (
 );
 create index login_failures_at on login_failures (at);
 
+-- Copies to other registries are listed newest first, in pages.
+create index replications_since on replications (since desc, target, repository, digest, environment);
+
 -- +goose Down
+drop index replications_since;
 drop table login_failures;

@@ -29,8 +29,8 @@ func walk[T any](t *testing.T, n int, fetch func(after T, n int) ([]T, error), n
 	}
 }
 
-// TestPagesOfBuildsAndReleases: pages hold every row once and in order, also of those of one instant.
-func TestPagesOfBuildsAndReleases(t *testing.T) {
+// TestPagesOfBuildsReleasesAndCopies: pages hold every row once and in order, also of those of one instant.
+func TestPagesOfBuildsReleasesAndCopies(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	_, err := db.Pool.Exec(t.Context(), `insert into build_runs (id, repository, key, request, principal, state, asked_at)
@@ -39,6 +39,10 @@ func TestPagesOfBuildsAndReleases(t *testing.T) {
 	require.NoError(t, err)
 	_, err = db.Pool.Exec(t.Context(), `insert into releases (name, actor, at, ledger_index)
 		select 'r' || lpad(i::text, 3, '0'), 'user:ada', '2026-10-01T12:00:00.123456Z'::timestamptz + (i / 7) * interval '1 microsecond', i from generate_series(0, 99) i`)
+	require.NoError(t, err)
+	_, err = db.Pool.Exec(t.Context(), `insert into replications (target, repository, digest, environment, state, since)
+		select 'edge' || i % 2, case i % 3 when 0 then 'shop/cart' else 'shop/returns' end, 'sha256:' || lpad(i::text, 64, '0'), 'dev', 'copied',
+			'2026-10-01T12:00:00.123456Z'::timestamptz + (i / 7) * interval '1 microsecond' from generate_series(0, 99) i`)
 	require.NoError(t, err)
 	shop, err := artifact.ParseRepository("shop/cart")
 	require.NoError(t, err)
@@ -53,6 +57,14 @@ func TestPagesOfBuildsAndReleases(t *testing.T) {
 		require.Len(t, all, 100)
 		require.True(t, slices.IsSorted(all), "the newest first, and those of one instant by their ids")
 		require.Len(t, builds(shop), 34)
+		for r, want := range map[artifact.Repository]int{{}: 100, shop: 34} {
+			copies := walk(t, n, func(after artifact.Replication, n int) ([]artifact.Replication, error) {
+				return db.Replications(t.Context(), r, after, n)
+			},
+				func(r artifact.Replication) string { return r.Digest.String() })
+			slices.Sort(copies)
+			require.Len(t, slices.Compact(copies), want)
+		}
 		releases := walk(t, n, func(after artifact.Release, n int) ([]artifact.Release, error) {
 			return db.Releases(t.Context(), after, n)
 		}, func(r artifact.Release) string { return r.Name })

@@ -26,10 +26,13 @@ func (db *DB) SaveReplication(ctx context.Context, r artifact.Replication) error
 	return translate(err)
 }
 
-// Replications returns the newest state of each copy of a repository (the zero one: of all), newest first, at most 1000.
-func (db *DB) Replications(ctx context.Context, repository artifact.Repository) ([]artifact.Replication, error) {
+// Replications returns the newest state of each copy of a repository (the zero one: of all), newest first, at most n of those
+// behind one (the zero one: from the newest on).
+func (db *DB) Replications(ctx context.Context, repository artifact.Repository, after artifact.Replication, n int) ([]artifact.Replication, error) {
 	rows, err := db.Pool.Query(ctx, `select target, repository, digest, environment, version, state, problem, attempts, since from replications
-		where $1::text is null or repository = $1 order by since desc, target, repository, digest, environment limit 1000`, repository)
+		where since <= $2 and (since < $2 or (target, repository, digest, environment) > ($3, $4, $5, $6)) and ($1::text is null or repository = $1)
+		order by since desc, target, repository, digest, environment limit $7`,
+		repository, before(after.Since), after.Target, after.Repository.String(), after.Digest.String(), after.Environment.String(), n)
 	if err != nil {
 		return nil, translate(err)
 	}

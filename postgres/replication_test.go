@@ -26,7 +26,7 @@ func TestReplicationIsOfThePromotion(t *testing.T) {
 		return s.db.QueueReplication(ctx, tx, artifact.Replication{Target: "edge", Repository: p.Repository, Digest: p.Digest, Environment: p.Environment, Version: p.Version})
 	}
 	s.mustPromote("v1", "dev")
-	all, err := s.db.Replications(s.ctx, s.repository)
+	all, err := s.db.Replications(s.ctx, s.repository, artifact.Replication{}, 10)
 	require.NoError(t, err)
 	require.Len(t, all, 1)
 	require.Equal(t, []any{"edge", v1, "dev", "v1", artifact.ReplicationWaiting}, []any{all[0].Target, all[0].Digest, all[0].Environment.String(), all[0].Version, all[0].State})
@@ -34,13 +34,13 @@ func TestReplicationIsOfThePromotion(t *testing.T) {
 	done := all[0]
 	done.State, done.Problem, done.Attempts = artifact.ReplicationFailed, "it is away", 3
 	require.NoError(t, s.db.SaveReplication(s.ctx, done))
-	all, err = s.db.Replications(s.ctx, artifact.Repository{})
+	all, err = s.db.Replications(s.ctx, artifact.Repository{}, artifact.Replication{}, 10)
 	require.NoError(t, err)
 	require.Equal(t, []any{artifact.ReplicationFailed, "it is away", 3}, []any{all[0].State, all[0].Problem, all[0].Attempts})
 
 	t.Run("what refers to it later has it copied again", func(t *testing.T) {
 		sbom := s.put("late SBOM", attached(v1))
-		all, err := s.db.Replications(s.ctx, s.repository)
+		all, err := s.db.Replications(s.ctx, s.repository, artifact.Replication{}, 10)
 		require.NoError(t, err)
 		require.Len(t, all, 1)
 		require.Equal(t, []any{artifact.ReplicationWaiting, "v1", ""}, []any{all[0].State, all[0].Version, all[0].Problem})
@@ -55,7 +55,7 @@ func TestReplicationIsOfThePromotion(t *testing.T) {
 		s.mustPromote("v2", "dev")
 		_, err := s.rollback("dev")
 		require.NoError(t, err)
-		all, err := s.db.Replications(s.ctx, s.repository)
+		all, err := s.db.Replications(s.ctx, s.repository, artifact.Replication{}, 10)
 		require.NoError(t, err)
 		require.Len(t, all, 2)
 		require.Equal(t, v1, all[0].Digest, "the newest")

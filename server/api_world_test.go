@@ -343,7 +343,7 @@ func (w *world) History(_ context.Context, r artifact.Repository) ([]artifact.Pr
 	return all, nil
 }
 
-func (w *world) Replications(_ context.Context, r artifact.Repository) ([]artifact.Replication, error) {
+func (w *world) Replications(_ context.Context, r artifact.Repository, _ artifact.Replication, _ int) ([]artifact.Replication, error) {
 	all := []artifact.Replication{{Target: "edge", Repository: w.shop, Digest: w.promoted, Environment: w.production, State: artifact.ReplicationCopied, Since: noon}}
 	if r == w.shop {
 		return all, nil

@@ -78,6 +78,12 @@ func (l long) Pulls(_ context.Context, f artifact.PullFilter) ([]artifact.PullDa
 	}), nil
 }
 
+func (l long) Replications(_ context.Context, _ artifact.Repository, after artifact.Replication, n int) ([]artifact.Replication, error) {
+	return rows(l, number(after.Digest), n, func(i int) artifact.Replication {
+		return artifact.Replication{Target: "edge", Repository: l.repository(i), Digest: digest(i), Since: noon}
+	}), nil
+}
+
 // longRecords are the records of a finding that every image has.
 type longRecords struct {
 	*world
@@ -101,7 +107,7 @@ func (l longRecords) Run(ctx context.Context, id string) (artifact.Build, error)
 func (w *world) long(t *testing.T, n int) *httptest.Server {
 	t.Helper()
 	l := long{buildFake{w}, n}
-	s, _ := w.startWith(t, func(c *server.APIConfig) { c.Builder, c.Pulls, c.Records = l, l, longRecords{w, l} })
+	s, _ := w.startWith(t, func(c *server.APIConfig) { c.Builder, c.Pulls, c.Replications, c.Records = l, l, l, longRecords{w, l} })
 	return s
 }
 
@@ -119,6 +125,7 @@ func TestPagesAreFull(t *testing.T) {
 		"/builds?limit=7&repository=other/x": {"builds", 7, 30}, // the fake does not narrow
 		"/bases":                             {"bases", 1000, 30},
 		"/pulls?limit=7":                     {"pulls", 7, 30},
+		"/replications?limit=7":              {"replications", 7, 30},
 		"/cves/CVE-2024-24790":               {"affected", 0, 30},
 	} {
 		target, err := url.Parse(path)

@@ -17,6 +17,7 @@ var examples = map[string]string{
 	"build list":          "waybill build list --repository shop/returns --limit 10",
 	"build logs":          "waybill build logs AET2JELFYMY6VGTYZUWWF6DCWM",
 	"db import":           "waybill db import examples/advisories/db.tar.gz",
+	"db history":          "waybill db history",
 	"db status":           "waybill db status",
 	"environment retire":  "waybill environment retire hall-3 --reason 'the hall is closed'",
 	"fsck":                "waybill fsck\nwaybill fsck --quarantine",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -21,14 +22,23 @@ func newReplication() *cobra.Command {
 func newReplicationStatus() *cobra.Command {
 	cmd := &cobra.Command{Use: "status [SERVICE]", Short: "Show the last state of each copy of a promoted digest, newest first", Args: upTo(1)}
 	output := outputFlag(cmd)
+	limit := cmd.Flags().Int("limit", 1000, "at most so many `copies`")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{}
 		if len(args) == 1 {
 			query.Set("service", args[0])
 		}
-		var out server.ReplicationList
-		if err := c.get(ctx, "/replications", query, &out); err != nil {
-			return err
+		out := server.ReplicationList{Replications: []artifact.Replication{}}
+		for len(out.Replications) < *limit {
+			query.Set("limit", strconv.Itoa(min(*limit-len(out.Replications), 1000)))
+			var page server.ReplicationList
+			if err := c.get(ctx, "/replications", query, &page); err != nil {
+				return err
+			}
+			if out.Replications = append(out.Replications, page.Replications...); page.Next == "" {
+				break
+			}
+			query.Set("after", page.Next)
 		}
 		return output.show(cmd, out, func(w io.Writer) { printReplications(w, out.Replications) })
 	})

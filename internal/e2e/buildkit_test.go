@@ -139,6 +139,38 @@ func (s *waybillServer) waitingHere(token, dir, tag string) (id string, here *os
 	}
 }
 
+// TestRevokedWhileQueued: a build that waits for its turn does not run when its asker's token is revoked meanwhile.
+func TestRevokedWhileQueued(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	s := serve(t, "--config", config(t, "builder: {buildkit: {builds: 1}}\n"))
+	program, ci := stepProgram(t), s.token("--role", "pusher")
+	first, ended := s.waiting(ci, stepContext(t, program, "FROM scratch\nCOPY step /step\nRUN [\"/step\", \"wait\"]\n"), "shop/first:v1")
+	var late struct{ Token, ID string }
+	s.json(s.admin(), &late, "token", "create", "--role", "pusher", "--name", "late")
+	said := make(chan string, 1)
+	dir := stepContext(t, program, "FROM scratch\nCOPY step /step\nRUN [\"/step\", \"print\", \"/step\"]\n")
+	go func() {
+		_, log, _ := s.waybill(late.Token, "build", "-t", "shop/late:v1", dir)
+		said <- log
+	}()
+	state := func() artifact.BuildState {
+		var list server.BuildList
+		s.json(ci, &list, "build", "list", "--repository", "shop/late")
+		if len(list.Builds) == 0 {
+			return ""
+		}
+		return list.Builds[0].State
+	}
+	s.await("the build to be queued", func() bool { return state() == artifact.BuildQueued })
+	s.ok(s.admin(), "token", "revoke", late.ID)
+	s.ok(ci, "build", "cancel", first)
+	_, code := ended()
+	require.Equal(t, 1, code)
+	require.Contains(t, <-said, "nothing was built: token "+late.ID+" of token:late/"+late.ID+" was revoked meanwhile")
+	require.Equal(t, artifact.BuildFailed, state())
+}
+
 func (s *waybillServer) cancelled(token, program string) {
 	dir := stepContext(s.t.(*testing.T), program, "FROM scratch\nCOPY step /step\nRUN [\"/step\", \"wait\"]\n")
 	id, ended := s.waiting(token, dir, "shop/cancel:v1")

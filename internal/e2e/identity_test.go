@@ -361,6 +361,33 @@ func TestRevokedEverywhere(t *testing.T) {
 	require.Less(t, time.Since(revoked), 1500*time.Millisecond) // a second, and what a busy machine takes
 }
 
+// TestLockedOutEverywhere: who guesses at one replica is locked out of the others.
+func TestLockedOutEverywhere(t *testing.T) {
+	t.Parallel()
+	database := newOutside(t)
+	config := config(t, "database: {url: '"+database.url()+"'}\nidentity: {failedLogins: 10, trustedProxies: [127.0.0.0/8]}\n")
+	first := serve(t, "--config", config)
+	second := serveVia(t, []string{"sh", "-c", `mkdir -p "$0" && cp -a ` + first.data + `/keys "$0/" && exec "$@"`}, "--config", config)
+	admin := first.admin()
+	status := func(s *waybillServer, address, token string) int {
+		r, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, s.url+"/v2/", nil)
+		r.Header.Set("X-Forwarded-For", address)
+		r.SetBasicAuth("ci", token)
+		answer, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		_ = answer.Body.Close()
+		return answer.StatusCode
+	}
+	require.Equal(t, 200, status(second, "192.0.2.1", admin))
+	for range 10 {
+		require.Equal(t, 401, status(first, "192.0.2.1", "guess"))
+	}
+	require.Equal(t, 429, status(first, "192.0.2.1", "guess"))
+	// What is known of a token for a second needs no look at the count: another is asked with.
+	require.Eventually(t, func() bool { return status(second, "192.0.2.1", "guess") == 429 }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, 200, status(second, "192.0.2.2", admin))
+}
+
 // TestPublic: what is public can be pulled without signing in, and nothing else can be done or seen.
 func TestPublic(t *testing.T) {
 	t.Parallel()
