@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"html/template"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,20 @@ func (w *Web) functions() template.FuncMap {
 		"instant":    func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
 		"change":     change,
+		"until":      func(t time.Time) string { return until(t.Sub(w.cfg.Now())) },
+		"day":        func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
+		"second":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+		"took":       took,
+		"plain":      plainText,
+		"prior":      func(i int) int { return i - 1 },
+		"above":      func(i int64) int64 { return i + 1 },
+		"grave":      grave,
+		"brief":      func(s string) string { return hashes.ReplaceAllString(plainText(s), "$1") },
+		"origin":     func(source string) string { s, _ := originOf(source); return s },
+		"commit":     func(source string) string { _, commit := originOf(source); return commit },
+		"few":        func(all []artifact.Reason) []artifact.Reason { return all[:min(len(all), shownReasons)] },
+		"first":      func(all []string) []string { return all[:min(len(all), firstReasons)] },
+		"rest":       func(all []string) int { return max(len(all)-firstReasons, 0) },
 		"name":       nameOf,
 		"done": func(action string) string {
 			return map[string]string{"promote": "Promoted to", "rollback": "Rolled back to it in", "recall": "Recalled from", "retire": "Let go of with"}[action]
@@ -41,6 +56,39 @@ func ago(d time.Duration) string {
 		return fmt.Sprintf("%d h ago", int(d.Hours()))
 	}
 	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}
+
+// until says how long something still is.
+func until(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return "in less than a minute"
+	case d < 2*time.Hour:
+		return fmt.Sprintf("in %d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("in %d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("in %d days", int(d.Hours()/24))
+}
+
+// hashes are told from each other by how they begin.
+var hashes = regexp.MustCompile(`\b([0-9a-f]{12})[0-9a-f]{28,}\b`)
+
+// originOf is the repository and the commit, short, of a build's source.
+func originOf(source string) (origin, commit string) {
+	i := strings.LastIndexByte(source, '@')
+	if i < 0 || len(source)-i-1 < 40 || strings.Trim(source[i+1:], "0123456789abcdef") != "" {
+		return source, ""
+	}
+	return source[:i], source[i+1:][:12]
+}
+
+// took is how long something was worked on.
+func took(d time.Duration) string {
+	if d < time.Minute {
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
 }
 
 func size(n int64) string {

@@ -339,11 +339,14 @@ func (gate) Repositories(_ context.Context, p artifact.Principal, all []artifact
 }
 
 var principals = map[string]artifact.Principal{
-	"admin":    {Name: "admin", Role: artifact.Admin},
-	"deployer": {Name: "node", Role: artifact.Deployer, Environments: []artifact.Environment{dev}},
-	"approver": {Name: "grace", Role: artifact.Approver},
-	"reader":   {Name: "rita", Role: artifact.Reader},
-	"stranger": {Name: "stranger", Role: artifact.Reader, Repositories: []string{"bank/**"}},
+	"admin":        {Name: "admin", Role: artifact.Admin},
+	"deployer":     {Name: "node", Role: artifact.Deployer, Environments: []artifact.Environment{dev}},
+	"approver":     {Name: "grace", Role: artifact.Approver},
+	"reader":       {Name: "rita", Role: artifact.Reader},
+	"auditor":      {Name: "otto", Role: artifact.Auditor},
+	"pusher":       {Name: "ci", Role: artifact.Pusher},
+	"bank-auditor": {Name: "bea", Role: artifact.Auditor, Repositories: []string{"bank/**"}},
+	"stranger":     {Name: "stranger", Role: artifact.Reader, Repositories: []string{"bank/**"}},
 }
 
 // reader is a browser without scripts.
@@ -353,6 +356,8 @@ type reader struct {
 	url    string
 	desk   *desk
 	stop   func() // waits for what is under way
+	rules  *rulebook
+	yard   *yard
 }
 
 func open(t *testing.T, s web.Store) *reader {
@@ -362,8 +367,8 @@ func open(t *testing.T, s web.Store) *reader {
 
 func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	t.Helper()
-	d := newDesk(t)
-	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
+	d, rules, builds := newDesk(t), &rulebook{}, &yard{}
+	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Policies: rules, Builds: builds, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p, ok := principals[token]
 			if !ok {
@@ -382,7 +387,7 @@ func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	server := httptest.NewServer(engine)
 	t.Cleanup(server.Close)
 	jar, _ := cookiejar.New(nil)
-	return &reader{t, &http.Client{Jar: jar}, server.URL, d, server.Close}
+	return &reader{t, &http.Client{Jar: jar}, server.URL, d, server.Close, rules, builds}
 }
 
 func (r *reader) get(path string) (int, string, http.Header) {
@@ -481,9 +486,22 @@ func TestEveryPage(t *testing.T) {
 		"/cves?id=CVE-2024-24790": {"1 environment runs it", nil},
 		"/compare":                {"Compare", nil},
 		"/compare?from=shop/returns:v1&to=shop/returns:v2": {"The same", []string{"deployer", "stranger"}},
-		"/ledger": {"Do not believe it", []string{"deployer", "stranger", "reader", "approver"}},
+		"/ledger": {"Do not believe it", []string{"deployer", "stranger", "reader", "approver", "pusher"}},
+
+		"/policies":                         {"There is no ssh daemon in the image", []string{"deployer"}},
+		"/policies?new=yes":                 {"New policy", []string{"deployer", "stranger", "reader", "approver", "pusher"}},
+		"/policies/shop?version=1":          {"not in force", []string{"deployer"}},
+		"/policies/shop?from=1&to=2":        {"From version 1 to version 2", []string{"deployer"}},
+		"/builds":                           {"shop/returns:v456", []string{"deployer"}},
+		"/builds/DONE":                      {"It came to nothing", []string{"deployer", "stranger"}},
+		"/builds/RUNS":                      {"Cancel this build", []string{"deployer", "stranger"}},
+		"/audit":                            {"Everything in the ledger", []string{"deployer", "stranger", "reader", "approver", "pusher"}},
+		"/audit?view=pulls&from=2026-11-01": {"Every pull from 2026-11-01", []string{"deployer", "stranger", "reader", "approver", "pusher"}},
 	} {
 		for token := range principals {
+			if token == "bank-auditor" {
+				continue // see TestAudit
+			}
 			r := open(t, store{})
 			r.signIn(token)
 			status, page, header := r.get(path)
@@ -502,7 +520,7 @@ func TestEveryPage(t *testing.T) {
 	}
 	r := open(t, store{})
 	r.signIn("admin")
-	for _, path := range []string{"/?at=tomorrow", "/?at=2999-01-01", "/cves?id=<script>", "/cves?id=A&after=x", "/compare?from=x&to=<script>", "/promote?service=A&environment=dev", "/recall?ref=shop/returns:v1", "/ledger?before=x", "/ledger/proofs?from=0&to=1000", "/events?since=x"} {
+	for _, path := range []string{"/?at=tomorrow", "/?at=2999-01-01", "/cves?id=<script>", "/cves?id=A&after=x", "/compare?from=x&to=<script>", "/promote?service=A&environment=dev", "/recall?ref=shop/returns:v1", "/ledger?before=x", "/ledger/proofs?from=0&to=1000", "/events?since=x", "/policies/shop?version=x", "/policies/shop?from=-1"} {
 		status, page, _ := r.get(path)
 		require.Equal(t, 400, status, path)
 		harmless(t, page)
