@@ -41,7 +41,7 @@ var LedgerKinds = []string{"approval", "approval.revoked", "database.imported", 
 // Heads of the tables that LedgerLine.CSV and PullDay.CSV are lines of.
 var (
 	LedgerHead = CSVLine("index", "at", "kind", "by", "repository", "digest", "environment", "version", "subject", "reason", "reasons")
-	PullHead   = CSVLine("day", "repository", "digest", "by", "pulls", "first", "last")
+	PullHead   = CSVLine("day", "repository", "digest", "by", "pulls", "first", "last", "type")
 )
 
 // CSV is the entry as a line of a table; times are RFC 3339, UTC.
@@ -51,7 +51,7 @@ func (l LedgerLine) CSV() string {
 
 // CSV is the row as a line of a table.
 func (d PullDay) CSV() string {
-	return CSVLine(d.Day.Format(time.DateOnly), d.Repository.String(), d.Digest.String(), d.Principal, strconv.FormatInt(d.Pulls, 10), csvTime(d.First), csvTime(d.Last))
+	return CSVLine(d.Day.Format(time.DateOnly), d.Repository.String(), d.Digest.String(), d.Principal, strconv.FormatInt(d.Pulls, 10), csvTime(d.First), csvTime(d.Last), string(d.Type))
 }
 
 func csvTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

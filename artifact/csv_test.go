@@ -41,7 +41,7 @@ func TestCSV(t *testing.T) {
 	noon := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	require.Equal(t, "7,2026-11-21T12:00:00Z,promotion,token:ada/1,shop/returns,,,v456,,'=cmd|'/c calc'!A0,a; b\r\n",
 		artifact.LedgerLine{Index: 7, At: noon, Kind: "promotion", Actor: "token:ada/1", Repository: repository, Version: "v456", Reason: "=cmd|'/c calc'!A0", Reasons: []string{"a", "b"}}.CSV())
-	require.Equal(t, "2026-11-21,shop/returns,,'@x,3,2026-11-21T12:00:00Z,2026-11-21T12:00:00Z\r\n", artifact.PullDay{Day: noon, Repository: repository, Principal: "@x", Pulls: 3, First: noon, Last: noon}.CSV())
+	require.Equal(t, "2026-11-21,shop/returns,,'@x,3,2026-11-21T12:00:00Z,2026-11-21T12:00:00Z,attached\r\n", artifact.PullDay{Day: noon, Repository: repository, Principal: "@x", Pulls: 3, First: noon, Last: noon, Type: artifact.PulledAttached}.CSV())
 }
 
 // FuzzCSV: no cell begins a formula, and none leaves its place.
