@@ -88,6 +88,25 @@ func edit(t testing.TB, ctx context.Context, text string) {
 	get(t, ctx, chromedp.Evaluate[string](fmt.Sprintf(`document.querySelector("#draft-text").value = %q`, text)))
 }
 
+// press clicks, and waits until another page shows what a selector names.
+func press(t testing.TB, ctx context.Context, button, shows string) {
+	t.Helper()
+	get(t, ctx, chromedp.Evaluate[bool](`window.pressed = true`))
+	do(t, ctx, chromedp.Click(button), chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		for {
+			// While it goes from one page to the next there is none to ask.
+			if there, err := chromedp.Evaluate[bool](fmt.Sprintf("window.pressed === undefined && document.querySelector(%q)?.checkVisibility() === true", shows))(ctx, tab); err == nil && there {
+				return nil
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("%s is not visible on a page behind %s: %w", shows, button, ctx.Err())
+			}
+		}
+	}))
+}
+
 // TestPolicyIsTriedAndApplied: an auditor previews what an edited policy would deny, in which environments and why; an admin
 // applies what was previewed, and nothing else.
 func TestPolicyIsTriedAndApplied(t *testing.T) {
@@ -107,15 +126,15 @@ func TestPolicyIsTriedAndApplied(t *testing.T) {
 
 	auditor := browser(t, 1280, 900)
 	s.signIn(auditor, s.token("--role", "auditor", "--name", "otto"))
-	do(t, auditor, chromedp.Click(`nav a[href="/policies"]`), visible(".policy"))
+	press(t, auditor, `nav a[href="/policies"]`, ".policy")
 	require.Contains(t, get(t, auditor, chromedp.Text("main")), "The image runs as a user that is not root")
-	do(t, auditor, chromedp.Click(`.policy h2 a[href="/policies/shop"]`), visible("#draft-text"))
+	press(t, auditor, `.policy h2 a[href="/policies/shop"]`, "#draft-text")
 	edit(t, auditor, strings.Replace(stricter, "require-labels", "require-lables", 1))
-	do(t, auditor, chromedp.Click(`button[value="preview"]`), visible(".problem"))
+	press(t, auditor, `button[value="preview"]`, ".problem")
 	require.Contains(t, get(t, auditor, chromedp.Text(".problem")), `Line 8, column 14: rule "require-lables" is not known`)
 	require.Equal(t, "", get(t, auditor, chromedp.Evaluate[string](`document.querySelector("#impact")?.textContent ?? ""`)))
 	edit(t, auditor, stricter)
-	do(t, auditor, chromedp.Click(`button[value="preview"]`), visible("#impact"))
+	press(t, auditor, `button[value="preview"]`, "#impact")
 	says := get(t, auditor, chromedp.Text("main"))
 	require.Contains(t, says, "1 of 2 images would get another verdict")
 	require.Contains(t, says, "of those, run in dev")
@@ -129,18 +148,18 @@ func TestPolicyIsTriedAndApplied(t *testing.T) {
 	s.signIn(admin, s.admin())
 	do(t, admin, chromedp.Navigate(s.url+"/policies/shop"))
 	edit(t, admin, stricter)
-	do(t, admin, chromedp.Click(`button[value="preview"]`), visible("#impact"))
+	press(t, admin, `button[value="preview"]`, "#impact")
 	// What was edited behind its preview is previewed first.
 	edit(t, admin, strings.Replace(stricter, "team", "owner", 1))
-	do(t, admin, chromedp.Click(`button[value="apply"]`), visible(".problem"))
+	press(t, admin, `button[value="apply"]`, ".problem")
 	require.Contains(t, get(t, admin, chromedp.Text(".problem")), "the text is another than was previewed")
 	edit(t, admin, stricter)
-	do(t, admin, chromedp.Click(`button[value="preview"]`), visible("#impact"))
+	press(t, admin, `button[value="preview"]`, "#impact")
 	// Somebody else was faster.
 	o.apply(strings.Replace(lenientShop, "rules:", "whenPromotedTurnsBad: alert\n  rules:", 1))
-	do(t, admin, chromedp.Click(`button[value="apply"]`), visible(".problem"))
+	press(t, admin, `button[value="apply"]`, ".problem")
 	require.Contains(t, get(t, admin, chromedp.Text(".problem")), "applied version 2 meanwhile")
-	do(t, admin, chromedp.Click(`button[value="apply"]`), visible(".told"))
+	press(t, admin, `button[value="apply"]`, ".told")
 	require.Contains(t, get(t, admin, chromedp.Text(".told")), "Applied version 3 of shop")
 	require.Contains(t, s.ok(s.admin(), "policy", "show", "shop"), "require-labels")
 	do(t, admin, chromedp.Navigate(s.url+"/policies/shop?from=1&to=3"), visible("#difference"))
@@ -160,9 +179,9 @@ func TestBuildIsFollowedAndCancelled(t *testing.T) {
 	tab, other := browser(t, 1280, 900), browser(t, 1280, 900)
 	s.signIn(tab, ci)
 	s.signIn(other, reader)
-	do(t, tab, chromedp.Click(`nav a[href="/builds"]`), visible(".builds"))
+	press(t, tab, `nav a[href="/builds"]`, ".builds")
 	require.Contains(t, get(t, tab, chromedp.Text(".builds")), "running")
-	do(t, tab, chromedp.Click(`.builds th a`), visible(`form[action$="/cancel"] button`))
+	press(t, tab, `.builds th a`, `form[action$="/cancel"] button`)
 	do(t, other, chromedp.Navigate(s.url+"/builds/"+id), visible(".console"))
 	require.False(t, get(t, other, chromedp.Evaluate[bool](`document.querySelector('form[action$="/cancel"]') !== null`)), "a reader cancels nothing")
 	counted := `Math.max(-1, ...[...document.querySelector(".console").textContent.matchAll(/count (\d+)/g)].map((m) => Number(m[1])))`
@@ -174,7 +193,7 @@ func TestBuildIsFollowedAndCancelled(t *testing.T) {
 	for i, n := range seen {
 		require.Equal(t, i, n, "each line once, in order")
 	}
-	do(t, tab, chromedp.Click(`form[action$="/cancel"] button`), visible(".told"))
+	press(t, tab, `form[action$="/cancel"] button`, ".told")
 	poll(t, other, `window.mine === true && document.querySelector("#state").textContent.includes("cancelled by")`)
 	poll(t, other, `document.querySelector("[data-follow-live]").hidden`)
 	log, code := ended()
@@ -207,10 +226,11 @@ func TestAuditFilter(t *testing.T) {
 
 	tab := browser(t, 1280, 900)
 	s.signIn(tab, auditor)
-	do(t, tab, chromedp.Click(`nav a[href="/audit"]`), visible(".decisions"))
+	press(t, tab, `nav a[href="/audit"]`, ".decisions")
 	require.Contains(t, get(t, tab, chromedp.Text(".decisions")), "push.accepted")
 	get(t, tab, chromedp.Evaluate[string](`document.querySelector("select[name=kind]").value = "promotion"`))
-	do(t, tab, chromedp.SendKeys(`input[name="about"]`, "shop/returns:v1"), chromedp.Click(`.filters button`), visible(".decisions"))
+	do(t, tab, chromedp.SendKeys(`input[name="about"]`, "shop/returns:v1"))
+	press(t, tab, `.filters button`, ".decisions")
 	require.Equal(t, 1, get(t, tab, chromedp.Evaluate[int](`document.querySelectorAll(".decisions tbody tr").length`)))
 	require.Contains(t, get(t, tab, chromedp.Text(".decisions")), "=HYPERLINK", "it is text")
 	download := func(link string) [][]string {
@@ -227,7 +247,7 @@ func TestAuditFilter(t *testing.T) {
 	require.Equal(t, `'=HYPERLINK("https://evil.example")`, rows[1][9], "no formula to a spreadsheet")
 
 	// By who, from a link of the list; and a period in which nothing was.
-	do(t, tab, chromedp.Click(`.decisions td.actor a`), visible(".decisions"))
+	press(t, tab, `.decisions td.actor a`, ".decisions")
 	require.Regexp(t, `^token:ada/`, get(t, tab, chromedp.Value(`input[name="who"]`)))
 	do(t, tab, chromedp.Navigate(s.url+"/audit?to="+time.Now().UTC().AddDate(0, 0, -2).Format(time.DateOnly)), visible(".filters"))
 	require.Contains(t, get(t, tab, chromedp.Text("main")), "There is nothing that the filter would show")

@@ -142,7 +142,7 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 			}
 			if page.name == "preview" {
 				edit(t, ctx, stricterShop)
-				do(t, ctx, chromedp.Click(`button[value="preview"]`), visible("#impact"))
+				press(t, ctx, `button[value="preview"]`, "#impact")
 			}
 			picture := get(t, ctx, chromedp.FullScreenshot(100))
 			require.NoError(t, os.WriteFile(filepath.Join(folder, page.name+"-"+look.name+".png"), small(t, picture), 0o644))
