@@ -14,6 +14,9 @@ const (
 	BuildCancelled BuildState = "cancelled"
 )
 
+// BuildStates in the order in which a build goes through them.
+var BuildStates = []BuildState{BuildQueued, BuildRunning, BuildDone, BuildFailed, BuildCancelled}
+
 // Ended reports whether nothing more comes of it.
 func (s BuildState) Ended() bool { return s != BuildQueued && s != BuildRunning }
 
@@ -22,7 +25,8 @@ type Build struct {
 	ID         string     `json:"id"`
 	Repository Repository `json:"repository"`
 	Tags       []Tag      `json:"tags,omitempty"`
-	Key        Digest     `json:"key"` // of the inputs
+	Key        Digest     `json:"key"`              // of the inputs
+	Source     string     `json:"source,omitempty"` // where the context is from, as the request says: a repository, and its commit behind @
 	State      BuildState `json:"state"`
 	AskedBy    string     `json:"askedBy"`
 	AskedAt    time.Time  `json:"askedAt"`
@@ -32,6 +36,14 @@ type Build struct {
 	Digest     Digest     `json:"digest,omitzero"`    // once it is done
 	New        bool       `json:"new,omitempty"`      // false: the same inputs were built before
 	Failure    string     `json:"failure,omitempty"`
+}
+
+// BuildFilter asks for builds, newest first. What is zero is not asked for, but for Limit. After is the last of the page before.
+type BuildFilter struct {
+	Repository Repository
+	State      BuildState
+	After      Build // ID and AskedAt
+	Limit      int
 }
 
 // BuiltOn says that an image was built on another, and what is wrong with that one by now.

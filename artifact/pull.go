@@ -33,5 +33,6 @@ type PullFilter struct {
 	Principal  string
 	From, To   time.Time
 	After      PullDay
+	Newest     bool // first; else the oldest
 	Limit      int
 }

@@ -44,7 +44,7 @@ type RunStore interface {
 	EndRun(ctx context.Context, owner string, b artifact.Build) error
 	CancelRun(ctx context.Context, id, by string) error
 	Run(ctx context.Context, id string) (artifact.Build, error)
-	Runs(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error)
+	Runs(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error)
 	// LostRuns takes up what was left by processes that were not heard of for so long.
 	LostRuns(ctx context.Context, unheard time.Duration, attempts int) (int, error)
 	ForgetRuns(ctx context.Context, age time.Duration) error
@@ -358,10 +358,9 @@ func (r *Runs) Run(ctx context.Context, id string) (artifact.Build, error) {
 	return r.cfg.Store.Run(ctx, id)
 }
 
-// Runs returns the next n runs of a repository (the zero one: of all) behind one (the zero one: from the newest on), newest
-// first.
-func (r *Runs) Runs(ctx context.Context, in artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error) {
-	return r.cfg.Store.Runs(ctx, in, after, n)
+// Runs returns runs, newest first.
+func (r *Runs) Runs(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error) {
+	return r.cfg.Store.Runs(ctx, f)
 }
 
 // Cancel ends a run; what of it runs ends within moments.

@@ -84,6 +84,7 @@ type boundRule struct {
 	check  check
 	asks   *SignatureQuestion // nil: nothing
 	at     Node               // its parameters
+	given  bool               // whether it has any
 }
 
 func bind(doc Node, i int, src ruleSource) (boundRule, error) {
@@ -106,7 +107,7 @@ func bind(doc Node, i int, src ruleSource) (boundRule, error) {
 	if src.Name != "" {
 		name = src.Name
 	}
-	bound := boundRule{kind: src.Rule, name: name, of: r.of, action: src.Action, check: check, at: with}
+	bound := boundRule{kind: src.Rule, name: name, of: r.of, action: src.Action, check: check, at: with, given: src.With != nil}
 	if ask := asking[src.Rule]; ask != nil {
 		bound.asks = ask(with, src.With != nil)
 	}

@@ -22,10 +22,11 @@ type BuildRun struct {
 }
 
 // runColumns are those of runFrom.
-const runColumns = ` id, repository, request->'Tags', key, state, principal->>'name', asked_at, coalesce(started_at, 'epoch'), coalesce(ended_at, 'epoch'), attempts, coalesce(digest, ''), built, failure `
+const runColumns = ` id, repository, request->'Tags', key, state, principal->>'name', asked_at, coalesce(started_at, 'epoch'), coalesce(ended_at, 'epoch'), attempts, coalesce(digest, ''), built, failure,
+	left(concat_ws('@', nullif(request->'Source'->>'uri', ''), nullif(request->'Source'->>'commit', '')), 1000) `
 
 func runFrom(row pgx.CollectableRow) (b artifact.Build, err error) {
-	err = row.Scan(&b.ID, &b.Repository, &b.Tags, &b.Key, &b.State, &b.AskedBy, &b.AskedAt, &b.StartedAt, &b.EndedAt, &b.Attempts, &b.Digest, &b.New, &b.Failure)
+	err = row.Scan(&b.ID, &b.Repository, &b.Tags, &b.Key, &b.State, &b.AskedBy, &b.AskedAt, &b.StartedAt, &b.EndedAt, &b.Attempts, &b.Digest, &b.New, &b.Failure, &b.Source)
 	for _, at := range []*time.Time{&b.StartedAt, &b.EndedAt} {
 		if at.Unix() == 0 {
 			*at = time.Time{}
@@ -145,14 +146,16 @@ func (db *DB) BuildRun(ctx context.Context, id string) (b artifact.Build, err er
 	return b, orNotFound(err, artifact.Errorf(artifact.NotFound, "there is no build %.64s", id))
 }
 
-// BuildRuns returns the next n runs of a repository (the zero one: of all) behind one (the zero one: from the newest on),
-// newest first.
-func (db *DB) BuildRuns(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error) {
-	sql, args := `select`+runColumns+`from build_runs where asked_at <= $1 and (asked_at < $1 or id > $2) order by asked_at desc, id limit $3`, []any{before(after.AskedAt), after.ID, n}
-	if !r.IsZero() {
-		sql, args = `select`+runColumns+`from build_runs where asked_at <= $1 and (asked_at < $1 or id > $2) and repository = $4 order by asked_at desc, id limit $3`, append(args, r)
+// Which builds a page has: those behind one, of a state where one is given.
+const runPage = ` and asked_at <= $2 and (asked_at < $2 or id > $3) and ($4::text = '' or state = $4) order by asked_at desc, id limit $5`
+
+// BuildRuns returns runs, newest first.
+func (db *DB) BuildRuns(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error) {
+	sql := `select` + runColumns + `from build_runs where $1::text = ''` + runPage
+	if !f.Repository.IsZero() {
+		sql = `select` + runColumns + `from build_runs where repository = $1` + runPage
 	}
-	rows, err := db.Pool.Query(ctx, sql, args...)
+	rows, err := db.Pool.Query(ctx, sql, f.Repository.String(), before(f.After.AskedAt), f.After.ID, string(f.State), f.Limit)
 	if err != nil {
 		return nil, translate(err)
 	}

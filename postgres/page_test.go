@@ -50,7 +50,7 @@ func TestPagesOfBuildsReleasesAndCopies(t *testing.T) {
 	for _, n := range []int{1, 3, 7, 8, 100, 101} {
 		builds := func(r artifact.Repository) []string {
 			return walk(t, n, func(after artifact.Build, n int) ([]artifact.Build, error) {
-				return db.BuildRuns(t.Context(), r, after, n)
+				return db.BuildRuns(t.Context(), artifact.BuildFilter{Repository: r, After: after, Limit: n})
 			}, func(b artifact.Build) string { return b.ID })
 		}
 		all := builds(artifact.Repository{})

@@ -46,12 +46,23 @@ const (
 		when m.follows then 'attached' else 'artifact' end from manifests m where m.repository = pull_days.repository and m.digest = pull_days.digest), '') from pull_days where `
 	pullPage = ` and day >= $4 and day <= $5 and (day, repository, digest, principal) > ($6::date, $7::text, $8::text, $9::text)
 		order by day, repository, digest, principal limit $10`
+	newestPulls = ` and day >= $4 and day <= $5 and ($6::date, $7::text, $8::text, $9::text) > (day, repository, digest, principal)
+		order by day desc, repository desc, digest desc, principal desc limit $10`
 )
 
 // Pulls returns who pulled what, by day, repository, digest and principal, after a given row.
 func (db *DB) Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.PullDay, error) {
 	sql := pullColumns + `$1::text = '' and $2::text = '' and $3::text = ''` + pullPage
+	if f.Newest && f.After.Day.IsZero() {
+		f.After.Day = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+	}
 	switch {
+	case f.Newest && !f.Repository.IsZero():
+		sql = pullColumns + `repository = $1 and ($2::text = '' or digest = $2) and ($3::text = '' or principal = $3)` + newestPulls
+	case f.Newest && f.Principal != "":
+		sql = pullColumns + `$1::text = '' and $2::text = '' and principal = $3` + newestPulls
+	case f.Newest:
+		sql = pullColumns + `$1::text = '' and $2::text = '' and $3::text = ''` + newestPulls
 	case !f.Repository.IsZero():
 		sql = pullColumns + `repository = $1 and ($2::text = '' or digest = $2) and ($3::text = '' or principal = $3)` + pullPage
 	case f.Principal != "":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -433,6 +434,21 @@ func TestPulls(t *testing.T) {
 				f.After = page[len(page)-1]
 			}
 			require.Equal(t, c.want, got)
+			f.Newest, f.After = true, artifact.PullDay{}
+			var back []int64
+			for {
+				page, err := db.Pulls(ctx, f)
+				require.NoError(t, err)
+				for _, d := range page {
+					back = append(back, d.Pulls)
+				}
+				if len(page) < f.Limit {
+					break
+				}
+				f.After = page[len(page)-1]
+			}
+			slices.Reverse(back)
+			require.Equal(t, c.want, back, "the newest first is the other way round")
 		})
 	}
 	page, err := db.Pulls(ctx, artifact.PullFilter{Repository: repository, Digest: a, Principal: "token:ci/1", To: day(0), Limit: 10})

@@ -213,10 +213,9 @@ type Builder interface {
 	// Build reads the context to its end, builds it unless its inputs were built before, and publishes the image. Lines
 	// for people go to log as they come.
 	Build(ctx context.Context, p artifact.Principal, r BuildRequest, log BuildLog) (Built, error)
-	// Run returns one request for a build, or a NotFound error; Runs the next n of a repository (the zero one: of all) behind
-	// one (the zero one: from the newest on), newest first.
+	// Run returns one request for a build, or a NotFound error; Runs some, newest first.
 	Run(ctx context.Context, id string) (artifact.Build, error)
-	Runs(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error)
+	Runs(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error)
 	// Follow tells what a build says behind a piece of its log, until it has ended.
 	Follow(ctx context.Context, id string, after int64, tell func(seq int64, e BuildEvent)) (artifact.Build, error)
 	// Cancel ends a build that has not ended; Conflict when it has.
@@ -255,6 +254,8 @@ type BuildRequest struct {
 type Ledger interface {
 	// Entries returns up to limit entries from an index on.
 	Entries(ctx context.Context, from int64, limit int) ([]LedgerEntry, error)
+	// FindEntries returns entries as lists show them, newest first.
+	FindEntries(ctx context.Context, f artifact.LedgerFilter) ([]artifact.LedgerLine, error)
 	// Checkpoint signs (or returns) a checkpoint of the whole log as it is now.
 	Checkpoint(ctx context.Context) (LedgerCheckpoint, error)
 	// Witnessed returns the newest checkpoint that witnesses have cosigned; NotFound when there is none.
@@ -319,6 +320,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document, the version in force or another", "Documents"), a.getDocument)
 	register(a, needs(artifact.ActionLook), get("document-history", "/documents/{kind}/{name}/history", "The versions of a document: who applied each, when, and what it changed", "Documents"), a.documentHistory)
 
+	register(a, needs(artifact.ActionLook), get("list-policies", "/policies", "Policies in force: what each rule asks, in words, and of what", "Policies"), a.listPolicies)
 	register(a, needs(artifact.ActionLook), takesTime(body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml")), a.testPolicy)
 	register(a, needs(artifact.ActionAudit), takesTime(streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent")), a.impact)
 
@@ -359,11 +361,14 @@ func (a *API) Mount(engine *gin.Engine) {
 
 	register(a, needs(artifact.ActionAudit), takesTime(archive(get("export", "/export", "Everything about a digest or a period, as one signed archive", "Ledger"))), a.export)
 	register(a, needs(artifact.ActionAudit), get("pulls", "/pulls", "Who pulled what on which day", "Ledger"), a.pulls)
+	register(a, needs(artifact.ActionAudit), table(get("pulls-table", "/pulls.csv", "Who pulled what on which day, all of it, as a table", "Ledger")), a.pullsTable)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
 	register(a, needs(artifact.ActionManage), takesTime(post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage")), a.retention)
 
 	register(a, audits, get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
+	register(a, audits, get("ledger-search", "/ledger/search", "Entries of the ledger by who, what and when, newest first", "Ledger"), a.findEntries)
+	register(a, audits, table(get("ledger-search-table", "/ledger/search.csv", "Entries of the ledger by who, what and when, all of them, as a table", "Ledger")), a.findEntriesTable)
 	register(a, audits, get("ledger-checkpoint", "/ledger/checkpoint", "A signed checkpoint of the ledger", "Ledger"), a.ledgerCheckpoint)
 	register(a, audits, get("ledger-proof", "/ledger/proof", "The inclusion proof of an entry", "Ledger"), a.ledgerProof)
 	register(a, audits, get("ledger-consistency", "/ledger/consistency", "The proof that the ledger extends what it was at a size", "Ledger"), a.ledgerConsistency)

@@ -34,6 +34,7 @@ type BaseList struct {
 type (
 	buildsInput struct {
 		Repository string `query:"repository" maxLength:"255"`
+		State      string `query:"state" enum:"queued,running,done,failed,cancelled"`
 		After      string `query:"after" maxLength:"2000" doc:"Next of the page before"`
 		Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"50"`
 	}
@@ -85,22 +86,22 @@ func eventStream(op huma.Operation) huma.Operation {
 const buildsList = "builds"
 
 func (a *API) builds(ctx context.Context, p artifact.Principal, in *buildsInput) (*buildsOutput, error) {
-	var only artifact.Repository
+	f := artifact.BuildFilter{State: artifact.BuildState(in.State), Limit: in.Limit}
+	var err error
 	if in.Repository != "" {
-		var err error
-		if only, err = artifact.ParseRepository(in.Repository); err != nil {
+		if f.Repository, err = artifact.ParseRepository(in.Repository); err != nil {
 			return nil, err
 		}
-		if err := may(p, artifact.ActionLook, only); err != nil {
+		if err := may(p, artifact.ActionLook, f.Repository); err != nil {
 			return nil, err
 		}
 	}
-	var after artifact.Build
-	if err := a.cursors.open(buildsList, in.After, &after); err != nil {
+	if err := a.cursors.open(buildsList, in.After, &f.After); err != nil {
 		return nil, err
 	}
-	all, last, more, err := artifact.Page(in.Limit, after, func(after artifact.Build, n int) ([]artifact.Build, bool, error) {
-		rows, err := a.cfg.Builder.Runs(ctx, only, after, n)
+	all, last, more, err := artifact.Page(in.Limit, f.After, func(after artifact.Build, n int) ([]artifact.Build, bool, error) {
+		f.After, f.Limit = after, n
+		rows, err := a.cfg.Builder.Runs(ctx, f)
 		return rows, len(rows) == n, err
 	}, func(b artifact.Build) bool { return p.Can(artifact.ActionLook, b.Repository) })
 	if err != nil {

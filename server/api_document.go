@@ -79,18 +79,24 @@ func (a *API) applyDocuments(ctx context.Context, p artifact.Principal, in *appl
 	if err != nil {
 		return nil, err
 	}
-	if err := a.cfg.Documents.Fit(ctx, documents); err != nil {
+	done, err := ApplyDocuments(ctx, a.cfg.Documents, p, documents)
+	return &applyOutput{Body: AppliedList{Documents: done}}, err
+}
+
+// ApplyDocuments checks all documents and then puts them in force.
+func ApplyDocuments(ctx context.Context, into Documents, p artifact.Principal, documents []ParsedDocument) ([]Applied, error) {
+	if err := into.Fit(ctx, documents); err != nil {
 		return nil, err
 	}
-	out := &applyOutput{Body: AppliedList{Documents: []Applied{}}}
+	all := []Applied{}
 	for _, d := range documents {
-		done, err := a.cfg.Documents.Apply(ctx, p, d)
+		done, err := into.Apply(ctx, p, d)
 		if err != nil {
 			return nil, err
 		}
-		out.Body.Documents = append(out.Body.Documents, done)
+		all = append(all, done)
 	}
-	return out, nil
+	return all, nil
 }
 
 func (a *API) listDocuments(ctx context.Context, _ artifact.Principal, _ *struct{}) (*listDocumentsOutput, error) {

@@ -176,6 +176,15 @@ func archive(op huma.Operation) huma.Operation {
 	return op
 }
 
+// table declares an answer of comma-separated values.
+func table(op huma.Operation) huma.Operation {
+	op.Responses = map[string]*huma.Response{"200": {
+		Description: "Comma-separated values (RFC 4180), the first line their names; no cell is a formula to a spreadsheet",
+		Content:     map[string]*huma.MediaType{"text/csv": {Schema: &huma.Schema{Type: huma.TypeString}}},
+	}}
+	return op
+}
+
 // stream is embedded by inputs whose body is read as it arrives.
 type stream struct {
 	raw huma.Context

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,19 @@ type PolicyTest struct {
 	Verdicts []artifact.VerdictRecord `json:"verdicts"`
 }
 
+// PolicyList is the answer to GET /policies, by name.
+type PolicyList struct {
+	Policies []ShownPolicy `json:"policies"`
+}
+
+// ShownPolicy is a policy in force, in words; GET /documents/policy/{name} has its text.
+type ShownPolicy struct {
+	Name    string          `json:"name"`
+	Version int             `json:"version"`
+	Hash    artifact.Digest `json:"hash"`
+	policy.Words
+}
+
 // ImpactEvent is one line of an impact's answer. The last line has Result or Problem, and no other does.
 type ImpactEvent struct {
 	Change  *policy.ImpactChange `json:"change,omitempty"`
@@ -96,9 +110,10 @@ type (
 	policyImpactOutput struct {
 		Body func(huma.Context)
 	}
-	createWaiverInput struct{ Body WaiverRequest }
-	waiverOutput      struct{ Body artifact.Waiver }
-	waiversInput      struct {
+	listPoliciesOutput struct{ Body PolicyList }
+	createWaiverInput  struct{ Body WaiverRequest }
+	waiverOutput       struct{ Body artifact.Waiver }
+	waiversInput       struct {
 		All    bool  `query:"all" doc:"Those that ended, too"`
 		Before int64 `query:"before" minimum:"0" doc:"Older ones than this only"`
 		Limit  int   `query:"limit" minimum:"1" maximum:"1000" default:"1000"`
@@ -169,6 +184,19 @@ func policies(body io.Reader, file string) ([]policy.Document, error) {
 		return nil, artifact.Errorf(artifact.Invalid, "%s has no document of kind Policy", file)
 	}
 	return all, nil
+}
+
+func (a *API) listPolicies(ctx context.Context, _ artifact.Principal, _ *struct{}) (*listPoliciesOutput, error) {
+	all, err := a.cfg.Trial.Policies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &listPoliciesOutput{Body: PolicyList{Policies: []ShownPolicy{}}}
+	for _, one := range all {
+		out.Body.Policies = append(out.Body.Policies, ShownPolicy{Name: one.Name(), Version: one.Version, Hash: one.Hash(), Words: one.Words()})
+	}
+	slices.SortFunc(out.Body.Policies, func(x, y ShownPolicy) int { return strings.Compare(x.Name, y.Name) })
+	return out, nil
 }
 
 func (a *API) testPolicy(ctx context.Context, p artifact.Principal, in *policyTestInput) (*policyTestOutput, error) {

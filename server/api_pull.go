@@ -2,6 +2,10 @@ package server
 
 import (
 	"context"
+	"io"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"waybill/artifact"
 )
@@ -24,11 +28,66 @@ type (
 		Principal string `query:"principal" maxLength:"255" doc:"As the ledger names actors" example:"token:ci/k3v9"`
 		From      string `query:"from" maxLength:"40" doc:"The first day (UTC); without it, the first there is" example:"2026-10-01"`
 		To        string `query:"to" maxLength:"40" doc:"The last day (UTC), which is in it; without it, today" example:"2026-10-31"`
+		Newest    bool   `query:"newest" doc:"The newest first"`
 		After     string `query:"after" maxLength:"4000" doc:"Next of the page before"`
 		Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}
-	pullsOutput struct{ Body PullPage }
+	pullsOutput     struct{ Body PullPage }
+	pullsTableInput struct {
+		Ref       string `query:"ref" maxLength:"500" doc:"REPOSITORY, REPOSITORY:TAG (what it stands at now) or REPOSITORY@DIGEST, which may have been removed since"`
+		Principal string `query:"principal" maxLength:"255" doc:"As the ledger names actors" example:"token:ci/k3v9"`
+		From      string `query:"from" maxLength:"40" doc:"The first day; without it, the first there is" example:"2026-10-01"`
+		To        string `query:"to" maxLength:"40" doc:"The last day; without it, today" example:"2026-10-31"`
+		Newest    bool   `query:"newest" doc:"The newest first"`
+	}
+	tableOutput struct{ Body func(huma.Context) }
 )
+
+// pullsTable answers with all pages at once.
+func (a *API) pullsTable(ctx context.Context, p artifact.Principal, in *pullsTableInput) (*tableOutput, error) {
+	f, err := a.pullFilter(ctx, p, &pullsInput{Ref: in.Ref, Principal: in.Principal, From: in.From, To: in.To, Newest: in.Newest, Limit: maxPageSize})
+	if err != nil {
+		return nil, err
+	}
+	return a.table("waybill-pulls.csv", artifact.PullHead, func(ctx context.Context) (lines []string, more bool, err error) {
+		all, err := a.cfg.Pulls.Pulls(ctx, f)
+		for _, d := range all {
+			if f.After = d; p.Can(artifact.ActionAudit, d.Repository) {
+				lines = append(lines, d.CSV())
+			}
+		}
+		return lines, len(all) == f.Limit, err
+	}), nil
+}
+
+// table answers with a file of lines, page by page. The first page is asked for before the status is sent.
+func (a *API) table(name, head string, next func(ctx context.Context) (lines []string, more bool, err error)) *tableOutput {
+	return &tableOutput{Body: func(hc huma.Context) {
+		lines, more, err := next(hc.Context())
+		if err != nil {
+			a.writeProblem(hc, newProblem(err))
+			return
+		}
+		hc.SetHeader("Content-Type", "text/csv; charset=utf-8")
+		hc.SetHeader("Content-Disposition", `attachment; filename="`+name+`"`)
+		hc.SetHeader("X-Content-Type-Options", "nosniff")
+		lines = append([]string{head}, lines...)
+		for {
+			for _, line := range lines {
+				if _, err := io.WriteString(hc.BodyWriter(), line); err != nil {
+					return // it is gone
+				}
+			}
+			if !more {
+				return
+			}
+			if lines, more, err = next(hc.Context()); err != nil {
+				a.cfg.Logger.ErrorContext(hc.Context(), "table broke off", "request", a.requestID(hc), "error", err)
+				panic(http.ErrAbortHandler) // a part must not look like the whole
+			}
+		}
+	}}
+}
 
 func (a *API) pulls(ctx context.Context, p artifact.Principal, in *pullsInput) (*pullsOutput, error) {
 	f, err := a.pullFilter(ctx, p, in)
@@ -53,7 +112,7 @@ func (a *API) pulls(ctx context.Context, p artifact.Principal, in *pullsInput) (
 const pullsList = "pulls"
 
 func (a *API) pullFilter(ctx context.Context, p artifact.Principal, in *pullsInput) (f artifact.PullFilter, err error) {
-	f = artifact.PullFilter{Principal: in.Principal, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now().UTC()}
+	f = artifact.PullFilter{Principal: in.Principal, Newest: in.Newest, Limit: min(max(in.Limit, 1), maxPageSize), To: a.cfg.Now().UTC()}
 	if in.Ref != "" {
 		if f.Repository, f.Digest, err = a.pulledOf(ctx, p, in.Ref); err != nil {
 			return f, err

@@ -52,6 +52,7 @@ func routes() []route {
 		{"GET", "/documents", "", "", lookers, ""},
 		{"GET", "/documents/policy/baseline", "", "", lookers, ""},
 		{"GET", "/documents/policy/baseline/history", "", "", lookers, ""},
+		{"GET", "/policies", "", "", lookers, ""},
 		{"POST", "/policies/test" + ref, "application/yaml", policy, lookers, "reader"},
 		{"POST", "/policies/impact", "application/yaml", policy, "auditor admin", ""},
 		{"POST", "/waivers", json, `{"rule":"no-sshd","repository":"shop/**","expires":"2026-10-02T12:00:00Z","reason":"the vendor fixes it"}`, "approver admin", "approver"},
@@ -91,6 +92,9 @@ func routes() []route {
 		{"GET", "/replications?service=returns", "", "", lookers, "reader"},
 		{"GET", "/tags/history" + ref, "", "", lookers, "auditor"},
 		{"GET", "/pulls?ref=shop%2Freturns", "", "", "auditor admin", "auditor"},
+		{"GET", "/pulls.csv?ref=shop%2Freturns", "", "", "auditor admin", "auditor"},
+		{"GET", "/ledger/search?kind=promotion", "", "", "auditor admin", ""},
+		{"GET", "/ledger/search.csv", "", "", "auditor admin", ""},
 		{"GET", "/export?ref=shop%2Freturns:v456", "", "", "auditor admin", "auditor"},
 		{"POST", "/retention", json, `{}`, "admin", "admin"},
 		{"GET", "/ledger/entries", "", "", "auditor admin", ""},
@@ -799,6 +803,55 @@ func TestPulls(t *testing.T) {
 	for _, bad := range []string{"?after=x", "?after=eCB5", "?from=yesterday", "?ref=shop/returns@x"} {
 		require.Equal(t, 400, call(t, s, "auditor", "GET", "/pulls"+bad, "", "").status, bad)
 	}
+}
+
+// TestFinding: entries and pulls are found by who, what and when, and told as tables that no spreadsheet runs.
+func TestFinding(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s, _ := w.start(t)
+	var page server.FoundEntries
+	call(t, s, "auditor", "GET", "/ledger/search?limit=1&kind=promotion&actor=token:ada/1&ref=shop/returns:v456&from=2026-09-01&to=2026-09-30", "", "").decode(t, &page)
+	require.Len(t, page.Entries, 1)
+	asked := w.found[0]
+	require.Equal(t, artifact.LedgerFilter{Actor: "token:ada/1", Kind: "promotion", Repository: w.shop, Digest: w.promoted, Limit: 1,
+		From: time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)}, asked, "a day is whole")
+	next := page.Next
+	page = server.FoundEntries{}
+	call(t, s, "auditor", "GET", "/ledger/search?limit=2&ref="+w.promoted.String()+"&to=2026-09-30T12:00Z&after="+next, "", "").decode(t, &page)
+	require.Len(t, page.Entries, 1)
+	require.Empty(t, page.Next)
+	require.Equal(t, w.promoted, w.found[1].Digest)
+	require.Equal(t, 12, w.found[1].To.Hour())
+	for _, bad := range []string{"?kind=A", "?ref=shop/returns@x", "?from=yesterday", "?after=x", "?after=eCB5"} {
+		require.Equal(t, 400, call(t, s, "auditor", "GET", "/ledger/search"+bad, "", "").status, bad)
+	}
+	got := call(t, s, "auditor", "GET", "/ledger/search.csv", "", "")
+	require.Equal(t, "text/csv; charset=utf-8", got.header.Get("Content-Type"))
+	require.Equal(t, `attachment; filename="waybill-ledger.csv"`, got.header.Get("Content-Disposition"))
+	require.Contains(t, string(got.body), "index,at,kind,by,")
+	require.Contains(t, string(got.body), ",'=1+1,")
+	require.Equal(t, 2, strings.Count(string(got.body), "2026-"))
+	require.Equal(t, 400, call(t, s, "auditor", "GET", "/ledger/search.csv?ref=A", "", "").status)
+
+	got = call(t, s, "auditor", "GET", "/pulls.csv?principal=token:k8s/1&newest=true", "", "")
+	require.Equal(t, 200, got.status)
+	require.True(t, w.asked.Newest)
+	require.Contains(t, string(got.body), "token:k8s/1,3,")
+	require.NotContains(t, string(call(t, s, "scoped-auditor", "GET", "/pulls.csv", "", "").body), "token:k8s", "of other repositories")
+
+	var builds server.BuildList
+	call(t, s, "reader", "GET", "/builds?limit=1&state=done", "", "").decode(t, &builds)
+	require.Len(t, builds.Builds, 1)
+	require.Equal(t, 200, call(t, s, "reader", "GET", "/builds?after="+url.QueryEscape(builds.Next), "", "").status)
+	require.Equal(t, 400, call(t, s, "reader", "GET", "/builds?after=x", "", "").status)
+	require.Equal(t, 422, call(t, s, "reader", "GET", "/builds?state=odd", "", "").status)
+
+	var policies server.PolicyList
+	call(t, s, "reader", "GET", "/policies", "", "").decode(t, &policies)
+	require.Len(t, policies.Policies, 1)
+	require.Equal(t, "The image runs as a user that is not root, as its own /etc/passwd has it.", policies.Policies[0].Rules[0].Asks)
+	require.Equal(t, 4, policies.Policies[0].Version)
 }
 
 func TestTiles(t *testing.T) {

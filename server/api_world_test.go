@@ -43,6 +43,7 @@ type world struct {
 	waiting     artifact.Digest // in shop, pushed and not promoted
 	documents   []server.Document
 	entries     []server.LedgerEntry
+	found       []artifact.LedgerFilter
 	asked       artifact.PullFilter // the last
 	listingErr  error
 	history     []artifact.Promotion
@@ -276,7 +277,10 @@ func (w *world) DocumentVersion(_ context.Context, kind, name string, version in
 	return server.Document{}, artifact.Errorf(artifact.NotFound, "no version %d", version)
 }
 
-func (w *world) Policies(context.Context) ([]policy.Versioned, error) { return nil, nil }
+func (w *world) Policies(context.Context) ([]policy.Versioned, error) {
+	all, err := policy.Parse("baseline", policy.Baseline())
+	return []policy.Versioned{{Document: all[0], Version: 4}}, err
+}
 
 func (w *world) JudgeUnder(_ context.Context, m artifact.StoredManifest, policies []policy.Versioned) (policy.Verdict, error) {
 	return policy.NewSet(policies).Artifact(artifact.Subject{Repository: m.Repository, Digest: m.Digest}), nil
@@ -610,7 +614,7 @@ func (b buildFake) Run(_ context.Context, id string) (artifact.Build, error) {
 	return artifact.Build{ID: id, Repository: shop, State: artifact.BuildDone, Digest: b.promoted, AskedAt: noon}, err
 }
 
-func (b buildFake) Runs(ctx context.Context, _ artifact.Repository, _ artifact.Build, _ int) ([]artifact.Build, error) {
+func (b buildFake) Runs(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error) {
 	one, err := b.Run(ctx, "one")
 	return []artifact.Build{one}, err
 }
@@ -639,6 +643,15 @@ func (b buildFake) BasesOf(ctx context.Context, _ artifact.Repository, _ artifac
 func (w *world) Entries(_ context.Context, from int64, limit int) ([]server.LedgerEntry, error) {
 	from = min(from, int64(len(w.entries)))
 	return w.entries[from:min(int64(len(w.entries)), from+int64(limit))], nil
+}
+
+func (w *world) FindEntries(_ context.Context, f artifact.LedgerFilter) ([]artifact.LedgerLine, error) {
+	w.found = append(w.found, f)
+	all := []artifact.LedgerLine{{Index: 2, At: noon, Kind: "promotion", Actor: "token:ada/1", Repository: w.shop, Digest: w.promoted, Reason: "=1+1"}, {Index: 1, At: noon, Kind: "recall", Actor: "system"}}
+	if f.Before.Index == 2 {
+		return all[1:], nil
+	}
+	return all[:min(f.Limit, len(all))], nil
 }
 
 func (w *world) Checkpoint(context.Context) (server.LedgerCheckpoint, error) {

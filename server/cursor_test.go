@@ -43,12 +43,12 @@ func rows[T any](l long, after, n int, row func(i int) T) (all []T) {
 	return all
 }
 
-func (l long) Runs(_ context.Context, _ artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error) {
+func (l long) Runs(_ context.Context, f artifact.BuildFilter) ([]artifact.Build, error) {
 	from := 0
-	if after.ID != "" {
-		from = int(noon.Sub(after.AskedAt) / time.Second)
+	if f.After.ID != "" {
+		from = int(noon.Sub(f.After.AskedAt) / time.Second)
 	}
-	return rows(l, from, n, func(i int) artifact.Build {
+	return rows(l, from, f.Limit, func(i int) artifact.Build {
 		return artifact.Build{ID: fmt.Sprint("secret-", i), Repository: l.repository(i), AskedAt: noon.Add(-time.Duration(i) * time.Second)}
 	}), nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +16,6 @@ import (
 func (w *Web) functions() template.FuncMap {
 	return template.FuncMap{
 		"ago":        func(t time.Time) string { return ago(w.cfg.Now().Sub(t)) },
-		"until":      func(t time.Time) string { return until(t.Sub(w.cfg.Now())) },
 		"stamp":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 		"size":       size,
 		"severities": severities,
@@ -29,6 +29,17 @@ func (w *Web) functions() template.FuncMap {
 		"instant":    func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"local":      func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04") },
 		"change":     change,
+		"until":      func(t time.Time) string { return until(t.Sub(w.cfg.Now())) },
+		"day":        func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
+		"second":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+		"took":       took,
+		"plain":      plainText,
+		"prior":      func(i int) int { return i - 1 },
+		"above":      func(i int64) int64 { return i + 1 },
+		"grave":      grave,
+		"brief":      func(s string) string { return hashes.ReplaceAllString(plainText(s), "$1") },
+		"origin":     func(source string) string { s, _ := originOf(source); return s },
+		"commit":     func(source string) string { _, commit := originOf(source); return commit },
 		"name":       nameOf,
 		"clip":       clip,
 		"first":      first,
@@ -81,6 +92,26 @@ func shorten(name string) string {
 		name = hex
 	}
 	return name[:min(len(name), 12)]
+}
+
+// hashes are told from each other by how they begin.
+var hashes = regexp.MustCompile(`\b([0-9a-f]{12})[0-9a-f]{28,}\b`)
+
+// originOf is the repository and the commit, short, of a build's source.
+func originOf(source string) (origin, commit string) {
+	i := strings.LastIndexByte(source, '@')
+	if i < 0 || len(source)-i-1 < 40 || strings.Trim(source[i+1:], "0123456789abcdef") != "" {
+		return source, ""
+	}
+	return source[:i], source[i+1:][:12]
+}
+
+// took is how long something was worked on.
+func took(d time.Duration) string {
+	if d < time.Minute {
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
 }
 
 func size(n int64) string {

@@ -91,8 +91,10 @@ func (e entryView) About() string {
 }
 
 // Bad reports whether the entry is of something that was refused or withdrawn.
-func (e entryView) Bad() bool {
-	return strings.HasSuffix(e.Kind, ".denied") || e.Kind == "recall" || e.Kind == "override" || e.Kind == "digest.turned-bad"
+func (e entryView) Bad() bool { return grave(e.Kind) }
+
+func grave(kind string) bool {
+	return strings.HasSuffix(kind, ".denied") || kind == "recall" || kind == "override" || kind == "digest.turned-bad"
 }
 
 // ledgerRows is how many entries a page has; each is proved by itself.

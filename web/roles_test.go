@@ -51,9 +51,33 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"GET", "/ledger", "/ledger", "auditor admin"},
 		{"GET", "/ledger/proofs", "/ledger/proofs?from=0&to=0", "auditor admin"},
 		{"GET", "/events", "/events?since=0", everyone},
+		{"GET", "/policies", "/policies", lookers},
+		{"GET", "/policies/:name", "/policies/shop", lookers},
+		{"POST", "/policies", "/policies", form},
+		{"GET", "/builds", "/builds", lookers},
+		{"GET", "/builds/:id", "/builds/DONE", lookers},
+		{"GET", "/builds/:id/log", "/builds/DONE/log", lookers},
+		{"GET", "/builds/:id/events", "/builds/DONE/events", lookers},
+		{"POST", "/builds/:id/cancel", "/builds/RUNS/cancel", form},
+		{"GET", "/audit", "/audit", "auditor admin"},
+		{"GET", "/audit.csv", "/audit.csv", "auditor admin"},
+		{"GET", "/tokens", "/tokens", "admin"},
+		{"POST", "/tokens", "/tokens", form},
+		{"GET", "/tokens/revoke", "/tokens/revoke", "anybody"},
+		{"POST", "/tokens/revoke", "/tokens/revoke", form},
+		{"GET", "/storage", "/storage", "admin"},
+		{"GET", "/storage/gc", "/storage/gc", "anybody"},
+		{"POST", "/storage/gc", "/storage/gc", form},
+		{"GET", "/storage/retention", "/storage/retention", "anybody"},
+		{"POST", "/storage/retention", "/storage/retention", form},
+		{"GET", "/advisories", "/advisories", lookers},
+		{"GET", "/advisories/pulls", "/advisories/pulls", "anybody"},
+		{"POST", "/advisories/pulls", "/advisories/pulls", form},
+		{"GET", "/api/docs", "/api/docs", "anybody"},
+		{"GET", "/api/docs/:tag", "/api/docs/tokens", "anybody"},
 	}
-	desk := newDesk(t)
-	w, err := web.New(web.Config{Store: store{}, Gate: gate{}, Promotions: desk, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler),
+	desk, o := newDesk(t), &office{}
+	w, err := web.New(web.Config{Store: store{}, Gate: gate{}, Promotions: desk, Policies: &rulebook{}, Builds: &yard{}, Tokens: o, Accounts: o, Upkeep: o, Advisories: shelf{o}, Description: func() ([]byte, error) { return []byte(described), nil }, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p := artifact.Principal{Name: "token:" + token, Role: artifact.Role(token)}
@@ -76,7 +100,7 @@ func TestEveryRouteAndRole(t *testing.T) {
 	browser := func(token string) *reader {
 		jar, err := cookiejar.New(nil)
 		require.NoError(t, err)
-		r := &reader{t, &http.Client{Jar: jar}, server.URL, desk, server.Close}
+		r := &reader{t: t, client: &http.Client{Jar: jar}, url: server.URL, desk: desk, stop: server.Close}
 		if token != "" {
 			r.signIn(token)
 		}

@@ -96,10 +96,18 @@ func (w *Web) signedIn(page func(*gin.Context, artifact.Principal) error) gin.Ha
 // maxForm bounds what a form sends, in bytes: a reason and some names.
 const maxForm = 16 << 10
 
+// maxDraft bounds a form with the text of a policy, each byte of which may be sent as three.
+const maxDraft = 4*maxPolicyText + maxForm
+
 // acts lets something be done with a session only, by a form that one of its pages had.
 func (w *Web) acts(do func(*gin.Context, artifact.Principal) error) gin.HandlerFunc {
+	return w.actsWith(maxForm, do)
+}
+
+// actsWith is acts for a form of so many bytes.
+func (w *Web) actsWith(limit int64, do func(*gin.Context, artifact.Principal) error) gin.HandlerFunc {
 	return w.signedIn(func(c *gin.Context, p artifact.Principal) error {
-		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, maxForm)
+		c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, limit)
 		s, _ := c.Get(sessionKey)
 		if !hmac.Equal([]byte(c.PostForm("csrf")), []byte(w.csrf(s.(session).cookie))) {
 			return artifact.Errorf(artifact.Denied, "The form was not one of this session's, or too long; nothing was done. Go back, load the page again and send it anew.")

@@ -14,7 +14,7 @@ func TestTemplates(t *testing.T) {
 	w, err := New(Config{SessionKey: make([]byte, 32), Now: time.Now})
 	require.NoError(t, err)
 	for name, page := range map[string]any{"board": &boardPage{}, "digest": &digestPage{}, "repository": repositoryPage{}, "repositories": repositoriesPage{}, "compare": &comparePage{},
-		"promote": &promotePage{}, "rollback": &rollbackPage{}, "recall": &recallPage{}, "approvals": &approvalsPage{}, "pipelines": pipelinesPage{}, "cve": cvePage{}, "ledger": ledgerPage{},
+		"promote": &promotePage{}, "rollback": &rollbackPage{}, "recall": &recallPage{}, "approvals": &approvalsPage{}, "pipelines": pipelinesPage{}, "policies": policiesPage{}, "policy": &policyPage{}, "draft": &draftPage{}, "builds": buildsPage{}, "build": &buildPage{}, "audit": auditPage{}, "cve": cvePage{}, "ledger": ledgerPage{},
 		"tokens": &tokensPage{}, "storage": &storagePage{}, "advisories": &advisoriesPage{}, "reference": referencePage{}, "operations": operationsPage{},
 		"login": loginPage{}, "signedin": nil, "failure": failurePage{}} {
 		if page != nil {

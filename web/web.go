@@ -28,7 +28,7 @@ import (
 	"waybill/promotion"
 )
 
-//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines cve ledger tokens storage advisories reference operations login signedin failure assets
+//go:embed layout board digest repository repositories compare promote rollback recall approvals pipelines policies policy draft builds build audit cve ledger tokens storage advisories reference operations login signedin failure assets
 var files embed.FS
 
 // Store is what the pages read; *postgres.DB is one.
@@ -68,6 +68,8 @@ type Store interface {
 	ResolveTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (artifact.Digest, error)
 	Pulls(ctx context.Context, f artifact.PullFilter) ([]artifact.PullDay, error)
 	Affected(ctx context.Context, id string, after artifact.Digest, n int) (all []artifact.Affected, last artifact.Digest, err error)
+	// FindEntries returns entries of the ledger, newest first.
+	FindEntries(ctx context.Context, f artifact.LedgerFilter) ([]artifact.LedgerLine, error)
 	// DeploymentsAt returns what each environment of some repositories ran at an instant.
 	DeploymentsAt(ctx context.Context, repositories []artifact.Repository, at time.Time) ([]artifact.Deployment, error)
 	// PromotionsUntil returns the last promotions until an instant, newest first; PromotionsAfter the first ones after it.
@@ -114,6 +116,8 @@ type Config struct {
 	Accounts     Accounts
 	Upkeep       Upkeep
 	Advisories   Advisories
+	Policies     Policies
+	Builds       Builds
 	Facts        policy.Facts
 	Ledger       Ledger
 	// Blob returns a small blob, such as an image config.
@@ -134,6 +138,7 @@ type Web struct {
 	session sealer
 	flow    sealer
 	told    sealer
+	places  sealer
 	streams chan struct{} // one for each page that is told of changes
 
 	reference func() (*reference, error) // made when first asked for
@@ -152,7 +157,7 @@ type asset struct {
 var assetTypes = map[string]string{"style.css": "text/css; charset=utf-8", "waybill.js": "text/javascript; charset=utf-8", "mark.svg": "image/svg+xml"}
 
 // pageNames are the folders of pages; each has one template of its name.
-var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "cve", "ledger", "tokens", "storage", "advisories", "reference", "operations", "login", "signedin", "failure"}
+var pageNames = []string{"board", "digest", "repository", "repositories", "compare", "promote", "rollback", "recall", "approvals", "pipelines", "policies", "policy", "draft", "builds", "build", "audit", "cve", "ledger", "tokens", "storage", "advisories", "reference", "operations", "login", "signedin", "failure"}
 
 // New parses every template.
 func New(cfg Config) (*Web, error) {
@@ -161,7 +166,7 @@ func New(cfg Config) (*Web, error) {
 		w.cfg.Now = time.Now
 	}
 	w.reference = sync.OnceValues(w.readReference)
-	for purpose, s := range map[string]*sealer{cookieName: &w.session, flowCookie: &w.flow, toldCookie: &w.told} {
+	for purpose, s := range map[string]*sealer{cookieName: &w.session, flowCookie: &w.flow, toldCookie: &w.told, placeCookie: &w.places} {
 		var err error
 		if *s, err = newSealer(cfg.SessionKey, purpose); err != nil {
 			return nil, err
@@ -238,6 +243,16 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/approvals", w.signedIn(w.approvals))
 	pages.POST("/approvals", w.acts(w.approve))
 	pages.GET("/pipelines", w.signedIn(w.pipelines))
+	pages.GET("/policies", w.signedIn(w.policies))
+	pages.GET("/policies/:name", w.signedIn(w.policy))
+	pages.POST("/policies", w.actsWith(maxDraft, w.draft))
+	pages.GET("/builds", w.signedIn(w.builds))
+	pages.GET("/builds/:id", w.signedIn(w.build))
+	pages.GET("/builds/:id/log", w.signedIn(w.buildLog))
+	pages.GET("/builds/:id/events", w.signedIn(w.buildEvents))
+	pages.POST("/builds/:id/cancel", w.acts(w.cancelBuild))
+	pages.GET("/audit", w.signedIn(w.audit))
+	pages.GET("/audit.csv", w.signedIn(w.auditTable))
 	pages.GET("/promote", w.signedIn(w.promoteForm))
 	pages.POST("/promote", w.acts(w.promote))
 	pages.GET("/rollback", w.signedIn(w.rollbackForm))
@@ -302,7 +317,10 @@ func links(p artifact.Principal, at string) []link {
 	}
 	all = append(all, link{Path: "/repositories", Name: "Repositories"}, link{Path: "/cves", Name: "Vulnerabilities"})
 	if p.Can(artifact.ActionLook, artifact.Repository{}) {
-		all = append(all, link{Path: "/pipelines", Name: "Pipelines"})
+		all = append(all, link{Path: "/pipelines", Name: "Pipelines"}, link{Path: "/policies", Name: "Policies"}, link{Path: "/builds", Name: "Builds"})
+	}
+	if p.Can(artifact.ActionAudit, artifact.Repository{}) {
+		all = append(all, link{Path: "/audit", Name: "Audit"})
 	}
 	if p.CanEverywhere(artifact.ActionAudit) {
 		all = append(all, link{Path: "/ledger", Name: "Ledger"})

@@ -351,12 +351,15 @@ func (gate) Repositories(_ context.Context, p artifact.Principal, all []artifact
 }
 
 var principals = map[string]artifact.Principal{
-	"admin":    {Name: "admin", Role: artifact.Admin},
-	"deployer": {Name: "node", Role: artifact.Deployer, Environments: []artifact.Environment{dev}},
-	"approver": {Name: "grace", Role: artifact.Approver},
-	"reader":   {Name: "rita", Role: artifact.Reader},
-	"stranger": {Name: "stranger", Role: artifact.Reader, Repositories: []string{"bank/**"}},
-	"shopper":  {Name: "shopper", Role: artifact.Reader, Repositories: []string{"shop/**"}},
+	"admin":        {Name: "admin", Role: artifact.Admin},
+	"deployer":     {Name: "node", Role: artifact.Deployer, Environments: []artifact.Environment{dev}},
+	"approver":     {Name: "grace", Role: artifact.Approver},
+	"reader":       {Name: "rita", Role: artifact.Reader},
+	"auditor":      {Name: "otto", Role: artifact.Auditor},
+	"pusher":       {Name: "ci", Role: artifact.Pusher},
+	"bank-auditor": {Name: "bea", Role: artifact.Auditor, Repositories: []string{"bank/**"}},
+	"stranger":     {Name: "stranger", Role: artifact.Reader, Repositories: []string{"bank/**"}},
+	"shopper":      {Name: "shopper", Role: artifact.Reader, Repositories: []string{"shop/**"}},
 }
 
 // reader is a browser without scripts.
@@ -367,6 +370,8 @@ type reader struct {
 	desk   *desk
 	office *office
 	stop   func() // waits for what is under way
+	rules  *rulebook
+	yard   *yard
 }
 
 func open(t *testing.T, s web.Store) *reader {
@@ -376,8 +381,8 @@ func open(t *testing.T, s web.Store) *reader {
 
 func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	t.Helper()
-	d, o := newDesk(t), &office{}
-	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Tokens: o, Accounts: o, Upkeep: o, Advisories: shelf{o}, Description: func() ([]byte, error) { return []byte(described), nil }, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
+	d, o, rules, builds := newDesk(t), &office{}, &rulebook{}, &yard{}
+	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Tokens: o, Accounts: o, Upkeep: o, Advisories: shelf{o}, Description: func() ([]byte, error) { return []byte(described), nil }, Policies: rules, Builds: builds, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p, ok := principals[token]
 			if !ok {
@@ -396,7 +401,7 @@ func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	server := httptest.NewServer(engine)
 	t.Cleanup(server.Close)
 	jar, _ := cookiejar.New(nil)
-	return &reader{t, &http.Client{Jar: jar}, server.URL, d, o, server.Close}
+	return &reader{t, &http.Client{Jar: jar}, server.URL, d, o, server.Close, rules, builds}
 }
 
 func (r *reader) get(path string) (int, string, http.Header) {
@@ -500,15 +505,28 @@ func TestEveryPage(t *testing.T) {
 		"/cves?id=CVE-2024-24790": {"1 environment runs it", nil},
 		"/compare":                {"Compare", nil},
 		"/compare?from=shop/returns:v1&to=shop/returns:v2": {"The same", []string{"deployer", "stranger"}},
-		"/ledger":               {"Do not believe it", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
-		"/tokens":               {"New token", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
-		"/tokens?show=sessions": {"wbt_bb22_", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
-		"/storage":              {"Garbage collection", []string{"deployer", "stranger", "shopper", "reader", "approver"}},
+		"/ledger":               {"Do not believe it", []string{"deployer", "stranger", "shopper", "reader", "approver", "pusher"}},
+		"/tokens":               {"New token", []string{"deployer", "stranger", "shopper", "reader", "approver", "auditor", "pusher"}},
+		"/tokens?show=sessions": {"wbt_bb22_", []string{"deployer", "stranger", "shopper", "reader", "approver", "auditor", "pusher"}},
+		"/storage":              {"Garbage collection", []string{"deployer", "stranger", "shopper", "reader", "approver", "auditor", "pusher"}},
 		"/advisories":           {"Bring a newer one", []string{"deployer"}},
 		"/api/docs":             {"How to ask", nil},
 		"/api/docs/tokens":      {"What is sent and answered", nil},
+
+		"/policies":                         {"There is no ssh daemon in the image", []string{"deployer"}},
+		"/policies?new=yes":                 {"New policy", []string{"deployer", "stranger", "shopper", "reader", "approver", "pusher"}},
+		"/policies/shop?version=1":          {"not in force", []string{"deployer"}},
+		"/policies/shop?from=1&to=2":        {"From version 1 to version 2", []string{"deployer"}},
+		"/builds":                           {"shop/returns:v456", []string{"deployer"}},
+		"/builds/DONE":                      {"It came to nothing", []string{"deployer", "stranger"}},
+		"/builds/RUNS":                      {"Cancel this build", []string{"deployer", "stranger"}},
+		"/audit":                            {"Everything in the ledger", []string{"deployer", "stranger", "shopper", "reader", "approver", "pusher"}},
+		"/audit?view=pulls&from=2026-11-01": {"Every pull from 2026-11-01", []string{"deployer", "stranger", "shopper", "reader", "approver", "pusher"}},
 	} {
 		for token := range principals {
+			if token == "bank-auditor" {
+				continue // see TestAudit
+			}
 			r := open(t, store{})
 			r.signIn(token)
 			status, page, header := r.get(path)
@@ -527,7 +545,7 @@ func TestEveryPage(t *testing.T) {
 	}
 	r := open(t, store{})
 	r.signIn("admin")
-	for _, path := range []string{"/?at=tomorrow", "/?at=2999-01-01", "/cves?id=<script>", "/cves?id=A&after=x", "/compare?from=x&to=<script>", "/promote?service=A&environment=dev", "/recall?ref=shop/returns:v1", "/ledger?before=x", "/ledger/proofs?from=0&to=1000", "/events?since=x"} {
+	for _, path := range []string{"/?at=tomorrow", "/?at=2999-01-01", "/cves?id=<script>", "/cves?id=A&after=x", "/compare?from=x&to=<script>", "/promote?service=A&environment=dev", "/recall?ref=shop/returns:v1", "/ledger?before=x", "/ledger/proofs?from=0&to=1000", "/events?since=x", "/policies/shop?version=x", "/policies/shop?from=-1"} {
 		status, page, _ := r.get(path)
 		require.Equal(t, 400, status, path)
 		harmless(t, page)

@@ -41,6 +41,10 @@ func (l ledgerAPI) Entries(ctx context.Context, from int64, limit int) ([]server
 	return all, err
 }
 
+func (l ledgerAPI) FindEntries(ctx context.Context, f artifact.LedgerFilter) ([]artifact.LedgerLine, error) {
+	return l.db.FindEntries(ctx, f)
+}
+
 func (l ledgerAPI) Checkpoint(ctx context.Context) (server.LedgerCheckpoint, error) {
 	note, err := l.db.Checkpoint(ctx, l.signer)
 	if err != nil {

@@ -66,8 +66,8 @@ func (s runStore) Run(ctx context.Context, id string) (artifact.Build, error) {
 	return s.db.BuildRun(ctx, id)
 }
 
-func (s runStore) Runs(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error) {
-	return s.db.BuildRuns(ctx, r, after, n)
+func (s runStore) Runs(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error) {
+	return s.db.BuildRuns(ctx, f)
 }
 
 func (s runStore) LostRuns(ctx context.Context, unheard time.Duration, attempts int) (int, error) {
@@ -125,8 +125,8 @@ func (b builderAPI) Run(ctx context.Context, id string) (artifact.Build, error) 
 	return b.runs.Run(ctx, id)
 }
 
-func (b builderAPI) Runs(ctx context.Context, r artifact.Repository, after artifact.Build, n int) ([]artifact.Build, error) {
-	return b.runs.Runs(ctx, r, after, n)
+func (b builderAPI) Runs(ctx context.Context, f artifact.BuildFilter) ([]artifact.Build, error) {
+	return b.runs.Runs(ctx, f)
 }
 
 func (b builderAPI) Cancel(ctx context.Context, id, by string) error {

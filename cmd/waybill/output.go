@@ -88,20 +88,12 @@ func (f *tableFormat) show(cmd *cobra.Command, v any, head []string, rows [][]st
 	_ = w.Write(head) // errors stay with the writer
 	for _, row := range rows {
 		for i, cell := range row {
-			row[i] = inert(printable(cell))
+			row[i] = artifact.InertCell(cell)
 		}
 		_ = w.Write(row)
 	}
 	w.Flush()
 	return w.Error()
-}
-
-// inert keeps a spreadsheet from running what somebody wrote into a reason as a formula.
-func inert(cell string) string {
-	if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
-		return "'" + cell
-	}
-	return cell
 }
 
 // instant prints a time as programs read it; none is empty.

@@ -110,6 +110,7 @@ func TestPagesAreAccessible(t *testing.T) {
 	o.promote("shop/returns:v1", "dev", "first")
 	require.Error(t, s.push(o.pusher, "shop/reports:v1", configured(t, "", base)))
 	axe := axeCore(t)
+	office(o)
 	for _, scheme := range []string{"light", "dark"} {
 		tab := browser(t, 1280, 900)
 		do(t, tab, prefers(scheme), chromedp.Navigate("data:text/html,<img src=x>"))
@@ -117,11 +118,17 @@ func TestPagesAreAccessible(t *testing.T) {
 		do(t, tab, chromedp.Navigate(s.url+"/login"))
 		require.Empty(t, violations(t, tab, axe), "login, %s", scheme)
 		s.signIn(tab, s.admin())
-		for _, path := range []string{"/", "/?at=2026-01-01", "/d/shop/returns:v1", "/r/shop/returns?tag=v1", "/repositories", "/approvals", "/pipelines", "/cves?id=CVE-2026-12087", "/ledger", "/nowhere",
+		for _, path := range []string{"/", "/?at=2026-01-01", "/d/shop/returns:v1", "/r/shop/returns?tag=v1", "/repositories", "/approvals", "/pipelines", "/policies", "/policies?new=yes", "/policies/shop?from=1&to=2", "/builds", "/builds/" + lastBuild(s), "/audit", "/audit?view=pulls", "/cves?id=CVE-2026-12087", "/ledger", "/nowhere",
 			"/tokens", "/tokens?show=ended", "/storage", "/advisories", "/api/docs", "/api/docs?q=nothing-like-it", "/api/docs/images", "/api/docs/storage",
 			"/compare?from=shop/returns:v1&to=shop/returns:v1", "/promote?service=shop/returns&environment=production&version=v1", "/rollback?service=shop/returns&environment=dev"} {
 			do(t, tab, chromedp.Navigate(s.url+path), visible("h1"))
 			require.Empty(t, violations(t, tab, axe), "%s, %s", path, scheme)
+		}
+		for _, text := range []string{stricterShop, strings.Replace(stricterShop, "no-latest", "no-such", 1)} {
+			do(t, tab, chromedp.Navigate(s.url+"/policies/shop"))
+			edit(t, tab, text)
+			press(t, tab, `button[value="preview"]`, "#impact, #problem")
+			require.Empty(t, violations(t, tab, axe), "a policy that is edited, %s", scheme)
 		}
 	}
 }

@@ -84,6 +84,7 @@ func furnish(s *waybillServer) {
 	everywhere("shop/catalog:v456", "release 2026.47")
 	s.ok(o.promoter, "recall", "shop/catalog:v456", "--reason", "prices without tax", "--advisory", "https://status.example/2026-47")
 	require.Error(t, s.push(o.pusher, "shop/reports:v1", configured(t, "", base)), "it runs as root")
+	office(o, "shop/checkout", "shop/returns", "shop/search")
 }
 
 // programLayer is a layer with a real Go program.
@@ -122,6 +123,8 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 		{"board", "/"}, {"promote", "/promote?service=shop/returns&environment=production&version=v458"}, {"digest", "/d/shop/returns:v458"},
 		{"compare", "/compare?from=shop/returns:v456&to=shop/returns:v458"}, {"ledger", "/ledger"}, {"repository", "/r/shop/returns"}, {"repositories", "/repositories"},
 		{"cve", "/cves?id=CVE-2024-24790"}, {"approvals", "/approvals"}, {"pipelines", "/pipelines"}, {"rollback", "/rollback?service=shop/returns&environment=production"},
+		{"policies", "/policies"}, {"policy", "/policies/shop?from=1&to=2"}, {"preview", "/policies/shop"}, {"builds", "/builds"}, {"build", "/builds/" + lastBuild(s)},
+		{"audit", "/audit"}, {"pulls", "/audit?view=pulls"},
 		{"recall", "/recall?ref=shop/returns@" + shown.Manifest.Digest}, {"tokens", "/tokens"}, {"storage", "/storage"}, {"advisories", "/advisories"}, {"api", "/api/docs"}, {"api-tokens", "/api/docs/tokens"},
 	}
 	only := os.Getenv("ONLY")
@@ -136,6 +139,10 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 			do(t, ctx, chromedp.Navigate(s.url+page.path), visible("h1"))
 			if page.name == "ledger" {
 				do(t, ctx, chromedp.Click("[data-verify-button]"), visible("[data-verify-steps] li:nth-child(2)"))
+			}
+			if page.name == "preview" {
+				edit(t, ctx, stricterShop)
+				press(t, ctx, `button[value="preview"]`, "#impact")
 			}
 			picture := get(t, ctx, chromedp.FullScreenshot(100))
 			require.NoError(t, os.WriteFile(filepath.Join(folder, page.name+"-"+look.name+".png"), small(t, picture), 0o644))

@@ -15,7 +15,7 @@ function ago(seconds) {
   return `${Math.floor(seconds / 86400)} days ago`;
 }
 setInterval(() => {
-  for (const time of document.querySelectorAll("time[datetime]")) {
+  for (const time of document.querySelectorAll("time[datetime]:not([data-fixed])")) {
     const text = ago((Date.now() - Date.parse(time.dateTime)) / 1000);
     if (text && text !== time.textContent) time.textContent = text;
   }
@@ -108,6 +108,60 @@ for (const form of document.querySelectorAll("form[data-filter]")) {
   input.addEventListener("input", filter);
   form.addEventListener("submit", (event) => { event.preventDefault(); document.querySelector("[data-filter-words]:not([hidden]) a")?.focus(); });
   filter();
+}
+
+// A build's log goes on where the page was rendered, and stays at its end unless somebody reads further up.
+const follow = document.querySelector("[data-follow]");
+if (follow) {
+  const most = 2_000_000; // characters that are kept on the page
+  const indicator = document.querySelector("[data-follow-live]");
+  const text = document.querySelector("[data-follow-text]");
+  const source = new EventSource(follow.dataset.follow);
+  let state = follow.dataset.state;
+  let kept = follow.textContent.length;
+  const toEnd = () => { follow.scrollTop = follow.scrollHeight; };
+  toEnd();
+  source.addEventListener("open", () => { indicator.hidden = false; indicator.classList.remove("lost"); text.textContent = "live"; });
+  source.addEventListener("error", () => {
+    indicator.hidden = false;
+    indicator.classList.add("lost");
+    text.textContent = source.readyState === EventSource.CLOSED ? "not live; load the page again" : "connecting again";
+  });
+  source.addEventListener("message", (event) => {
+    const below = follow.scrollHeight - follow.scrollTop - follow.clientHeight;
+    const lines = `${JSON.parse(event.data).join("\n")}\n`;
+    follow.append(lines);
+    for (kept += lines.length; kept > most && follow.childNodes.length > 1;) {
+      kept -= follow.firstChild.textContent.length;
+      follow.firstChild.remove();
+    }
+    if (below < 48) toEnd();
+  });
+  source.addEventListener("state", (event) => {
+    if (event.data === state) return;
+    state = event.data;
+    say(`The build is ${state}`);
+    renew(location.href).catch(() => {});
+  });
+  source.addEventListener("end", () => {
+    source.close();
+    indicator.hidden = true;
+  });
+  addEventListener("pagehide", () => source.close());
+}
+
+// Where the parts of the site do not fit, the one that is shown does.
+const parts = document.querySelector(".side nav");
+const here = parts?.querySelector("[aria-current]");
+if (here && parts.scrollWidth > parts.clientWidth) parts.scrollLeft = here.offsetLeft - parts.clientWidth / 2;
+
+// What takes a while says so.
+for (const form of document.querySelectorAll("form[data-slow]")) {
+  form.addEventListener("submit", () => {
+    say(form.dataset.slow);
+    form.classList.add("busy");
+    for (const element of form.elements) if (element.type === "submit") element.textContent = form.dataset.slow;
+  });
 }
 
 // What is to be typed elsewhere can be copied.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -61,6 +62,18 @@ func main() {
 		_, err := rand.Read(b)
 		check(err)
 		check(os.WriteFile(args[1], b, 0o644))
+	case "count": // until it is killed
+		fmt.Println("waiting")
+		ended := make(chan os.Signal, 1)
+		signal.Notify(ended, syscall.SIGTERM)
+		for n, tick := 0, time.NewTicker(200*time.Millisecond); ; n++ {
+			select {
+			case <-ended:
+				return
+			case <-tick.C:
+				fmt.Println("count", n)
+			}
+		}
 	case "environment": // PATH NAME; all of it has what differs from run to run
 		check(os.WriteFile(args[1], []byte(os.Getenv(args[2])), 0o644))
 	}
