@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -42,10 +43,36 @@ func (f *format) Type() string { return "format" }
 func outputFlag(cmd *cobra.Command) *format {
 	f := format("text")
 	cmd.Flags().VarP(&f, "output", "o", "text or json")
+	shortJSON(cmd, &f)
 	// The names are fixed, so registering a completion cannot fail.
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return &f
 }
+
+// shortJSON adds --json, unless the command has something of its own by that name.
+func shortJSON(cmd *cobra.Command, f *format) {
+	if cmd.Flags().Lookup("json") == nil {
+		cmd.Flags().VarPF(shortly{f}, "json", "", "the same as --output json").NoOptDefVal = "true"
+	}
+}
+
+// shortly is --json.
+type shortly struct{ *format }
+
+// Set makes the output JSON.
+func (s shortly) Set(text string) error {
+	yes, err := strconv.ParseBool(text)
+	if yes {
+		*s.format = "json"
+	}
+	return err
+}
+
+// String is the default, which is not shown.
+func (shortly) String() string { return "false" }
+
+// Type is what help shows.
+func (shortly) Type() string { return "bool" }
 
 // show prints v as JSON, or hands over to text.
 func (f *format) show(cmd *cobra.Command, v any, asText func(w io.Writer)) error {
@@ -75,6 +102,7 @@ func (f *tableFormat) Set(s string) error {
 func tableFlag(cmd *cobra.Command) *tableFormat {
 	f := &tableFormat{"text"}
 	cmd.Flags().VarP(f, "output", "o", "text, json or csv")
+	shortJSON(cmd, &f.format)
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "csv"}, cobra.ShellCompDirectiveNoFileComp))
 	return f
 }

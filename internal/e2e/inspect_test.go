@@ -27,6 +27,7 @@ func TestInspect(t *testing.T) {
 	for _, part := range []string{"1000", "2 (2 hidden by later layers)", "4.0 KiB wasted", "2 layers"} {
 		require.Contains(t, text, part)
 	}
+	require.Equal(t, s.ok(pusher, "inspect", "shop/x:v1", "--output", "json"), s.ok(pusher, "inspect", "shop/x:v1", "--json"))
 	var said server.Inspection
 	s.json(pusher, &said, "inspect", "shop/x:v1")
 	require.EqualValues(t, 4<<10, said.Image.Wasted)
