@@ -29,7 +29,7 @@ other repository has: what would go with this one. It and the total are told to 
 	}
 	output := outputFlag(cmd)
 	cmd.Flags().StringVar(&sort, "sort", "size", "`order`: size, own or name")
-	cmd.Flags().IntVar(&limit, "limit", 100, "so many repositories at most")
+	cmd.Flags().IntVar(&limit, "limit", 100, "so many `repositories` at most")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		query := url.Values{"sort": {sort}, "limit": {strconv.Itoa(limit)}}
 		if len(args) == 1 {
@@ -80,7 +80,7 @@ func newStorageRuns() *cobra.Command {
 		Args:    upTo(1),
 	}
 	output := outputFlag(cmd)
-	cmd.Flags().IntVar(&limit, "limit", 20, "so many of each kind at most")
+	cmd.Flags().IntVar(&limit, "limit", 20, "so many `runs` of each kind at most")
 	cmd.RunE = withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 		kinds := []string{storage.RunCollection, storage.RunCheck, storage.RunRetention}
 		if len(args) == 1 {

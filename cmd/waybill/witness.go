@@ -51,7 +51,7 @@ it must not: back up the key alone.`,
 	flags.StringArrayVar(&logs, "log", nil, "`file` of a ledger's verifier key; repeat for more")
 	flags.StringVar(&data, "data", "waybill-witness", "`folder` of the key and of what was cosigned")
 	flags.StringVar(&listen, "listen", "127.0.0.1:8090", "`address` to listen on")
-	flags.StringVar(&name, "name", "", "what a new key is called, such as witness.example.org/waybill (default the machine's name)")
+	flags.StringVar(&name, "name", "", "what a new key is called: a `name` such as witness.example.org/waybill (default the machine's name)")
 	return cmd
 }
 
