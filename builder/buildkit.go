@@ -175,7 +175,11 @@ func (b *BuildKit) Solve(ctx context.Context, in Inputs, temp string, private Pr
 	case bounded.passed():
 		return nil, artifact.Errorf(artifact.TooLarge, "the image has more than %d bytes, as many as one may have here (builder.buildkit.image)", b.cfg.MaxImage)
 	case err != nil:
-		return nil, b.failed(ctx, in.File, seen, err)
+		err = b.failed(ctx, in.File, seen, err)
+		if artifact.KindOf(err) == artifact.Full && b.cfg.Address == "" {
+			b.cfg.Daemon.Spoil()
+		}
+		return nil, err
 	}
 	return readLayout(out, filepath.Join(temp, "image"), b.cfg.MaxImage)
 }

@@ -39,6 +39,7 @@ type Daemon struct {
 	p      *child.Process
 	socket string
 	users  int
+	spoilt bool // what it keeps is to be dropped
 	expiry *time.Timer // while there are no users
 	closed bool
 }
@@ -103,9 +104,26 @@ func (d *Daemon) Use(ctx context.Context) (c *client.Client, release func(), err
 func (d *Daemon) leave() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.users--; d.users == 0 {
+	d.users--
+	switch {
+	case d.users > 0:
+	case d.spoilt:
+		d.end()
+		d.spoilt = false
+		if err := os.RemoveAll(d.root()); err != nil {
+			d.cfg.Logger.Warn("what buildkitd kept is not dropped", "folder", d.root(), "error", err)
+		}
+	default:
 		d.expiry = time.AfterFunc(d.cfg.Idle, d.expire)
 	}
+}
+
+// Spoil has all that the daemon keeps of builds dropped, which can be made again, once nobody uses it: on a full disk it cannot
+// do so itself, and half of what it wrote last is in the way of the next build.
+func (d *Daemon) Spoil() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.spoilt = true
 }
 
 func (d *Daemon) expire() {
@@ -140,6 +158,8 @@ func (d *Daemon) end() {
 	_ = os.Remove(d.pidFile())
 }
 
+func (d *Daemon) root() string { return filepath.Join(d.cfg.Folder, "root") }
+
 func (d *Daemon) pidFile() string { return filepath.Join(d.cfg.Folder, "buildkitd.pid") }
 
 // daemonPID is the only child of the unshare that was started.
@@ -169,7 +189,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		d.socket = filepath.Join(short, "buildkitd.sock")
 	}
 	cmd := exec.Command("unshare", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--", d.program,
-		"--config", "/dev/null", "--root", filepath.Join(d.cfg.Folder, "root"), "--addr", "unix://"+d.socket,
+		"--config", "/dev/null", "--root", d.root(), "--addr", "unix://"+d.socket,
 		"--oci-worker=true", "--containerd-worker=false", "--oci-worker-net", "host", "--oci-worker-binary", d.runtime,
 		"--oci-worker-gc=true", "--oci-worker-gc-keepstorage", strconv.FormatInt(d.cfg.Cache>>20, 10), "--oci-max-parallelism", strconv.Itoa(d.cfg.Parallel))
 	cmd.Dir = d.cfg.Folder

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/buildkit/client"
@@ -257,6 +258,9 @@ func (b *BuildKit) failed(ctx context.Context, file string, seen *track, err err
 			}
 		}
 		return artifact.Errorf(artifact.Invalid, "%s: exit code %d", at, exit.ExitCode)
+	}
+	if strings.Contains(err.Error(), syscall.ENOSPC.Error()) { // it comes as text
+		return artifact.Errorf(artifact.Full, "%s: the disk that BuildKit works on is full; the operator must make room. The server's own daemon drops what it kept of earlier builds, so build again: %s", at, seen.hide([]byte(err.Error())))
 	}
 	return artifact.Errorf(artifact.Invalid, "%s: %s", at, seen.hide([]byte(err.Error())))
 }

@@ -11,9 +11,6 @@ import (
 	"waybill/artifact"
 )
 
-// ProvenanceType is SLSA provenance, version 1 (slsa.dev/spec/v1.0/provenance).
-const ProvenanceType = "https://slsa.dev/provenance/v1"
-
 // buildType says how to read the external parameters.
 const buildType = "https://waybill.dev/build-types/dockerfile/v1"
 
@@ -44,7 +41,7 @@ type built struct {
 	Ended      time.Time
 }
 
-// provenance is the predicate: all that went in, and who built it when. Source, commit and tree are what the caller said;
+// provenance is the predicate of SLSA provenance, version 1 (slsa.dev/spec/v1.0/provenance): all that went in, and who built it when. Source, commit and tree are what the caller said;
 // digests are what was read.
 func (b built) provenance() (json.RawMessage, error) {
 	dependencies := []resource{named("context", b.Context), named(b.Request.Dockerfile, b.Dockerfile)}

@@ -32,7 +32,7 @@ type Store interface {
 	// Build returns a build that is done; ok is false when there is none.
 	Build(ctx context.Context, repository artifact.Repository, key artifact.Digest) (r Record, ok bool, err error)
 	StartBuild(ctx context.Context, r Record) error
-	// EndBuild stores the digest and the provenance, or why it failed.
+	// EndBuild stores the digest and the provenance, which is then signed and attached, or why it failed.
 	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
 	// RecordBases stores what images were built on.
 	RecordBases(ctx context.Context, all []artifact.BuiltOn) error
@@ -49,8 +49,6 @@ type Publisher interface {
 	Tag(ctx context.Context, p artifact.Principal, repository artifact.Repository, tags []artifact.Tag, digest artifact.Digest) error
 	// Stored returns an image or index of the repository; NotFound when it was deleted.
 	Stored(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest) (Artifact, error)
-	// Attest has the provenance of a published image signed and attached.
-	Attest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error
 }
 
 // Config names what the service needs.
@@ -236,8 +234,5 @@ func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, r
 		return digest, nil, err
 	}
 	provenance, err := plan.provenance(s.cfg, record, s.cfg.Now().UTC())
-	if err != nil {
-		return digest, nil, err
-	}
-	return digest, provenance, s.cfg.Publisher.Attest(ctx, plan.request.Repository, digest, ProvenanceType, provenance)
+	return digest, provenance, err
 }

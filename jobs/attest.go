@@ -94,10 +94,10 @@ func (a *Attester) Attest(ctx context.Context, pass policy.Pass) error {
 	if ok {
 		all = append(all, scan)
 	}
-	if predicate, built, err := a.Store.Provenance(ctx, m.Repository, m.Digest); err != nil {
+	if provenance, built, err := a.provenance(ctx, m.Repository, m.Digest); err != nil {
 		return err
 	} else if built {
-		all = append(all, signer.Statement{PredicateType: signer.ProvenancePredicate, Predicate: func() (json.RawMessage, error) { return predicate, nil }})
+		all = append(all, provenance)
 	}
 	return a.Service.Attest(ctx, pass, all...)
 }

@@ -74,6 +74,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	river.AddWorker(workers, cfg.Resigner)
 	river.AddWorker(workers, cfg.Attester)
 	river.AddWorker(workers, &scanAttester{attester: cfg.Attester})
+	river.AddWorker(workers, &prover{attester: cfg.Attester})
 	river.AddWorker(workers, cfg.Backfiller)
 	river.AddWorker(workers, cfg.Rejudger)
 	river.AddWorker(workers, &expirer{store: cfg.Rejudger.Store})

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"waybill/artifact"
 )
 
@@ -29,15 +31,22 @@ func (db *DB) StartBuild(ctx context.Context, repository artifact.Repository, ke
 	return translate(err)
 }
 
-// EndBuild stores a build's digest and provenance, or why it failed.
+// EndBuild stores a build's digest and provenance, or why it failed. Of what was built OnBuilt is told.
 func (db *DB) EndBuild(ctx context.Context, repository artifact.Repository, key, digest artifact.Digest, provenance json.RawMessage, failure string) error {
 	state := "done"
 	if failure != "" {
 		state = "failed"
 	}
-	_, err := db.Pool.Exec(ctx, `update builds set state = $3, failure = $4, digest = $5, provenance = $6, ended_at = now() where repository = $1 and key = $2`,
-		repository, key, state, failure, digest, provenance)
-	return translate(err)
+	return db.Transact(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `update builds set state = $3, failure = $4, digest = $5, provenance = $6, ended_at = now() where repository = $1 and key = $2`,
+			repository, key, state, failure, digest, provenance); err != nil {
+			return err
+		}
+		if failure != "" || db.OnBuilt == nil {
+			return nil
+		}
+		return db.OnBuilt(ctx, tx, repository, digest)
+	})
 }
 
 // Build returns a build that is done; ok is false when there is none.

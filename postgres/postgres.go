@@ -43,6 +43,8 @@ type DB struct {
 	OnScanned func(ctx context.Context, tx pgx.Tx, e artifact.ScanEvent) error
 	// OnBuild is told of each build that is queued, in the transaction that stores it.
 	OnBuild func(ctx context.Context, tx pgx.Tx, id string) error
+	// OnBuilt is told likewise of what was built, when its provenance is known; nil tells nobody.
+	OnBuilt func(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) error
 	// OnPromoted is told likewise of each promotion and rollback, and again (without a version) when something arrives
 	// that refers to a digest which an environment may pull.
 	OnPromoted func(ctx context.Context, tx pgx.Tx, p artifact.Promotion) error

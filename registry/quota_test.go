@@ -136,6 +136,11 @@ func TestQuotaIsAskedBeforeBytesAreStored(t *testing.T) {
 		full(t, push(t.Context(), l, l.shop, second), "holds 600 KiB of its quota of 1 MiB, and this push asks for")
 		require.Equal(t, before, l.stored())
 	})
+	t.Run("while it is made", func(t *testing.T) {
+		_, err := l.PutStream(t.Context(), l.pusher, l.shop, bytes.NewReader(second))
+		full(t, err, "holds 600 KiB of its quota of 1 MiB, and this push asks for")
+		require.Equal(t, before, l.stored())
+	})
 	t.Run("in chunks", func(t *testing.T) {
 		for _, known := range []bool{true, false} {
 			u, err := l.StartUpload(t.Context(), l.pusher, l.shop)
@@ -197,6 +202,10 @@ func TestQuotaIsAskedBeforeBytesAreStored(t *testing.T) {
 	t.Run("a document that says otherwise holds from the next push on", func(t *testing.T) {
 		l.apply(strings.Replace(oneMebi, "1Mi", "1Gi", 1))
 		require.NoError(t, push(t.Context(), l, l.shop, bytesOf(900<<10)))
+		made := bytesOf(1 << 10)
+		d, err := l.PutStream(t.Context(), l.pusher, l.shop, bytes.NewReader(made))
+		require.NoError(t, err)
+		require.Equal(t, artifact.Descriptor{Digest: artifact.DigestOf(made), Size: 1 << 10}, d)
 	})
 }
 

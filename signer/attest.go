@@ -112,11 +112,6 @@ type AttestationStore interface {
 	Attested(ctx context.Context, made []Attested) error
 }
 
-// AttestImage is Attest of one statement that is made once and stays.
-func (s *Service) AttestImage(ctx context.Context, pass policy.Pass, predicateType string, predicate json.RawMessage) error {
-	return s.Attest(ctx, pass, Statement{PredicateType: predicateType, Predicate: func() (json.RawMessage, error) { return predicate, nil }})
-}
-
 // Attest signs what is not signed yet of statements about the digest that a pass is for, and attaches it: for cosign at
 // its .att tag, and as referrers of the image. In the tag a statement takes the place of the one that the service made
 // before, so that there is never a second.

@@ -155,7 +155,7 @@ func TestAttestKeepsOthers(t *testing.T) {
 		require.Equal(t, []string{scan + "  theirs"}, verified(t, other, ref))
 	}
 	for want, predicate := range map[string]string{"no JSON object": `["a"]`, "unexpected end": `{"a"`, "at most": `{"a":"` + strings.Repeat("a", signer.MaxPredicate) + `"}`} {
-		require.ErrorContains(t, service.AttestImage(t.Context(), pass, sbom, json.RawMessage(predicate)), want)
+		require.ErrorContains(t, service.Attest(t.Context(), pass, signer.Statement{PredicateType: sbom, Predicate: func() (json.RawMessage, error) { return json.RawMessage(predicate), nil }}), want)
 	}
 	require.Error(t, service.Attest(t.Context(), policy.Pass{}, statement(sbom, "", "a")), "no pass, no attestation")
 	require.Equal(t, []string{scan + "  2"}, verified(t, key, ref))

@@ -14,7 +14,6 @@ import (
 	"waybill/policy"
 	"waybill/postgres"
 	"waybill/registry"
-	"waybill/signer"
 )
 
 // buildStore fits the database's rows to builder's.
@@ -107,11 +106,9 @@ func (b bases) Base(ctx context.Context, p artifact.Principal, ref artifact.Refe
 	return image, digest, err
 }
 
-// publisher pushes what was built by the path of every push, and has its provenance signed once policy allows it.
+// publisher pushes what was built by the path of every push.
 type publisher struct {
 	registry *registry.Registry
-	judge    *policy.Judge
-	signing  *signer.Service
 	db       *postgres.DB
 }
 
@@ -168,16 +165,4 @@ func (p publisher) Tag(ctx context.Context, by artifact.Principal, r artifact.Re
 		}
 	}
 	return nil
-}
-
-func (p publisher) Attest(ctx context.Context, r artifact.Repository, digest artifact.Digest, predicateType string, predicate json.RawMessage) error {
-	verdict, err := p.judge.JudgeStored(ctx, r, digest)
-	if err != nil {
-		return err
-	}
-	pass, err := verdict.Pass()
-	if err != nil {
-		return err
-	}
-	return p.signing.AttestImage(ctx, pass, predicateType, predicate)
 }

@@ -164,6 +164,11 @@ func (a attestations) Provenance(ctx context.Context, r artifact.Repository, d a
 		return one.PredicateType == signer.ProvenancePredicate && one.KeyID != ""
 	})
 	if i < 0 {
+		if _, built, err := a.db.Provenance(ctx, r, d); err != nil {
+			return nil, artifact.Attached{}, err
+		} else if built {
+			return nil, artifact.Attached{}, artifact.Errorf(artifact.Conflict, "the provenance of %s@%s is not signed yet; it is within moments, where policy allows the image", r, d)
+		}
 		return nil, artifact.Attached{}, artifact.Errorf(artifact.NotFound, "%s@%s was not built here, and nothing that Waybill signed says how it was; `waybill attestations` lists what others attached", r, d)
 	}
 	envelope, err := a.Envelope(ctx, r, all[i].Envelope)

@@ -108,7 +108,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		return nil, err
 	}
 	vex.documents = attached.vex
-	builds, runs, err := a.building(cfg, tokens.Stands, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, judge, signing, db},
+	builds, runs, err := a.building(cfg, tokens.Stands, builder.Config{Store: buildStore{db}, Bases: bases{images, judge, db, cfg.mirrorNames()}, Publisher: publisher{images, db},
 		Fetcher: &builder.Fetcher{Allowed: cfg.Builder.Git}, Limits: cfg.Builder.limits(), Hosts: cfg.hosts(),
 		Folder: filepath.Join(cfg.Data, "tmp"), Version: version, ID: "https://waybill.dev/builder", Logger: logger, Now: time.Now})
 	if err != nil {
@@ -188,7 +188,7 @@ func (a *app) deciding(cfg Config, k *keys, files *blob.File, contents *contents
 // follow has jobs inserted in the transactions that they follow from.
 func (a *app) follow(copier *mirror.Copier, advisories *advisories) {
 	db := a.database
-	db.OnAttached, db.OnBuild = a.jobs.Attached, a.jobs.Build
+	db.OnAttached, db.OnBuild, db.OnBuilt = a.jobs.Attached, a.jobs.Build, a.jobs.Built
 	db.OnAccepted, db.OnPolicy, db.OnWaiver, db.OnPromoted = a.jobs.Accepted, a.jobs.Applied, a.jobs.Waived, replicate(copier, db, a.jobs)
 	advisories.rescan, db.OnKeyRevoked = a.jobs.RescanAll, a.jobs.KeyRevoked
 	if a.deliverer.WantsScans() {

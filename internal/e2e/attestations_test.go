@@ -195,7 +195,9 @@ func TestAttestations(t *testing.T) {
 		require.Len(t, found, 1)
 		return found[0]["promotion"].(map[string]any)["action"] == "rollback"
 	})
-	require.Len(t, s.referrers(pusher, "shop/returns", digest, "application/vnd.in-toto+json"), 5)
+	s.await("the removal of the older summary", func() bool {
+		return len(s.referrers(pusher, "shop/returns", digest, "application/vnd.in-toto+json")) == 5
+	})
 
 	// What is said of it.
 	said := s.ok(pusher, "provenance", "shop/returns:v1")

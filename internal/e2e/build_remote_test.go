@@ -212,6 +212,26 @@ func TestBuildWithAgent(t *testing.T) {
 	require.NotContains(t, log, "keys: 1")
 }
 
+// TestBuildKitOnAFullDisk: the answer says that BuildKit's disk is full, nothing is published, and what fits is built.
+func TestBuildKitOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	needsRoot(t)
+	d := onDisk(t, "buildkit", "64m")
+	ci, program := d.token("--role", "pusher"), stepProgram(t)
+	dockerfile := "FROM scratch\nCOPY . /\nRUN [\"/step\", \"write\", \"/made\", \"it\"]\nUSER 7\n"
+	dir := stepContext(t, program, dockerfile)
+	noise := make([]byte, 80<<20)
+	_, _ = rand.Read(noise)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "noise"), noise, 0o600))
+	_, log, code := d.waybill(ci, "build", "-t", "shop/full:v1", dir)
+	require.Equal(t, 1, code)
+	require.Contains(t, log, "the disk that BuildKit works on is full")
+	_, _, code = d.waybill(ci, "show", "shop/full:v1")
+	require.Equal(t, 1, code)
+	_, log, code = d.waybill(ci, "build", "-t", "shop/full:v1", stepContext(t, program, dockerfile))
+	require.Zero(t, code, log)
+}
+
 // sshAgent is an agent that has one key, and says so to who asks for identities (RFC 9987).
 func sshAgent(t *testing.T) (socket string) {
 	t.Helper()

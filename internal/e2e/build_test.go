@@ -200,6 +200,10 @@ func TestBuildGit(t *testing.T) {
 	// The same files in a folder, dated as the commit is, are the same image.
 	git("-C", "returns.git", "checkout", "--quiet", commit)
 	require.Equal(t, one, lastLine(s.ok(pusher, "build", "-t", "shop/returns:v1", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", filepath.Join(dir, "returns.git/service"))))
+	s.await("the provenance", func() bool {
+		_, _, code := s.waybill(pusher, "provenance", two)
+		return code == 0
+	})
 	provenance := must(t, "env", "DOCKER_CONFIG="+s.dockerConfig(pusher), "cosign", "download", "attestation", "--predicate-type", "slsaprovenance1", "--allow-http-registry", s.host+"/"+two)
 	var envelope struct{ Payload []byte }
 	require.NoError(t, json.Unmarshal([]byte(provenance), &envelope))
