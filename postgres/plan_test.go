@@ -33,6 +33,7 @@ var whole = map[string]string{
 	"select size, note from ledger_checkpoints order by size":                   "an audit reads everything",
 	"select note from ledger_checkpoints order by size desc limit 1":            "the last one, by the primary key",
 	"from ledger_cosignatures order by size desc limit 1000":                    "the newest thousand, by the primary key",
+	"select size from ledger_cosignatures order by size desc limit":             "the last thousand, by the primary key",
 	"select exists (select from ledger_entries)":                                "whether there is any",
 	"from repository_blobs b join blobs using (digest) where linked_at < now()": "a dry run of garbage collection reads everything",
 	"from blobs b where created_at < now() - $1::interval and not exists":       "a dry run of garbage collection reads everything",
