@@ -364,7 +364,6 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionAudit), table(get("pulls-table", "/pulls.csv", "Who pulled what on which day, all of it, as a table", "Ledger")), a.pullsTable)
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
-	register(a, needs(artifact.ActionManage), takesTime(post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage")), a.retention)
 
 	register(a, audits, get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, audits, get("ledger-search", "/ledger/search", "Entries of the ledger by who, what and when, newest first", "Ledger"), a.findEntries)
@@ -377,11 +376,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
 	register(a, audits, takesTime(get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger")), a.audit)
 
-	register(a, needs(artifact.ActionLook), get("storage", "/storage", "What repositories hold, alone and together with others, and their quotas", "Storage"), a.storage)
-	register(a, needs(artifact.ActionManage), get("storage-runs", "/storage/runs", "What garbage collections, checks and runs of retention came to, newest first", "Storage"), a.storageRuns)
-	register(a, needs(artifact.ActionManage), takesTime(post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage")), a.collectGarbage)
-	register(a, needs(artifact.ActionManage), takesTime(streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent")), a.checkBlobs)
-
+	a.mountStorage()
 	a.mountBuilds()
 
 	a.mountDescription(engine)
@@ -393,6 +388,14 @@ func (a *API) mountTokens() {
 	register(a, needs(artifact.ActionManage), post("create-token", "/tokens", "Make a token; it is shown this once", "Tokens"), a.createToken)
 	register(a, needs(artifact.ActionManage), get("list-tokens", "/tokens", "Tokens, without their secrets", "Tokens"), a.listTokens)
 	register(a, needs(artifact.ActionManage), remove("revoke-token", "/tokens/{id}", "Revoke a token at once", "Tokens"), a.revokeToken)
+}
+
+func (a *API) mountStorage() {
+	register(a, needs(artifact.ActionLook), get("storage", "/storage", "What repositories hold, alone and together with others, and their quotas", "Storage"), a.storage)
+	register(a, needs(artifact.ActionManage), get("storage-runs", "/storage/runs", "What garbage collections, checks and runs of retention came to, newest first", "Storage"), a.storageRuns)
+	register(a, needs(artifact.ActionManage), takesTime(post("collect-garbage", "/gc", "Remove what nothing needs, or say what that is", "Storage")), a.collectGarbage)
+	register(a, needs(artifact.ActionManage), takesTime(streams(post("check-blobs", "/fsck", "Read every blob; answers progress and findings and then the result", "Storage"), "CheckEvent")), a.checkBlobs)
+	register(a, needs(artifact.ActionManage), takesTime(post("retention", "/retention", "Remove what no rule keeps, or say what that is, and why the rest stays", "Storage")), a.retention)
 }
 
 func (a *API) mountBuilds() {

@@ -122,10 +122,12 @@ func (w *Web) databases(ctx context.Context, page *advisoriesPage) error {
 		{databaseView{Name: "Advisories", What: "What is known of vulnerabilities; without it, scans are pending", Source: from.Source()}, from.AdvisoryDatabase, from.LastPull, from.AdvisoryDatabases},
 		{databaseView{Name: "Java", What: "What jars are called that do not say it themselves; without it, those are not matched", Source: from.JavaSource()}, from.JavaDatabase, from.LastJavaPull, from.JavaDatabases},
 	} {
-		view, err := kind.view, error(nil)
-		if view.AdvisoryDatabase, view.Present, err = kind.database(ctx); err != nil {
+		view := kind.view
+		d, have, err := kind.database(ctx)
+		if err != nil {
 			return err
 		}
+		view.AdvisoryDatabase, view.Present = d, have
 		view.Stale = view.Present && view.Name == "Advisories" && w.cfg.Now().Sub(view.UpdatedAt) > page.MaxAge
 		pull, had, err := kind.pull(ctx)
 		if err != nil {
