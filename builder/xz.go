@@ -269,7 +269,7 @@ func (c *chunks) begin() error {
 	if err != nil {
 		return unexpected(err)
 	}
-	length := 1
+	var length int
 	switch kind := control[0]; {
 	case kind == 0:
 		c.last, c.left = true, 1
