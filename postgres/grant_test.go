@@ -126,8 +126,10 @@ func TestGrantsAreTheClosure(t *testing.T) {
 				w.pull()
 			case "recall":
 				d := w.any("recall")
+				w.compare() // all that may be pulled is remembered
 				require.NoError(rt, s.db.Recall(s.ctx, w.repository, d, "ada", "bad", ""))
 				w.model.recalled[d] = true
+				w.compare()
 			}
 		}
 		w.compare()
