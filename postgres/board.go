@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -65,9 +67,37 @@ func collectStatus(rows pgx.Rows, err error) ([]artifact.Status, error) {
 	return all, translate(err)
 }
 
+// cells is what Cells returned last: many look at the board at once.
+type cells struct {
+	mu  sync.Mutex
+	at  time.Time // when it was asked for
+	all []artifact.Cell
+}
+
 // Cells returns what each environment runs, with the little that a board counts of all of it: whether the policies of now
-// deny it, and whether something severe was found in it.
+// deny it, and whether something severe was found in it. It is remembered until something changes that pages show: every
+// decision, signature and scan is told of (00021_board.sql). Nobody may change what is returned.
 func (db *DB) Cells(ctx context.Context) ([]artifact.Cell, error) {
+	known := &db.cells
+	known.mu.Lock()
+	all, at := known.all, known.at
+	known.mu.Unlock()
+	if !at.IsZero() && db.hot.fresh() && !db.changes.since(at) {
+		return all, nil
+	}
+	at = time.Now()
+	all, err := db.readCells(ctx)
+	if err == nil {
+		known.mu.Lock()
+		defer known.mu.Unlock()
+		if at.After(known.at) {
+			known.all, known.at = all, at
+		}
+	}
+	return all, err
+}
+
+func (db *DB) readCells(ctx context.Context) ([]artifact.Cell, error) {
 	rows, err := db.Pool.Query(ctx, `with recursive tree (repository, root, digest) as (
 			select distinct repository, digest, digest from deployments
 			union

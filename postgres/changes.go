@@ -21,6 +21,20 @@ func (c *changes) tell() {
 	c.next, c.last = make(chan struct{}), time.Now()
 }
 
+// touch says that this process changed something, before the database does.
+func (c *changes) touch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = time.Now()
+}
+
+// since reports whether something may have changed after a time.
+func (c *changes) since(t time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last.After(t)
+}
+
 // Changed returns a channel that is closed when something which pages show has changed since a time, whichever replica
 // did it; also when the database was out of hearing, and nobody knows.
 func (db *DB) Changed(since time.Time) <-chan struct{} {

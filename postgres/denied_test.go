@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -134,9 +135,11 @@ func TestLists(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []artifact.Cell{{Repository: w.repository, Environment: status[0].Environment, Digest: status[0].Digest, Version: "v4", Since: cells[0].Since, Severe: severe}}, cells)
 	}
-	_, err = w.db.Pool.Exec(w.ctx, `update verdicts set outcome = 'deny' where digest = $1`, status[0].Digest)
+	// What another replica did is told of by the database.
+	_, err = w.db.Pool.Exec(w.ctx, `with denied as (update verdicts set outcome = 'deny' where digest = $1) select pg_notify('board', '')`, status[0].Digest)
 	require.NoError(t, err)
-	cells, err := w.db.Cells(w.ctx)
-	require.NoError(t, err)
-	require.True(t, cells[0].Denied)
+	require.Eventually(t, func() bool {
+		cells, err := w.db.Cells(w.ctx)
+		return err == nil && cells[0].Denied
+	}, 30*time.Second, 10*time.Millisecond)
 }

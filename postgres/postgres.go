@@ -63,6 +63,7 @@ type DB struct {
 	told    atomic.Pointer[func(artifact.Repository)] // see OnWithdrawn
 	changes *changes
 	builds  *followers
+	cells   cells
 	unwatch context.CancelFunc
 	watched chan struct{}
 }

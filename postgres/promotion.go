@@ -156,6 +156,7 @@ func (db *DB) Promote(ctx context.Context, moves ...promotion.Move) ([]artifact.
 	}
 	slices.SortFunc(order, func(x, y int) int { return strings.Compare(moves[x].Repository.String(), moves[y].Repository.String()) })
 	done := make([]artifact.Promotion, len(moves))
+	defer db.changes.touch()
 	err := db.Transact(ctx, func(tx pgx.Tx) error {
 		for _, i := range order {
 			if err := lockGrants(ctx, tx, moves[i].Repository); err != nil {
@@ -300,6 +301,7 @@ func insertPromotion(ctx context.Context, tx pgx.Tx, p *artifact.Promotion) erro
 // share with it stays. Recalling it again changes nothing.
 func (db *DB) Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error {
 	defer db.withdrawn(repository)
+	defer db.changes.touch()
 	return db.Transact(ctx, func(tx pgx.Tx) error { return recall(ctx, tx, repository, digest, actor, reason, advisory) })
 }
 

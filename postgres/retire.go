@@ -17,6 +17,7 @@ import (
 // how many digests could be pulled from it.
 func (db *DB) RetireEnvironment(ctx context.Context, environment artifact.Environment, actor, reason string, versions int) (n int, err error) {
 	defer db.withdrawn(artifact.Repository{})
+	defer db.changes.touch()
 	err = db.Transact(ctx, func(tx pgx.Tx) error {
 		held, err := grantedIn(ctx, tx, environment)
 		if err != nil {

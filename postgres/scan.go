@@ -12,6 +12,7 @@ import (
 
 // SaveScan makes s the newest scan of its image. Findings that were known before keep since when.
 func (db *DB) SaveScan(ctx context.Context, s artifact.Scan) error {
+	defer db.changes.touch()
 	return db.Transact(artifact.DoneAgain(ctx), func(tx pgx.Tx) error {
 		scanned, err := db.scannedBefore(ctx, tx, &s)
 		if err != nil {

@@ -124,6 +124,7 @@ func sameRules(a, b []artifact.Reason) bool {
 // zero TurnedBad says that it is not promoted any more.
 func (db *DB) turnBad(ctx context.Context, v policy.Verdict) (t artifact.TurnedBad, err error) {
 	defer db.withdrawn(v.Repository)
+	defer db.changes.touch()
 	denials := v.Denials()
 	reasons := make([]string, len(denials))
 	for i, r := range denials {

@@ -160,7 +160,8 @@ func (w *Web) tags(ctx context.Context, p artifact.Principal, page *repositoryPa
 
 // story adds what happened in a repository, for one who may look at it.
 func (page *repositoryPage) story(ctx context.Context, w *Web, p artifact.Principal, query url.Values) (err error) {
-	r, total := page.Repository, 0
+	r := page.Repository
+	var total int
 	if page.History, total, err = w.cfg.Store.HistoryPage(ctx, r, behind("page", historyRows, query), historyRows); err != nil {
 		return err
 	}
