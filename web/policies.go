@@ -76,7 +76,7 @@ type policyCard struct {
 }
 
 // policyCards is how many policies a page shows.
-const policyCards = 20
+const policyCards = 12
 
 func (w *Web) policies(c *gin.Context, p artifact.Principal) error {
 	ctx, query := c.Request.Context(), c.Request.URL.Query()
