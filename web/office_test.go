@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,11 +25,14 @@ const shopPolicy = "# <script>\napiVersion: waybill/v1\nkind: Policy\nmetadata: 
 type rulebook struct {
 	did  []string
 	busy bool
+	body string // of every policy; empty: a short one
 }
 
 func (r *rulebook) version(n int) web.PolicyVersion {
 	body := shopPolicy
-	if n == 1 {
+	if r.body != "" {
+		body = r.body
+	} else if n == 1 {
 		body = strings.Replace(body, "warn", "deny", 1)
 	}
 	all, _ := policy.Parse("shop", []byte(body))
@@ -36,6 +40,9 @@ func (r *rulebook) version(n int) web.PolicyVersion {
 }
 
 func (r *rulebook) InForce(context.Context) ([]web.PolicyVersion, error) {
+	if r.body != "" {
+		return slices.Repeat([]web.PolicyVersion{r.version(2)}, 100), nil
+	}
 	return []web.PolicyVersion{r.version(2)}, nil
 }
 
@@ -240,6 +247,29 @@ func TestDraft(t *testing.T) {
 	_, page, _ = r.get("/policies/shop")
 	require.NotContains(t, page, "<textarea")
 	require.Contains(t, page, "rule: no-sshd, action: warn", "who may look reads it")
+}
+
+// TestLongPolicies: however long policies are, and however many, no page is.
+func TestLongPolicies(t *testing.T) {
+	t.Parallel()
+	r := open(t, store{})
+	r.signIn("admin")
+	labels := strings.Builder{}
+	for i := range 100 {
+		fmt.Fprintf(&labels, "            l%d: '%s'\n", i, strings.Repeat("<", 40))
+	}
+	rules := strings.Repeat("    - {rule: max-size, action: deny, with: {compressed: 500Mi, uncompressed: 1Gi, layer: 1Gi, layers: 60, wasted: 1Mi, files: 9}}\n", 150) +
+		strings.Repeat("    - rule: require-labels\n      action: warn\n      with:\n        labels:\n"+labels.String(), 2)
+	r.rules.body = "apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: shop}\nspec:\n  match: {repositories: [" + strings.Repeat("shop/**, ", 200) + "shop/**]}\n  rules:\n" + rules
+	_, err := policy.Parse("shop", []byte(r.rules.body))
+	require.NoError(t, err)
+	for _, path := range []string{"/policies", "/policies/shop", "/policies/shop?from=1&to=2"} {
+		status, page, _ := r.get(path)
+		require.Equal(t, 200, status, path)
+		require.Less(t, len(page), 150<<10, path)
+		require.Contains(t, page, "more", path)
+		harmless(t, page)
+	}
 }
 
 // TestBuildPages: a build is seen by who may see its repository, in parts, and ended by who may build there.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"html/template"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -76,7 +77,7 @@ type policyCard struct {
 }
 
 // policyCards is how many policies a page shows.
-const policyCards = 20
+const policyCards = 12
 
 func (w *Web) policies(c *gin.Context, p artifact.Principal) error {
 	ctx, query := c.Request.Context(), c.Request.URL.Query()
@@ -180,7 +181,7 @@ func (w *Web) policy(c *gin.Context, p artifact.Principal) error {
 	if page.policyCard, err = w.inWords(shown); err != nil {
 		page.Unread = messageOf(err)
 	}
-	page.Long, page.Rows = len(shown.Body) > maxPolicyText, rowsOf(shown.Body)
+	page.Long, page.Rows = tooLong(shown.Body), rowsOf(shown.Body)
 	if page.Versions, page.Older, err = w.versions(ctx, name, numbers["before"]); err != nil {
 		return err
 	}
@@ -309,6 +310,11 @@ func (w *Web) showDraft(c *gin.Context, status int, page *draftPage) {
 	w.render(c, status, "draft", title, page)
 }
 
+// tooLong reports whether a text is longer than a page has room for, as it is escaped.
+func tooLong(text string) bool {
+	return len(text) > maxPolicyText || len(template.HTMLEscapeString(text)) > 2*maxPolicyText
+}
+
 // rowsOf is how tall a field is for a text.
 func rowsOf(text string) int { return min(max(strings.Count(text, "\n")+2, 10), 40) }
 
@@ -326,7 +332,7 @@ func (w *Web) draft(c *gin.Context, p artifact.Principal) error {
 		page.Name = ""
 	}
 	page.Base, _ = strconv.Atoi(c.PostForm("base"))
-	if len(page.Text) > maxPolicyText {
+	if tooLong(page.Text) {
 		page.Problem, page.Text = "The text is longer than a page takes; use waybill policy impact FILE and waybill apply -f FILE.", ""
 		w.showDraft(c, http.StatusRequestEntityTooLarge, page)
 		return nil
