@@ -108,7 +108,8 @@ func printRuns(w io.Writer, runs []storage.Run) {
 }
 
 func runOutcome(r storage.Run) string {
-	o, text := r.Outcome, ""
+	o := r.Outcome
+	var text string
 	switch r.Kind {
 	case storage.RunCheck:
 		text = fmt.Sprintf("read %s, %s; something is wrong with %d", artifact.Count(o.Blobs, "blob"), bytesOf(o.Bytes), o.Findings)

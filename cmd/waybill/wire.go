@@ -94,12 +94,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 		Inspector: a.inspector, Upstream: a.mirrors, Rules: rules, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
 	contents.registry, pushes.Registry, scans.Busy = images, images, images.Busy
 	db.OnWithdrawn(images.Withdrawn)
-	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
-	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
-	a.pulls = storage.NewPulls(db, logger)
-	a.accounts = storage.NewAccounts(storage.AccountsConfig{Store: db, Total: cfg.Registry.Quota, Logger: logger})
-	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
-	care := &upkeep{collector, checker, keeper, a.accounts, &storage.Book{Store: db, Logger: logger, Now: time.Now}}
+	care := a.keeping(cfg, files, images, promotions)
 	signing := signer.NewService(k.signer, signerStore{images, db, a.embedded == nil})
 	attester := &jobs.Attester{Judge: judge, Service: signing, Store: db, SBOM: sboms{images, db}.SBOM, Product: cfg.product(), Busy: images.Busy, Logger: logger}
 	scans.Attest = attester.Bring
@@ -183,6 +178,17 @@ func (a *app) deciding(cfg Config, k *keys, files *blob.File, contents *contents
 	d.gate = promotion.NewGate(db)
 	d.promotions = promotion.NewService(promotion.Config{Store: db, Judge: d.judge, Attestations: signer.NewAttestations(contents, k.signer), Signatures: others, Now: time.Now})
 	return d, nil
+}
+
+// keeping makes what keeps the store in order: collection, checks, retention, and the accounts of what is stored.
+func (a *app) keeping(cfg Config, files *blob.File, images *registry.Registry, promotions *promotion.Service) *upkeep {
+	db, logger := a.database, a.logger
+	collector := registry.NewCollector(registry.CollectorConfig{Files: files, Rows: db, Grace: cfg.Registry.GCGrace, Logger: logger, Now: time.Now})
+	checker := registry.NewChecker(registry.CheckerConfig{Files: files, Rows: db, Logger: logger, Now: time.Now})
+	a.pulls = storage.NewPulls(db, logger)
+	a.accounts = storage.NewAccounts(storage.AccountsConfig{Store: db, Total: cfg.Registry.Quota, Logger: logger})
+	keeper := storage.NewKeeper(storage.KeeperConfig{Store: db, Blob: images.Blob, Environments: promotions.Environments, Flush: a.pulls.Flush, Logger: logger})
+	return &upkeep{collector, checker, keeper, a.accounts, &storage.Book{Store: db, Logger: logger, Now: time.Now}}
 }
 
 // follow has jobs inserted in the transactions that they follow from.
