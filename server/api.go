@@ -315,18 +315,7 @@ func (a *API) Mount(engine *gin.Engine) {
 
 	a.mountTokens()
 
-	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies, pipelines and rules for repositories: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
-	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies, pipelines and rules for repositories in force", "Documents"), a.listDocuments)
-	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document, the version in force or another", "Documents"), a.getDocument)
-	register(a, needs(artifact.ActionLook), get("document-history", "/documents/{kind}/{name}/history", "The versions of a document: who applied each, when, and what it changed", "Documents"), a.documentHistory)
-
-	register(a, needs(artifact.ActionLook), get("list-policies", "/policies", "Policies in force: what each rule asks, in words, and of what", "Policies"), a.listPolicies)
-	register(a, needs(artifact.ActionLook), takesTime(body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml")), a.testPolicy)
-	register(a, needs(artifact.ActionAudit), takesTime(streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent")), a.impact)
-
-	register(a, needs(artifact.ActionApprove), post("create-waiver", "/waivers", "Waive a rule, for a digest or a pattern of repositories, for a while", "Policies"), a.createWaiver)
-	register(a, needs(artifact.ActionLook), get("list-waivers", "/waivers", "Waivers in force, and those that ended", "Policies"), a.waivers)
-	register(a, needs(artifact.ActionApprove), remove("revoke-waiver", "/waivers/{waiver}", "End a waiver at once", "Policies"), a.revokeWaiver)
+	a.mountDocuments()
 
 	register(a, needs(artifact.ActionManage), takesTime(body(post("import-advisories", "/advisories", "Import a Trivy database archive", "Advisories"), "application/octet-stream")), a.importAdvisories)
 	register(a, needs(artifact.ActionManage), takesTime(post("pull-advisories", "/advisories/pulls", "Pull the advisory database from a registry", "Advisories")), a.pullAdvisories)
@@ -365,6 +354,29 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, needs(artifact.ActionLook), get("replications", "/replications", "How far the copies to other registries are", "Promotion"), a.replications)
 	register(a, needs(artifact.ActionLook), get("tag-history", "/tags/history", "What a tag stood at, and who moved it", "Images"), a.tagHistory)
 
+	a.mountLedger(engine)
+	a.mountStorage()
+	a.mountBuilds()
+
+	a.mountDescription(engine)
+}
+
+func (a *API) mountDocuments() {
+	register(a, needs(artifact.ActionManage), body(post("apply-documents", "/documents", "Apply policies, pipelines and rules for repositories: all are checked before any is applied", "Documents"), "application/yaml"), a.applyDocuments)
+	register(a, needs(artifact.ActionLook), get("list-documents", "/documents", "Policies, pipelines and rules for repositories in force", "Documents"), a.listDocuments)
+	register(a, needs(artifact.ActionLook), get("get-document", "/documents/{kind}/{name}", "One document, the version in force or another", "Documents"), a.getDocument)
+	register(a, needs(artifact.ActionLook), get("document-history", "/documents/{kind}/{name}/history", "The versions of a document: who applied each, when, and what it changed", "Documents"), a.documentHistory)
+
+	register(a, needs(artifact.ActionLook), get("list-policies", "/policies", "Policies in force: what each rule asks, in words, and of what", "Policies"), a.listPolicies)
+	register(a, needs(artifact.ActionLook), takesTime(body(post("test-policy", "/policies/test", "Judge stored images under policies that are not in force", "Policies"), "application/yaml")), a.testPolicy)
+	register(a, needs(artifact.ActionAudit), takesTime(streams(body(post("policy-impact", "/policies/impact", "Which images and environments policies would change the verdict of, and why", "Policies"), "application/yaml"), "ImpactEvent")), a.impact)
+
+	register(a, needs(artifact.ActionApprove), post("create-waiver", "/waivers", "Waive a rule, for a digest or a pattern of repositories, for a while", "Policies"), a.createWaiver)
+	register(a, needs(artifact.ActionLook), get("list-waivers", "/waivers", "Waivers in force, and those that ended", "Policies"), a.waivers)
+	register(a, needs(artifact.ActionApprove), remove("revoke-waiver", "/waivers/{waiver}", "End a waiver at once", "Policies"), a.revokeWaiver)
+}
+
+func (a *API) mountLedger(engine *gin.Engine) {
 	register(a, audits, get("ledger-entries", "/ledger/entries", "Entries of the ledger, in order", "Ledger"), a.ledgerEntries)
 	register(a, audits, get("ledger-search", "/ledger/search", "Entries of the ledger by who, what and when, newest first", "Ledger"), a.findEntries)
 	register(a, audits, table(get("ledger-search-table", "/ledger/search.csv", "Entries of the ledger by who, what and when, all of them, as a table", "Ledger")), a.findEntriesTable)
@@ -375,11 +387,6 @@ func (a *API) Mount(engine *gin.Engine) {
 	engine.GET(tileRoot+"/witnessed", a.plain(audits, a.tileWitnessed))
 	engine.GET(tileRoot+"/tile/*path", a.plain(audits, a.tile))
 	register(a, audits, takesTime(get("audit", "/audit", "Recompute the ledger and name rows that do not fit", "Ledger")), a.audit)
-
-	a.mountStorage()
-	a.mountBuilds()
-
-	a.mountDescription(engine)
 }
 
 func (a *API) mountTokens() {
