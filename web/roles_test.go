@@ -63,15 +63,15 @@ func TestEveryRouteAndRole(t *testing.T) {
 		{"GET", "/audit.csv", "/audit.csv", "auditor admin"},
 		{"GET", "/tokens", "/tokens", "admin"},
 		{"POST", "/tokens", "/tokens", form},
-		{"GET", "/tokens/revoke", "/tokens/revoke", "anybody"},
+		{"GET", "/tokens/revoke", "/tokens/revoke", "admin"},
 		{"POST", "/tokens/revoke", "/tokens/revoke", form},
 		{"GET", "/storage", "/storage", "admin"},
-		{"GET", "/storage/gc", "/storage/gc", "anybody"},
+		{"GET", "/storage/gc", "/storage/gc", "admin"},
 		{"POST", "/storage/gc", "/storage/gc", form},
-		{"GET", "/storage/retention", "/storage/retention", "anybody"},
+		{"GET", "/storage/retention", "/storage/retention", "admin"},
 		{"POST", "/storage/retention", "/storage/retention", form},
 		{"GET", "/advisories", "/advisories", lookers},
-		{"GET", "/advisories/pulls", "/advisories/pulls", "anybody"},
+		{"GET", "/advisories/pulls", "/advisories/pulls", lookers},
 		{"POST", "/advisories/pulls", "/advisories/pulls", form},
 		{"GET", "/api/docs", "/api/docs", "anybody"},
 		{"GET", "/api/docs/:tag", "/api/docs/tokens", "anybody"},
@@ -154,6 +154,7 @@ func TestEveryRouteAndRole(t *testing.T) {
 		}
 	}
 	require.Empty(t, desk.did)
+	require.Empty(t, o.did)
 	for _, r := range engine.Routes() {
 		if !strings.HasPrefix(r.Path, "/assets/") {
 			require.True(t, covered[r.Method+" "+r.Path], "%s %s is in no row of the table", r.Method, r.Path)

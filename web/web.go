@@ -264,15 +264,16 @@ func (w *Web) Mount(engine *gin.Engine) {
 	pages.GET("/events", w.signedIn(w.events))
 	pages.GET("/tokens", w.signedIn(w.tokens))
 	pages.POST("/tokens", w.acts(w.createToken))
+	pages.GET("/tokens/revoke", w.signedIn(w.tokens)) // where the answer to a form was, which somebody asks for again; and so below
 	pages.POST("/tokens/revoke", w.acts(w.revokeToken))
 	pages.GET("/storage", w.signedIn(w.storage))
+	pages.GET("/storage/gc", w.signedIn(w.storage))
 	pages.POST("/storage/gc", w.acts(w.collect))
+	pages.GET("/storage/retention", w.signedIn(w.storage))
 	pages.POST("/storage/retention", w.acts(w.retain))
 	pages.GET("/advisories", w.signedIn(w.advisories))
+	pages.GET("/advisories/pulls", w.signedIn(w.advisories))
 	pages.POST("/advisories/pulls", w.acts(w.pullAdvisories))
-	for path, to := range map[string]string{"/tokens/revoke": "/tokens", "/storage/gc": "/storage", "/storage/retention": "/storage", "/advisories/pulls": "/advisories"} {
-		pages.GET(path, func(c *gin.Context) { c.Redirect(http.StatusSeeOther, to) }) // a form's answer that somebody asks for again
-	}
 	pages.GET("/api/docs", w.forAll(w.apiReference))
 	pages.GET("/api/docs/:tag", w.forAll(w.apiOperations))
 }

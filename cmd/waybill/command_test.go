@@ -15,6 +15,7 @@ import (
 // TestCommandsOfTheAPI: what the OpenAPI document says to type can be typed.
 func TestCommandsOfTheAPI(t *testing.T) {
 	t.Parallel()
+	gin.SetMode(gin.TestMode)
 	api := server.NewAPI(server.APIConfig{})
 	api.Mount(gin.New())
 	text, err := api.Description()

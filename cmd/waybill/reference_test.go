@@ -20,6 +20,7 @@ import (
 // TestReferenceHasTheWholeAPI: every operation of the document that is served has its place on a page, and no page is large.
 func TestReferenceHasTheWholeAPI(t *testing.T) {
 	t.Parallel()
+	gin.SetMode(gin.TestMode)
 	api := server.NewAPI(server.APIConfig{Version: "test"})
 	pages, err := web.New(web.Config{SessionKey: make([]byte, 32), Description: api.Description})
 	require.NoError(t, err)
