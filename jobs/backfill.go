@@ -30,7 +30,7 @@ const (
 	askBackfill   = 24 * time.Hour   // and at each start
 	backfillAge   = 10 * time.Minute // of a push or a promotion: until then it has a job of its own
 	backfillPage  = 200              // digests that are looked at together
-	backfillTurn  = 30 * time.Second // then others of its queue have theirs, and where it is is written
+	backfillTurn  = 30 * time.Second // then others of its queue have theirs, and its place is written
 	backfillPause = time.Second
 )
 
