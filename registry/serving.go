@@ -112,7 +112,7 @@ func (r *Registry) Withdrawn(repository artifact.Repository) {
 	for _, s := range wait {
 		for !s.sending.TryLock() { // a piece is under way: it may have set a deadline of its own since
 			s.stop()
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 		}
 		s.sending.Unlock()
 	}
