@@ -384,6 +384,6 @@ func (f *filling) ledger(ctx context.Context) error {
 // rest is what lists show that are beside the images.
 func (f *filling) rest(ctx context.Context) error {
 	return f.run(ctx, `insert into tokens (id, hash, name, role, repositories, created_by, created_at, expires_at) select 'bench' || n, sha256(int8send(n)), 'ci' || n, 'pusher', array['team' || lpad((n % 20)::text, 2, '0') || '/**'], 'user:https://login.example#ada', now(), now() + interval '90 days' from generate_series(1, 2000) n;
-insert into build_runs (id, repository, key, request, principal, state, digest, built, asked_at, started_at, ended_at) select 'bench' || n, repository, digest, '{}', '{}', 'done', digest, true, pushed_at, pushed_at + interval '1 second', pushed_at + interval '40 seconds' from numbered where n % 5 = 0;
+insert into build_runs (id, repository, key, request, principal, state, digest, built, asked_at, started_at, ended_at) select 'bench' || n, repository, digest, jsonb_build_object('Repository', repository, 'Tags', array['v1']), '{"name": "token:ci/7", "role": "pusher"}', 'done', digest, true, pushed_at, pushed_at + interval '1 second', pushed_at + interval '40 seconds' from numbered where n % 5 = 0;
 insert into waivers (rule, repositories, reason, created_by, created_at, expires_at, ledger_index) select 'max-severity', array['team' || lpad((n % 20)::text, 2, '0') || '/**'], 'the vendor fixes it this week', 'user:https://login.example#grace', now() - interval '1 day', now() + interval '30 days', 0 from generate_series(1, 40) n`)
 }
