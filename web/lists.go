@@ -245,40 +245,51 @@ func (w *Web) cve(c *gin.Context, p artifact.Principal) error {
 	}
 	page.Asked = true
 	var after artifact.Digest
-	if text := c.Query("after"); text != "" {
-		var err error
-		if after, err = artifact.ParseDigest(text); err != nil {
-			return err
-		}
-	}
-	all, last, err := w.cfg.Store.Affected(ctx, page.ID, after, affectedRows)
-	if err != nil {
+	if err := w.open("cves", c.Query("after"), &after); err != nil {
 		return err
 	}
-	if !last.IsZero() {
-		page.Next = last.String()
-	}
-	for _, one := range all {
-		one, ok, err := w.affected(c, p, one)
+	for reads := 1; ; reads++ {
+		all, last, err := w.cfg.Store.Affected(ctx, page.ID, after, affectedRows)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			continue
+		for _, one := range all {
+			if err := w.addAffected(c, p, one, &page); err != nil {
+				return err
+			}
 		}
-		page.Affected = append(page.Affected, one)
-		page.Running += len(one.RunsIn)
-		for _, f := range one.Findings {
-			if page.Title == "" {
-				page.Title, page.URL = f.Title, f.URL
-			}
-			if f.Severity.Rank() > page.Severity.Rank() {
-				page.Severity = f.Severity
-			}
+		if after = last; last.IsZero() {
+			break
+		}
+		if len(page.Affected) >= affectedRows || reads == affectedReads {
+			page.Next = w.place("cves", last)
+			break
 		}
 	}
 	slices.SortStableFunc(page.Affected, func(a, b artifact.Affected) int { return len(b.RunsIn) - len(a.RunsIn) })
 	w.render(c, http.StatusOK, "cve", page.ID, page)
+	return nil
+}
+
+// affectedReads bounds how often a page reads on for one who may see little of what is affected.
+const affectedReads = 10
+
+// addAffected adds an image to the page, if the reader may see it.
+func (w *Web) addAffected(c *gin.Context, p artifact.Principal, one artifact.Affected, page *cvePage) error {
+	one, ok, err := w.affected(c, p, one)
+	if err != nil || !ok {
+		return err
+	}
+	page.Affected = append(page.Affected, one)
+	page.Running += len(one.RunsIn)
+	for _, f := range one.Findings {
+		if page.Title == "" {
+			page.Title, page.URL = f.Title, f.URL
+		}
+		if f.Severity.Rank() > page.Severity.Rank() {
+			page.Severity = f.Severity
+		}
+	}
 	return nil
 }
 
