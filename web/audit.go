@@ -194,7 +194,7 @@ func (w *Web) audit(c *gin.Context, p artifact.Principal) error {
 		other.View = ""
 	}
 	page.Others = "/audit?" + other.query().Encode()
-	next := ""
+	var next string
 	if asked.View == "pulls" {
 		next, err = w.pulls(ctx, p, &page)
 	} else {

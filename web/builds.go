@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -251,9 +252,9 @@ func (w *Web) buildEvents(c *gin.Context, p artifact.Principal) error {
 	c.Header("X-Accel-Buffering", "no")
 	c.Status(http.StatusOK)
 	ctx, cancel := context.WithTimeout(c.Request.Context(), streamLife)
-	defer cancel()
 	news, ended := make(chan said), make(chan error, 1)
-	go func() {
+	var following sync.WaitGroup
+	following.Go(func() {
 		_, err := w.cfg.Builds.Said(ctx, b.ID, after, true, func(b artifact.Build, seq int64, lines []string) {
 			select {
 			case news <- said{b.State, seq, lines}:
@@ -261,13 +262,14 @@ func (w *Web) buildEvents(c *gin.Context, p artifact.Principal) error {
 			}
 		})
 		ended <- err
-	}()
-	defer func() { cancel(); <-ended }()
+	})
+	defer following.Wait()
+	defer cancel()
 	w.streamBuild(ctx, c, news, ended)
 	return nil
 }
 
-func (w *Web) streamBuild(ctx context.Context, c *gin.Context, news <-chan said, ended chan error) {
+func (w *Web) streamBuild(ctx context.Context, c *gin.Context, news <-chan said, ended <-chan error) {
 	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
 	text := "retry: 1000\n\n"
@@ -294,7 +296,7 @@ func (w *Web) streamBuild(ctx context.Context, c *gin.Context, news <-chan said,
 		case <-beat.C:
 			text = ": \n\n"
 		case err := <-ended:
-			if ended <- err; err == nil {
+			if err == nil {
 				_, _ = c.Writer.WriteString("event: end\ndata: \n\n")
 				c.Writer.Flush()
 			}
