@@ -116,8 +116,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	if a.deliverer, err = cfg.deliverer(db, logger); err != nil {
 		return nil, err
 	}
-	single := &jobs.Rejudger{Store: db, Judge: judge, Logger: logger}
-	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Described: single.Rescanned, Attest: attester.Attest, Busy: images.Busy, Logger: logger}
+	signs := &jobs.Signer{Judge: judge, Service: signing, Describe: describe(db, scans, sboms{images, db}), Described: (&jobs.Rejudger{Store: db, Judge: judge, Logger: logger}).Rescanned, Attest: attester.Attest, Busy: images.Busy, Logger: logger}
 	a.jobs, err = jobs.New(ctx, jobs.Config{
 		Deliverer: a.deliverer,
 		Pool:      db.Pool, Alone: a.embedded != nil, Logger: logger,
