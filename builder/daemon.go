@@ -39,7 +39,7 @@ type Daemon struct {
 	p      *child.Process
 	socket string
 	users  int
-	spoilt bool // what it keeps is to be dropped
+	spoilt bool        // what it keeps is to be dropped
 	expiry *time.Timer // while there are no users
 	closed bool
 }

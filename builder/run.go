@@ -72,8 +72,8 @@ type RunsConfig struct {
 	Ready    func() error // why nothing can be built that the native engine does not
 	// Stands refuses (Denied) who may not ask for a build any more, when its turn comes; nil refuses nobody.
 	Stands func(ctx context.Context, p artifact.Principal) error
-	Logger   *slog.Logger
-	MaxLog   int64 // bytes of a log that are kept
+	Logger *slog.Logger
+	MaxLog int64 // bytes of a log that are kept
 }
 
 // Runs are the builds of all replicas: what they say is kept, and they can be followed and cancelled from each. What

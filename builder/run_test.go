@@ -21,7 +21,9 @@ type oneRun struct {
 	deleted artifact.Digest
 }
 
-func (s *oneRun) ClaimRun(context.Context, string, string) (Run, bool, error) { return s.run, true, nil }
+func (s *oneRun) ClaimRun(context.Context, string, string) (Run, bool, error) {
+	return s.run, true, nil
+}
 
 func (s *oneRun) EndRun(_ context.Context, _ string, b artifact.Build) error {
 	s.ended = b
