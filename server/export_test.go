@@ -10,3 +10,11 @@ func OCIEndpoints() (all []string) {
 
 var ociResources = map[resource]string{resourceBase: "base", resourceCatalog: "catalog", resourceTags: "tags", resourceReferrers: "referrers", resourceManifest: "manifest",
 	resourceBlob: "blob", resourceUploads: "uploads", resourceUpload: "upload"}
+
+// Routes are the server's own, as METHOD PATH: those beside what is mounted.
+func (s *Server) Routes() (all []string) {
+	for _, r := range s.engine.Routes() {
+		all = append(all, r.Method+" "+r.Path)
+	}
+	return all
+}
