@@ -9,7 +9,7 @@ import (
 )
 
 // busyFor is how long after a request of a push another is expected.
-const busyFor = 150 * time.Millisecond
+const busyFor = 100 * time.Millisecond
 
 // Busy reports whether somebody pushes at this moment, or many pull: they wait for an answer, and jobs can do without the
 // processors for a while.
