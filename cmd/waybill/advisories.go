@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	gcr "github.com/google/go-containerregistry/pkg/v1"
@@ -33,6 +34,11 @@ type advisoryPulls struct {
 	images   *registry.Registry
 	db       *postgres.DB
 	logger   *slog.Logger
+
+	counting  sync.Mutex
+	counted   artifact.ScanCoverage
+	countedAt time.Time
+	countTook time.Duration
 }
 
 func newAdvisoryPulls(a *advisories, cfg AdvisoriesConfig, images *registry.Registry, db *postgres.DB, logger *slog.Logger) (*advisoryPulls, error) {
