@@ -111,7 +111,8 @@ func standStill(t *testing.T, s *waybillServer, denied string) {
 		s.signIn(tab, s.admin())
 		for name, path := range map[string]string{"board": "/", "past": "/?at=2026-01-01", "digest": "/d/shop/returns:v2", "recalled": "/d/shop/returns:v1", "denied": "/d/" + denied, "repository": "/r/shop/returns?tag=v1", "refusing": "/r/shop/reports",
 			"repositories": "/repositories", "approvals": "/approvals", "pipelines": "/pipelines", "cve": "/cves?id=CVE-2026-12087", "ledger": "/ledger", "absent": "/d/shop/reports:v1", "compare": "/compare?from=shop/returns:v1&to=shop/returns:v2",
-			"promote": "/promote?service=shop/returns&environment=staging&version=v2", "rollback": "/rollback?service=shop/returns&environment=dev", "recall": "/recall?ref=shop/returns@" + running} {
+			"promote": "/promote?service=shop/returns&environment=staging&version=v2", "rollback": "/rollback?service=shop/returns&environment=dev", "recall": "/recall?ref=shop/returns@" + running,
+			"policies": "/policies", "policy": "/policies/baseline", "builds": "/builds", "audit": "/audit", "pulls": "/audit?view=pulls", "tokens": "/tokens", "storage": "/storage", "advisories": "/advisories", "docs": "/api/docs", "docs of images": "/api/docs/images"} {
 			do(t, tab, chromedp.Navigate(s.url+path), visible("h1"))
 			if name == "board" {
 				do(t, tab, visible("[data-live]:not([hidden])"))

@@ -124,6 +124,10 @@ func TestPagesAreAccessible(t *testing.T) {
 			do(t, tab, chromedp.Navigate(s.url+path), visible("h1"))
 			require.Empty(t, violations(t, tab, axe), "%s, %s", path, scheme)
 		}
+		do(t, tab, chromedp.Navigate(s.url+"/d/shop/reports:v1"), visible(`main a[href^="/d/"]`))
+		require.Empty(t, violations(t, tab, axe), "a tag that was denied, %s", scheme)
+		do(t, tab, chromedp.Click(`main a[href^="/d/"]`), visible("#denied"))
+		require.Empty(t, violations(t, tab, axe), "what was denied, %s", scheme)
 		for _, text := range []string{stricterShop, strings.Replace(stricterShop, "no-latest", "no-such", 1)} {
 			do(t, tab, chromedp.Navigate(s.url+"/policies/shop"))
 			edit(t, tab, text)
