@@ -23,7 +23,7 @@ func TestTokensInTheBrowser(t *testing.T) {
 	require.Contains(t, get(t, admin, chromedp.Text(".problem")), "a deployer is one of an environment")
 	do(t, admin, chromedp.Click(`input[name="environments"][value="production"]`), chromedp.SendKeys("#repositories", "shop/**"),
 		chromedp.Click(`form.stack button`), visible(".secret"))
-	secret := strings.TrimSpace(get(t, admin, chromedp.Text(".secret code")))
+	secret := strings.TrimSpace(get(t, admin, chromedp.Text(".secret")))
 	require.Contains(t, get(t, admin, chromedp.Text(".made")), "deployer for production, in shop/**")
 	asked := func() int {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/api/v1/repositories", nil)
@@ -117,7 +117,7 @@ func TestReferenceInTheBrowser(t *testing.T) {
 	require.Contains(t, get(t, tab, chromedp.Text("#collect-garbage")), "waybill gc --dry-run")
 
 	// What it says to type works.
-	line := get(t, tab, chromedp.Text("#collect-garbage pre code"))
+	line := get(t, tab, chromedp.Text("#collect-garbage pre"))
 	out, errs, code := command(t, "", []string{"WAYBILL_URL=" + s.url, "WAYBILL_TOKEN=" + s.admin()}, "sh", "-c", strings.Replace(line, "curl", "curl -sS", 1))
 	require.Zero(t, code, errs)
 	require.Contains(t, out, "freedBytes")
