@@ -79,6 +79,10 @@ func register[I, O any](a *API, n need, op huma.Operation, handle func(context.C
 	}
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
+		if op.Method == http.MethodGet { // JSON, and no stream
+			op.Middlewares = append(op.Middlewares, tagged)
+			op.Responses["304"] = &huma.Response{Description: "What If-None-Match names is what there is: see the ETag of an answer"}
+		}
 	}
 	op.Responses["default"] = &huma.Response{
 		Description: "A problem (RFC 9457), with every reason of a denial",
