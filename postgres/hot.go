@@ -113,20 +113,25 @@ func (h *hot) shelf(repository artifact.Repository) *shelf {
 	return s
 }
 
+// remembered returns an answer that is on its shelf.
+func remembered[K comparable, V any](h *hot, repository artifact.Repository, on func(*shelf) map[K]V, key K) (v V, ok bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if s := h.shelves[repository]; s != nil {
+		v, ok = on(s)[key]
+	}
+	return v, ok
+}
+
 // recallOr answers from memory, or asks load and remembers its answer unless the repository changed meanwhile. on
 // returns the map that holds such answers; size is roughly what one takes in memory, in bytes.
 func recallOr[K comparable, V any](h *hot, repository artifact.Repository, on func(*shelf) map[K]V, key K, size func(V) int, load func() (V, error)) (V, error) {
 	if !h.fresh() {
 		return load()
 	}
-	h.mu.RLock()
-	if s := h.shelves[repository]; s != nil {
-		if v, ok := on(s)[key]; ok {
-			h.mu.RUnlock()
-			return v, nil
-		}
+	if v, ok := remembered(h, repository, on, key); ok {
+		return v, nil
 	}
-	h.mu.RUnlock()
 	s := h.shelf(repository)
 	v, err := load()
 	if err == nil {
@@ -146,14 +151,9 @@ func recallAll[K, V comparable](h *hot, repository artifact.Repository, on func(
 	if !h.fresh() {
 		return one()
 	}
-	h.mu.RLock()
-	if s := h.shelves[repository]; s != nil {
-		if v, ok := on(s)[key]; ok {
-			h.mu.RUnlock()
-			return v, nil
-		}
+	if v, ok := remembered(h, repository, on, key); ok {
+		return v, nil
 	}
-	h.mu.RUnlock()
 	s := h.shelf(repository)
 	found, err := load()
 	if err != nil {

@@ -89,7 +89,7 @@ func act(what string, digest artifact.Digest) scanner.Response {
 	}
 	switch what {
 	case "crash":
-		panic("boom")
+		panic("a scanner that crashes")
 	case "hang":
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	case "garbage":

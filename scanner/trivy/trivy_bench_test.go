@@ -101,15 +101,11 @@ func BenchmarkRematch(b *testing.B) {
 	b.ReportMetric(float64(len(images)*b.N)/b.Elapsed().Seconds(), "images/s")
 }
 
-// BenchmarkAnalyseLayer reads the layer that WAYBILL_BENCH_LAYER names, such as a root file system packed with gzip.
+// BenchmarkAnalyseLayer reads the layer that WAYBILL_BENCH_LAYER names, such as a root file system packed with gzip; else one
+// that holds this very program.
 func BenchmarkAnalyseLayer(b *testing.B) {
-	path := os.Getenv("WAYBILL_BENCH_LAYER")
-	if path == "" {
-		b.Skip("WAYBILL_BENCH_LAYER names no layer")
-	}
+	content := benchLayer(b)
 	s, err := trivy.New("bench", "", "")
-	require.NoError(b, err)
-	content, err := os.ReadFile(path)
 	require.NoError(b, err)
 	b.SetBytes(int64(len(content)))
 	b.ReportAllocs()
@@ -122,4 +118,26 @@ func BenchmarkAnalyseLayer(b *testing.B) {
 	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &after))
 	spent := func(u unix.Rusage) float64 { return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e6 }
 	b.ReportMetric((spent(after)-spent(before))/float64(b.N), "cpu-ms/op")
+}
+
+func benchLayer(b *testing.B) []byte {
+	b.Helper()
+	if path := os.Getenv("WAYBILL_BENCH_LAYER"); path != "" {
+		packed, err := os.ReadFile(path)
+		require.NoError(b, err)
+		return packed
+	}
+	path, err := os.Executable()
+	require.NoError(b, err)
+	program, err := os.ReadFile(path)
+	require.NoError(b, err)
+	var packed bytes.Buffer
+	zipped := gzip.NewWriter(&packed)
+	archive := tar.NewWriter(zipped)
+	require.NoError(b, archive.WriteHeader(&tar.Header{Name: "usr/bin/program", Mode: 0o755, Size: int64(len(program))}))
+	_, err = archive.Write(program)
+	require.NoError(b, err)
+	require.NoError(b, archive.Close())
+	require.NoError(b, zipped.Close())
+	return packed.Bytes()
 }
