@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,9 +205,21 @@ func TestRecallCutsPulls(t *testing.T) {
 	_, goodLayer := here.image("good", "YYYYYYYY", held)
 	recalled, elsewhere, other := here.slow("node", badLayer), there.slow("node", badLayer), here.slow("node", goodLayer)
 	reader := here.slow("reader", goodLayer)
+	pulls := func() int {
+		answer, err := there.get("node", "/manifests/"+bad.String())
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		return answer.StatusCode
+	}
+	require.Equal(t, http.StatusOK, pulls(), "which is remembered there")
 	began := time.Now()
 	require.NoError(t, db.Recall(t.Context(), here.shop, bad, "user:ada", "CVE", ""))
 	here.listens.answered.Store(true)
+	answered := time.Now()
+	for pulls() == http.StatusOK && time.Since(answered) < time.Minute {
+		runtime.Gosched()
+	}
+	require.Less(t, time.Since(answered), 1500*time.Millisecond, "a replica let pulls begin for longer than a second, and what a busy machine takes")
 	require.Less(t, time.Since(began), 5*time.Second, "who reads slowly holds up no recall")
 	select {
 	case <-there.listens.closed:
