@@ -151,29 +151,42 @@ func (c *client) promote(ctx context.Context, repository, tag string) error {
 	}
 }
 
-// signed waits until an image is signed and attested, where that is done: what a server does after a push must not be
-// done while the next one is measured.
-func (c *client) signed(ctx context.Context, repository string, img image) error {
-	if c.target.pusher == "" {
+// settle waits until images are signed and attested, and so are their promotions, where that is done: what a server does
+// after a push or a promotion must not be done while the next thing is measured.
+func settle(ctx context.Context, t target, repository func(i int) string, images []image, promoted bool) error {
+	if t.pusher == "" {
 		return nil
 	}
+	c := newClient(t)
 	defer c.http.CloseIdleConnections()
 	tries := time.NewTicker(20 * time.Millisecond)
 	defer tries.Stop()
-	for {
-		answer, err := c.do(ctx, c.target.pusher, "HEAD", "/v2/"+repository+"/manifests/"+strings.Replace(img.manifest.digest, ":", "-", 1)+".att", nil, "", 200, 404)
-		if err != nil {
-			return err
-		}
-		if err := drain(answer); err != nil || answer.StatusCode == http.StatusOK {
-			return err
-		}
-		select {
-		case <-tries.C:
-		case <-ctx.Done():
-			return ctx.Err()
+	said := "in-toto" // of an attestation
+	if promoted && t.puller != t.pusher {
+		said = "slsa.dev/verification_summary"
+	}
+	for i, img := range images {
+		for {
+			answer, err := c.do(ctx, t.pusher, "GET", "/v2/"+repository(i)+"/referrers/"+img.manifest.digest, nil, "", 200)
+			if err != nil {
+				return err
+			}
+			referrers, err := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			if err != nil {
+				return err
+			}
+			if bytes.Contains(referrers, []byte(said)) {
+				break
+			}
+			select {
+			case <-tries.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 	}
+	return nil
 }
 
 func drain(r *http.Response) error {

@@ -199,12 +199,7 @@ func pushes(n, size int) func(context.Context, int) (func(context.Context, targe
 			if err != nil {
 				return m, err
 			}
-			for i, img := range images {
-				if err := newClient(t).signed(ctx, repository(i), img); err != nil {
-					return m, err
-				}
-			}
-			return m, nil
+			return m, settle(ctx, t, repository, images, false)
 		}, nil
 	}
 }
@@ -224,6 +219,9 @@ func pulls(n, size int) func(context.Context, int) (func(context.Context, target
 				}
 				return c.promote(ctx, "bench/pull", tag(i))
 			}, t); err != nil {
+				return measured{}, err
+			}
+			if err := settle(ctx, t, func(int) string { return "bench/pull" }, images, true); err != nil {
 				return measured{}, err
 			}
 			var done atomic.Int64
