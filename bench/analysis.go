@@ -53,21 +53,23 @@ func analysis(ctx context.Context, t target, file string, rounds int) error {
 // uploadAfter uploads as many layers as there are processors, then the blob that is timed, and waits until no layer is analysed.
 func (c *client) uploadAfter(ctx context.Context, layer []byte, analysed bool) (time.Duration, error) {
 	const repository = "bench/analysis"
-	layers := make([][]byte, runtime.NumCPU())
+	layers := make([]content, runtime.NumCPU())
 	var uploads sync.WaitGroup
 	errs := make([]error, len(layers))
 	for i := range layers {
-		var err error
-		if layers[i], err = another(layer); err != nil {
+		one, err := another(layer)
+		if err != nil {
 			return 0, err
 		}
 		if !analysed {
-			layers[i][0] = 'x'
+			one[0] = 'x'
 		}
+		layers[i] = contentOf(one)
 		uploads.Go(func() { errs[i] = c.pushBlob(ctx, repository, layers[i]) })
 	}
-	blob := randomBytes(uploadSize)
-	blob[0] = 'x'
+	random := randomBytes(uploadSize)
+	random[0] = 'x'
+	blob := contentOf(random)
 	uploads.Wait()
 	for _, err := range errs {
 		if err != nil {
@@ -99,8 +101,8 @@ func another(layer []byte) ([]byte, error) {
 }
 
 // awaitAnalysis pushes an image of layers: the answer, whatever it is, comes when they are analysed.
-func (c *client) awaitAnalysis(ctx context.Context, repository string, layers [][]byte) error {
-	config := []byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`)
+func (c *client) awaitAnalysis(ctx context.Context, repository string, layers []content) error {
+	config := contentOf([]byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}`))
 	if err := c.pushBlob(ctx, repository, config); err != nil {
 		return err
 	}
@@ -111,10 +113,10 @@ func (c *client) awaitAnalysis(ctx context.Context, repository string, layers []
 	}
 	var all []descriptor
 	for _, l := range layers {
-		all = append(all, descriptor{"application/vnd.oci.image.layer.v1.tar+gzip", digest(l), len(l)})
+		all = append(all, descriptor{"application/vnd.oci.image.layer.v1.tar+gzip", l.digest, len(l.bytes)})
 	}
 	manifest, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType,
-		"config": descriptor{"application/vnd.oci.image.config.v1+json", digest(config), len(config)}, "layers": all})
+		"config": descriptor{"application/vnd.oci.image.config.v1+json", config.digest, len(config.bytes)}, "layers": all})
 	if err != nil {
 		return err
 	}

@@ -59,20 +59,20 @@ func (c *client) do(ctx context.Context, authorization, method, where string, bo
 }
 
 func (c *client) push(ctx context.Context, repository, tag string, img image) error {
-	for _, blob := range [][]byte{img.layer, img.config} {
+	for _, blob := range []content{img.layer, img.config} {
 		if err := c.pushBlob(ctx, repository, blob); err != nil {
 			return err
 		}
 	}
-	answer, err := c.do(ctx, c.target.pusher, "PUT", "/v2/"+repository+"/manifests/"+tag, img.manifest, manifestType, 201)
+	answer, err := c.do(ctx, c.target.pusher, "PUT", "/v2/"+repository+"/manifests/"+tag, img.manifest.bytes, manifestType, 201)
 	if err != nil {
 		return err
 	}
 	return drain(answer)
 }
 
-func (c *client) pushBlob(ctx context.Context, repository string, blob []byte) error {
-	answer, err := c.do(ctx, c.target.pusher, "HEAD", "/v2/"+repository+"/blobs/"+digest(blob), nil, "", 200, 404)
+func (c *client) pushBlob(ctx context.Context, repository string, blob content) error {
+	answer, err := c.do(ctx, c.target.pusher, "HEAD", "/v2/"+repository+"/blobs/"+blob.digest, nil, "", 200, 404)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (c *client) pushBlob(ctx context.Context, repository string, blob []byte) e
 	if err := drain(answer); err != nil {
 		return err
 	}
-	if answer, err = c.do(ctx, c.target.pusher, "PATCH", where, blob, "application/octet-stream", 202); err != nil {
+	if answer, err = c.do(ctx, c.target.pusher, "PATCH", where, blob.bytes, "application/octet-stream", 202); err != nil {
 		return err
 	}
 	where = answer.Header.Get("Location")
@@ -100,7 +100,7 @@ func (c *client) pushBlob(ctx context.Context, repository string, blob []byte) e
 	if strings.Contains(where, "?") {
 		separator = "&"
 	}
-	if answer, err = c.do(ctx, c.target.pusher, "PUT", where+separator+"digest="+url.QueryEscape(digest(blob)), nil, "", 201); err != nil {
+	if answer, err = c.do(ctx, c.target.pusher, "PUT", where+separator+"digest="+url.QueryEscape(blob.digest), nil, "", 201); err != nil {
 		return err
 	}
 	return drain(answer)
@@ -108,7 +108,7 @@ func (c *client) pushBlob(ctx context.Context, repository string, blob []byte) e
 
 func (c *client) pull(ctx context.Context, repository, tag string, img image) (int64, error) {
 	total := int64(0)
-	for _, path := range []string{"manifests/" + tag, "blobs/" + digest(img.config), "blobs/" + digest(img.layer)} {
+	for _, path := range []string{"manifests/" + tag, "blobs/" + img.config.digest, "blobs/" + img.layer.digest} {
 		answer, err := c.do(ctx, c.target.puller, "GET", "/v2/"+repository+"/"+path, nil, "", 200)
 		if err != nil {
 			return total, err
@@ -120,7 +120,7 @@ func (c *client) pull(ctx context.Context, repository, tag string, img image) (i
 		}
 		total += n
 	}
-	if total != int64(len(img.config)+len(img.layer)+len(img.manifest)) {
+	if total != int64(len(img.config.bytes)+len(img.layer.bytes)+len(img.manifest.bytes)) {
 		return total, fmt.Errorf("pulled %d bytes of an image that has others", total)
 	}
 	return total, nil
@@ -149,6 +149,44 @@ func (c *client) promote(ctx context.Context, repository, tag string) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// settle waits until images are signed and attested, and so are their promotions, where that is done: what a server does
+// after a push or a promotion must not be done while the next thing is measured.
+func settle(ctx context.Context, t target, repository func(i int) string, images []image, promoted bool) error {
+	if t.pusher == "" {
+		return nil
+	}
+	c := newClient(t)
+	defer c.http.CloseIdleConnections()
+	tries := time.NewTicker(20 * time.Millisecond)
+	defer tries.Stop()
+	said := "in-toto" // of an attestation
+	if promoted && t.puller != t.pusher {
+		said = "slsa.dev/verification_summary"
+	}
+	for i, img := range images {
+		for {
+			answer, err := c.do(ctx, t.pusher, "GET", "/v2/"+repository(i)+"/referrers/"+img.manifest.digest, nil, "", 200)
+			if err != nil {
+				return err
+			}
+			referrers, err := io.ReadAll(answer.Body)
+			answer.Body.Close()
+			if err != nil {
+				return err
+			}
+			if bytes.Contains(referrers, []byte(said)) {
+				break
+			}
+			select {
+			case <-tries.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
 }
 
 func drain(r *http.Response) error {

@@ -64,7 +64,7 @@ func manifests(byDigest bool) func(context.Context, int) (func(context.Context, 
 				return measured{}, err
 			}
 			if byDigest {
-				tag = digest(img.manifest)
+				tag = img.manifest.digest
 			}
 			return gets(ctx, t, "/v2/bench/manifest/manifests/"+tag, 16, length, false)
 		}, nil
@@ -84,7 +84,7 @@ func coldManifests(n int) func(context.Context, int) (func(context.Context, targ
 				return measured{}, err
 			}
 			return each(images, func(c *client, i int) error {
-				answer, err := c.do(ctx, t.puller, "GET", "/v2/"+repository+"/manifests/"+digest(images[i].manifest), nil, "", 200)
+				answer, err := c.do(ctx, t.puller, "GET", "/v2/"+repository+"/manifests/"+images[i].manifest.digest, nil, "", 200)
 				if err != nil {
 					return err
 				}
@@ -108,7 +108,7 @@ func lists(what string) func(context.Context, int) (func(context.Context, target
 			}
 			path := what
 			if what == "referrers/" {
-				path += digest(images[0].manifest)
+				path += images[0].manifest.digest
 			}
 			return gets(ctx, t, "/v2/"+repository+"/"+path, clients, length, false)
 		}, nil
@@ -116,15 +116,14 @@ func lists(what string) func(context.Context, int) (func(context.Context, target
 }
 
 func blobs(size int) func(context.Context, int) (func(context.Context, target, time.Duration) (measured, error), error) {
-	blob := sync.OnceValue(func() []byte { return randomBytes(size) })
+	blob := sync.OnceValue(func() content { return contentOf(randomBytes(size)) })
 	return func(context.Context, int) (func(context.Context, target, time.Duration) (measured, error), error) {
 		b := blob()
-		d := digest(b)
 		return func(ctx context.Context, t target, length time.Duration) (measured, error) {
 			if err := newClient(t).pushBlob(ctx, "bench/blob", b); err != nil {
 				return measured{}, err
 			}
-			return gets(ctx, t, "/v2/bench/blob/blobs/"+d, clients, length, true)
+			return gets(ctx, t, "/v2/bench/blob/blobs/"+b.digest, clients, length, true)
 		}, nil
 	}
 }
@@ -193,9 +192,14 @@ func pushes(n, size int) func(context.Context, int) (func(context.Context, targe
 			return nil, err
 		}
 		return func(ctx context.Context, t target, _ time.Duration) (measured, error) {
-			return each(images, func(c *client, i int) error {
-				return c.push(ctx, fmt.Sprintf("bench/push-%d", i%clients), fmt.Sprintf("%d-%d-%d-%d", begun.Unix(), size, round, i), images[i])
+			repository := func(i int) string { return fmt.Sprintf("bench/push-%d", i%clients) }
+			m, err := each(images, func(c *client, i int) error {
+				return c.push(ctx, repository(i), fmt.Sprintf("%d-%d-%d-%d", begun.Unix(), size, round, i), images[i])
 			}, t)
+			if err != nil {
+				return m, err
+			}
+			return m, settle(ctx, t, repository, images, false)
 		}, nil
 	}
 }
@@ -215,6 +219,9 @@ func pulls(n, size int) func(context.Context, int) (func(context.Context, target
 				}
 				return c.promote(ctx, "bench/pull", tag(i))
 			}, t); err != nil {
+				return measured{}, err
+			}
+			if err := settle(ctx, t, func(int) string { return "bench/pull" }, images, true); err != nil {
 				return measured{}, err
 			}
 			var done atomic.Int64

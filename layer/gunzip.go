@@ -42,8 +42,14 @@ func (g *gunzip) Read(p []byte) (int, error) {
 	}
 }
 
-// Close has nothing to close.
-func (g *gunzip) Close() error { return nil }
+// Close implements io.Closer.
+func (g *gunzip) Close() error {
+	if g.inflater != nil {
+		g.inflater.release()
+		g.inflater = nil
+	}
+	return nil
+}
 
 // header reads a member's (section 2.3), or finds that there is none. Of what it may hold, nothing counts here.
 func (g *gunzip) header() error {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 )
 
 // inflater unpacks DEFLATE (RFC 1951). Unpacking is half of what a layer costs, and this takes half of the time that
@@ -72,8 +73,22 @@ const (
 
 var errCorrupt = errors.New("flate: corrupt input")
 
+// inflaters are those that another layer may use: each has half a megabyte of buffers.
+var inflaters = sync.Pool{New: func() any {
+	return &inflater{in: make([]byte, inputSize+2*ahead), out: make([]byte, outputSize+slack)}
+}}
+
 func newInflater(source io.Reader) *inflater {
-	return &inflater{source: source, in: make([]byte, inputSize+2*ahead), out: make([]byte, outputSize+slack)}
+	f := inflaters.Get().(*inflater)
+	clear(f.in)
+	*f = inflater{source: source, in: f.in, out: f.out}
+	return f
+}
+
+// release gives it back; it must not be read again.
+func (f *inflater) release() {
+	f.source = nil
+	inflaters.Put(f)
 }
 
 // reset begins another stream in the same source.

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/readahead"
 
 	"waybill/artifact"
 )
@@ -65,25 +64,24 @@ func Read(r io.Reader, opt Options) (artifact.LayerFacts, error) {
 // decompress recognises gzip (RFC 1952), zstd (RFC 8878, whose skippable frames may stand first) or a plain tar by the
 // first bytes.
 func decompress(r io.Reader) (io.ReadCloser, string, error) {
-	buffered := bufio.NewReaderSize(r, portion)
+	buffered := readers.Get().(*bufio.Reader)
+	buffered.Reset(r)
 	head, err := buffered.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", err
 	}
-	plain, compression, err := unpack(buffered, head)
+	unpacked, compression, err := unpack(buffered, head)
 	if err != nil {
 		return nil, "", err
 	}
+	plain := &unpacking{ReadCloser: unpacked, from: buffered}
 	if _, err := buffered.Peek(portion); err != nil || compression == "none" {
 		return plain, compression, nil // what is this small needs no help
 	}
 	// Unpacking takes as long as all that is done with what it gives: the one need not wait for the other.
-	ahead, err := readahead.NewReadCloserSize(plain, 4, portion)
+	ahead, err := Ahead(plain, 4)
 	return ahead, compression, err
 }
-
-// portion is how many bytes go from hand to hand.
-const portion = 256 << 10
 
 func unpack(buffered *bufio.Reader, head []byte) (io.ReadCloser, string, error) {
 	switch {

@@ -40,6 +40,12 @@ func (db *DB) readBlob(ctx context.Context, repository artifact.Repository, dige
 	return b, nil
 }
 
+// hasBlob reports whether a blob of that size is remembered.
+func (db *DB) hasBlob(repository artifact.Repository, d artifact.Descriptor) bool {
+	b, ok := remembered(db.hot, repository, func(s *shelf) map[artifact.Digest]linked { return s.blobs }, d.Digest)
+	return ok && b.size == d.Size && db.hot.fresh()
+}
+
 // keepFor is how long who was told that a blob is here may take it for linked just now.
 const keepFor = time.Minute
 
@@ -62,6 +68,14 @@ func (db *DB) KeepBlob(ctx context.Context, repository artifact.Repository, dige
 // Collectors stay away from the digest from before the bytes are published until the row is committed, so that there is
 // never a row without bytes; a crash in between leaves bytes without a row.
 func (db *DB) SaveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string, publish func() error) error {
+	begun := time.Now()
+	_, err := recallAfter(db.hot, repository, func(s *shelf) map[artifact.Digest]linked { return s.blobs }, digest, nothing, func() (linked, error) {
+		return linked{size: size, at: begun}, db.saveBlob(ctx, repository, digest, size, upload, publish)
+	})
+	return err
+}
+
+func (db *DB) saveBlob(ctx context.Context, repository artifact.Repository, digest artifact.Digest, size int64, upload string, publish func() error) error {
 	return db.transact(ctx, fmt.Sprintf("begin; select pg_advisory_xact_lock_shared(%d, %d)", lockBlob, lockOf(digest)), func(tx pgx.Tx) error {
 		if err := publish(); err != nil {
 			return err

@@ -132,14 +132,21 @@ func recallOr[K comparable, V any](h *hot, repository artifact.Repository, on fu
 	if v, ok := remembered(h, repository, on, key); ok {
 		return v, nil
 	}
+	return recallAfter(h, repository, on, key, size, load)
+}
+
+// recallAfter remembers load's answer, unless the repository changed meanwhile.
+func recallAfter[K comparable, V any](h *hot, repository artifact.Repository, on func(*shelf) map[K]V, key K, size func(V) int, load func() (V, error)) (V, error) {
 	s := h.shelf(repository)
 	v, err := load()
 	if err == nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.shelves[repository] == s {
+			if _, ok := on(s)[key]; !ok {
+				h.grow(s, hotEntry+size(v))
+			}
 			on(s)[key] = v
-			h.grow(s, hotEntry+size(v))
 		}
 	}
 	return v, err

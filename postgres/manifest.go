@@ -32,8 +32,10 @@ func (db *DB) readManifest(ctx context.Context, repository artifact.Repository, 
 	return s, err
 }
 
-// Missing returns which descriptors the repository does not have, with what is wrong of those whose size differs.
+// Missing returns which descriptors the repository does not have, with what is wrong of those whose size differs. Of what is
+// remembered PutManifest makes sure.
 func (db *DB) Missing(ctx context.Context, repository artifact.Repository, blobs, manifests []artifact.Descriptor) ([]string, error) {
+	blobs = slices.DeleteFunc(slices.Clone(blobs), func(d artifact.Descriptor) bool { return db.hasBlob(repository, d) })
 	missing, err := db.missing(ctx, `select size from repository_blobs join blobs using (digest) where repository = $1 and digest = $2 and quarantined_at is null`, repository, blobs)
 	if err != nil {
 		return nil, err
@@ -157,14 +159,20 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	locked := 0
 	hold := func(tag pgconn.CommandTag) error { locked += int(tag.RowsAffected()); return nil }
 	batch := &pgx.Batch{}
-	batch.Queue(`insert into repositories (name) values ($1) on conflict do nothing`, p.Repository)
+	if len(blobs)+len(children) == 0 { // what has blobs or manifests is there
+		batch.Queue(`insert into repositories (name) values ($1) on conflict do nothing`, p.Repository)
+	}
 	batch.Queue(`insert into manifests (repository, digest, media_type, artifact_type, is_image, is_index, config, subject, platform, annotations, body, pushed_by, follows)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) on conflict do nothing`,
 		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy, p.Manifest.Follows()).
 		Exec(func(tag pgconn.CommandTag) error { created = tag.RowsAffected() == 1; return nil })
 	// Between the check and here a blob or a child may have been deleted: then the push must not be.
-	batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).Exec(hold)
-	batch.Queue(`select from manifests where repository = $1 and digest = any($2) order by digest for share`, p.Repository, children).Exec(hold)
+	if len(blobs) > 0 {
+		batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).Exec(hold)
+	}
+	if len(children) > 0 {
+		batch.Queue(`select from manifests where repository = $1 and digest = any($2) order by digest for share`, p.Repository, children).Exec(hold)
+	}
 	batch.Queue(`insert into manifest_references (repository, manifest, position, digest, kind)
 		select $1, $2, n - 1, digest, kind from unnest($3::text[], $4::text[]) with ordinality as r (digest, kind, n) on conflict do nothing`, p.Repository, p.Digest, digests, kinds)
 	queueVerdict(batch, p.Verdict, p.Reference, p.PushedBy)

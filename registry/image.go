@@ -61,7 +61,7 @@ func (r *Registry) putLayer(ctx context.Context, p artifact.Principal, repositor
 	if err != nil {
 		return err
 	}
-	if mounted, err := r.Mount(ctx, p, repository, artifact.Repository{}, digest); err != nil || mounted {
+	if has, err := r.has(ctx, p, repository, layer, digest); err != nil || has {
 		return err
 	}
 	body, err := layer.Compressed()
@@ -71,6 +71,25 @@ func (r *Registry) putLayer(ctx context.Context, p artifact.Principal, repositor
 	defer body.Close()
 	_, err = r.PutBlob(ctx, p, repository, body, digest)
 	return err
+}
+
+// worthMounting is from what size on, in bytes, a blob is looked for elsewhere before it is written: to write a signature or
+// a config takes less than to ask who has one like it.
+const worthMounting = 256 << 10
+
+// has reports whether the repository has a layer by now, which it is given if another that p may read has it.
+func (r *Registry) has(ctx context.Context, p artifact.Principal, repository artifact.Repository, layer v1.Layer, digest artifact.Digest) (bool, error) {
+	if err := may(p, artifact.ActionPush, repository); err != nil {
+		return false, err
+	}
+	_, err := r.cfg.Blobs.KeepBlob(ctx, repository, digest)
+	if err == nil || artifact.KindOf(err) != artifact.NotFound {
+		return err == nil, err
+	}
+	if size, err := layer.Size(); err != nil || size < worthMounting {
+		return false, err
+	}
+	return r.Mount(ctx, p, repository, artifact.Repository{}, digest)
 }
 
 // Image returns a stored image, its layers read when they are asked for; it asks nobody whether the caller may.

@@ -30,7 +30,6 @@ import (
 	"github.com/aquasecurity/trivy/pkg/scan/ospkg"
 	"github.com/aquasecurity/trivy/pkg/semaphore"
 	"github.com/aquasecurity/trivy/pkg/vulnerability"
-	"github.com/klauspost/readahead"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
@@ -113,7 +112,7 @@ func (s *Scanner) Analyse(ctx context.Context, blob io.Reader, opt layer.Options
 		done <- outcome{facts, err}
 	}()
 	// The analysers lag behind where files are many, and catch up where they are large.
-	ahead, err := readahead.NewReaderSize(r, 8, 256<<10)
+	ahead, err := layer.Ahead(r, 8)
 	if err != nil {
 		return scanner.Analysis{}, err
 	}
