@@ -237,8 +237,8 @@ func (r resident) String() string {
 	return fmt.Sprintf("%d MiB resident (%d anonymous, %d of files), %d at its peak", r.resident, r.anonymous, r.file, r.peak)
 }
 
-// memory looks at a process.
-func memory(t testing.TB, pid int) (r resident) {
+// memoryOf looks at a process.
+func memoryOf(t testing.TB, pid int) (r resident) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(t, err)
