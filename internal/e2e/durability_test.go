@@ -142,6 +142,9 @@ func TestMemory(t *testing.T) {
 
 	served := memoryOf(t, s.cmd.Process.Pid)
 	t.Logf("server at rest: %s\nafter it all: %s\nscanner: %d MiB at its peak", started, served, scannerPeak)
+	program, err := os.Stat(filepath.Join(root, "bin", "waybill"))
+	require.NoError(t, err)
+	require.Less(t, program.Size(), int64(60e6), "what is linked is in memory too; see TestServerStaysSmall of internal/archtest")
 	require.Less(t, started.resident, 80, "at rest: %s", started)
 	require.Less(t, started.peak, 150, "at the start: %s", started)
 	require.Less(t, served.peak, 200, "%s", served)
