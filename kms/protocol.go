@@ -1,5 +1,5 @@
-// Package kms reaches keys in a KMS by way of a process, waybill-kms, which has the clients of each: they are as much code as
-// a quarter of the server, and most servers sign with a key in a file. It has the protocol, and the client that starts the
+// Package kms reaches keys in a KMS by way of a process, waybill-kms, which has the clients of each: they would be a
+// sixth more of the server, and most servers sign with a key in a file. It has the protocol, and the client that starts the
 // process when a key is asked for, bounds it, and ends it when none is.
 package kms
 

@@ -13,8 +13,8 @@ import (
 	"waybill/artifact"
 )
 
-// newSealed makes an ECDSA P-256 key, encrypted as cosign does: it calls the same. Its own package has as much besides as a
-// megabyte of program.
+// newSealed makes an ECDSA P-256 key, encrypted as cosign does, whose own package calls the same and would bring another
+// megabyte of program besides.
 func newSealed(secret []byte) (private, public []byte, err error) {
 	defer debug.FreeOSMemory() // scrypt takes 64 MiB, each time
 	return cryptoutils.GeneratePEMEncodedECDSAKeyPair(elliptic.P256(), func(bool) ([]byte, error) { return secret, nil })
