@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"waybill/artifact"
+	"waybill/internal/child"
 )
 
 // Config says how to run scanners.
@@ -386,23 +386,5 @@ func (c *Client) Close() error {
 
 // Find returns the scanner's path: the configured one, else beside this program, else on PATH.
 func Find(configured string) (string, error) {
-	if configured != "" {
-		if info, err := os.Stat(configured); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-			return "", fmt.Errorf("scanner.program is %s, which is no program", configured)
-		}
-		return configured, nil
-	}
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "waybill-scanner")
-		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
-			return beside, nil
-		}
-	}
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		path := filepath.Join(dir, "waybill-scanner")
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return path, nil
-		}
-	}
-	return "", errors.New("waybill-scanner is neither beside this program nor on PATH; `make build` makes it, or set scanner.program")
+	return child.Find("waybill-scanner", "scanner.program", configured)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/kms"
 	"waybill/signer"
 )
 
@@ -34,7 +35,7 @@ func TestAWSKey(t *testing.T) {
 	}
 	renew()
 	var away atomic.Bool
-	kms := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	service := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var in struct {
 			KeyId, MessageType, SigningAlgorithm string
 			Message                              []byte
@@ -61,17 +62,20 @@ func TestAWSKey(t *testing.T) {
 			w.WriteHeader(http.StatusBadRequest)
 		}
 	}))
-	t.Cleanup(kms.Close)
+	t.Cleanup(service.Close)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
-	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: kms.Certificate().Raw}), 0o600))
+	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: service.Certificate().Raw}), 0o600))
 	for name, value := range map[string]string{"AWS_REGION": "eu-central-1", "AWS_ACCESS_KEY_ID": "AKIDWAYBILL", "AWS_SECRET_ACCESS_KEY": "s3cret-of-aws", "AWS_CA_BUNDLE": ca, "AWS_EC2_METADATA_DISABLED": "true"} {
 		t.Setenv(name, value)
 	}
-	reference := "awskms://" + strings.TrimPrefix(kms.URL, "https://") + "/alias/waybill"
+	reference := "awskms://" + strings.TrimPrefix(service.URL, "https://") + "/alias/waybill"
 	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	remote := kms.New(kms.Config{Program: kmsProgram(t), Version: "test", Logger: logger})
+	t.Cleanup(remote.Close)
 	rows := &keyRows{}
 	open := func(reference string) (*signer.Keys, error) {
-		return signer.OpenKeys(t.Context(), signer.KeysConfig{Folder: t.TempDir(), Reference: reference, Store: rows, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		return signer.OpenKeys(t.Context(), signer.KeysConfig{Folder: t.TempDir(), Reference: reference, KMS: remote, Store: rows, Logger: logger})
 	}
 	keys, err := open(reference)
 	require.NoError(t, err)
@@ -96,7 +100,10 @@ func TestAWSKey(t *testing.T) {
 	_, err = open(reference)
 	require.NoError(t, err, "a start goes on without its KMS")
 	require.Contains(t, log.String(), "cannot be used")
+	require.Contains(t, log.String(), "AccessDeniedException", "what the KMS says")
 	rows.known = nil
 	_, err = open(reference)
 	require.ErrorContains(t, err, "cannot be used", "but for the first")
+	remote.Close()
+	require.NotContains(t, log.String(), "s3cret-of-aws")
 }

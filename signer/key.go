@@ -16,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 
@@ -79,11 +78,11 @@ func generate(folder, private string) error {
 	if err != nil {
 		return err
 	}
-	pair, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return secret, nil })
+	sealed, _, err := newSealed(secret)
 	if err != nil {
 		return err
 	}
-	return writeWhole(private, pair.PrivateBytes)
+	return writeWhole(private, sealed)
 }
 
 // password reads what the keys in a folder are encrypted with, and makes it when there is none.

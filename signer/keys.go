@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"waybill/artifact"
@@ -38,6 +37,7 @@ type KeysConfig struct {
 	Folder    string                 // where keys are that the service makes
 	Reference string                 // the key in a KMS or the file to sign with; "": one that the service makes
 	Password  func() ([]byte, error) // of that file
+	KMS       KMS                    // where keys are that references with a scheme name
 	Store     KeyStore
 	Logger    *slog.Logger
 }
@@ -140,11 +140,16 @@ func (k *Keys) InForce(ctx context.Context) (*Signer, error) {
 	if s.KeyID() != row.ID {
 		return nil, artifact.Errorf(artifact.Unavailable, "%s holds key %.12s, and %.12s is in force; put that there again, or put another in force with `waybill key rotate`", row.Reference, s.KeyID(), row.ID)
 	}
+	k.keep(s)
+	return s, nil
+}
+
+// keep has the key in force stay open: opening one takes a while, and much memory. What signed before need not.
+func (k *Keys) keep(s *Signer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	clear(k.opened) // what signed before need not stay in memory
-	k.opened[row.ID] = s
-	return s, nil
+	clear(k.opened)
+	k.opened[s.KeyID()] = s
 }
 
 // open opens the private half of a key. Of files it opens those in its folder and the configured one: a row of the database
@@ -157,14 +162,14 @@ func (k *Keys) open(ctx context.Context, row artifact.SigningKey) (*Signer, erro
 	case row.Reference != "" && row.Reference == k.cfg.Reference:
 		return k.openConfigured(ctx)
 	case CheckKMS(row.Reference) == nil:
-		return openKMS(ctx, row.Reference)
+		return k.openKMS(ctx, row.Reference)
 	}
 	return nil, artifact.Errorf(artifact.Unavailable, "the key in force is %s, which this server's configuration does not name as signer.key", row.Reference)
 }
 
 func (k *Keys) openConfigured(ctx context.Context) (*Signer, error) {
 	if CheckKMS(k.cfg.Reference) == nil {
-		return openKMS(ctx, k.cfg.Reference)
+		return k.openKMS(ctx, k.cfg.Reference)
 	}
 	sealed, err := os.ReadFile(k.cfg.Reference)
 	if err != nil {
@@ -188,19 +193,6 @@ func (k *Keys) openManaged(name string) (*Signer, error) {
 		return nil, &artifact.Error{Kind: artifact.Unavailable, Message: "signing key: " + err.Error(), Err: err}
 	}
 	return unseal(path, sealed, secret)
-}
-
-// unseal opens a private key in PEM, encrypted as cosign does.
-func unseal(path string, sealed, secret []byte) (*Signer, error) {
-	key, err := cosign.LoadPrivateKey(sealed, secret, nil)
-	if err != nil {
-		return nil, artifact.Errorf(artifact.Unavailable, "signing key %s: its password does not open it, or it is no private key of cosign's", path)
-	}
-	public, err := key.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	return newSigner(key, public)
 }
 
 // describe is the row of a key.
@@ -234,6 +226,7 @@ func (k *Keys) Rotate(ctx context.Context, r Rotation) (artifact.SigningKey, err
 			return artifact.SigningKey{}, err
 		}
 	}
+	var last *Signer
 	row, err := k.cfg.Store.RotateKey(ctx, r.Actor, r.Reason, r.Replaces, func(ctx context.Context, known []artifact.SigningKey) (artifact.SigningKey, error) {
 		s, reference, err := k.next(ctx, r.Reference, known)
 		if err != nil {
@@ -250,10 +243,14 @@ func (k *Keys) Rotate(ctx context.Context, r Rotation) (artifact.SigningKey, err
 		} else if err != nil {
 			return artifact.SigningKey{}, fmt.Errorf("%s: %w", reference, err)
 		}
+		last = s
 		return s.describe(reference)
 	})
 	if err != nil {
 		return row, err
+	}
+	if last != nil && last.KeyID() == row.ID {
+		k.keep(last)
 	}
 	said := "another key signs"
 	if r.Replaces == "" {
@@ -267,7 +264,7 @@ func (k *Keys) Rotate(ctx context.Context, r Rotation) (artifact.SigningKey, err
 func (k *Keys) next(ctx context.Context, reference string, known []artifact.SigningKey) (*Signer, string, error) {
 	switch {
 	case reference != "" && reference != k.cfg.Reference:
-		s, err := openKMS(ctx, reference)
+		s, err := k.openKMS(ctx, reference)
 		return s, reference, err
 	case k.cfg.Reference != "":
 		s, err := k.openConfigured(ctx)
@@ -311,16 +308,16 @@ func (k *Keys) another() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	pair, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return secret, nil })
+	private, public, err := newSealed(secret)
 	if err != nil {
 		return "", err
 	}
-	v, err := NewVerifier(pair.PublicBytes)
+	v, err := NewVerifier(public)
 	if err != nil {
 		return "", err
 	}
 	name := "cosign-" + v.ID()[:16] + ".key"
-	return name, writeWhole(filepath.Join(k.cfg.Folder, name), pair.PrivateBytes)
+	return name, writeWhole(filepath.Join(k.cfg.Folder, name), private)
 }
 
 // Revoke ends that a key's signatures count. Of a key that the service made the private half is removed.

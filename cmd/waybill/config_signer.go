@@ -19,6 +19,8 @@ type SignerConfig struct {
 	PasswordFile string `yaml:"passwordFile"`
 	// PasswordVariable is the environment variable that holds it, where that suits better. Default COSIGN_PASSWORD.
 	PasswordVariable string `yaml:"passwordVariable"`
+	// Program is the path of waybill-kms, which runs while a key in a KMS signs. Default: beside this program, else on PATH.
+	Program string `yaml:"program"`
 }
 
 // wrongSigner returns what is wrong with the signing key, and where that is written.

@@ -101,7 +101,7 @@ func TestConfig(t *testing.T) {
 		"no proxy":                  {"identity: {trustedProxies: [proxy]}\n", nil, `waybill.yaml:1:29: "proxy" is no address`},
 		"public pattern":            {"public: {repositories: ['a//b']}\n", nil, `waybill.yaml:1:25: "a//b" is no pattern`},
 		"a key that is a program":   {"signer: {key: 'sh://x'}\n", nil, `waybill.yaml:1:15: signer.key: key "sh://x": want awskms://`},
-		"no key of Vault's":         {"signer:\n  key: hashivault://a/b\n", nil, `waybill.yaml:2:8: signer.key: key "hashivault://a/b": kms specification`},
+		"no key of Vault's":         {"signer:\n  key: hashivault://a/b\n", nil, `waybill.yaml:2:8: signer.key: key "hashivault://a/b": want hashivault://KEY`},
 		"two passwords":             {"signer: {key: a.key, passwordFile: a, passwordVariable: b}\n", nil, `waybill.yaml:1:57: signer: passwordFile and passwordVariable`},
 		"a KMS with a password":     {"signer: {key: 'hashivault://a', passwordFile: a}\n", nil, `waybill.yaml:1:47: signer: a password is given`},
 		"a password of nothing":     {"", []string{"WAYBILL_SIGNER_PASSWORDVARIABLE=X"}, `signer: a password is given`},

@@ -6,14 +6,25 @@ import (
 	"time"
 
 	"waybill/artifact"
+	"waybill/kms"
 	"waybill/ledger"
 	"waybill/postgres"
 	"waybill/signer"
 )
 
 // openSigner opens the keys of signatures: which one signs is in the database, once that is there.
-func openSigner(ctx context.Context, cfg SignerConfig, folder string, db *postgres.DB, logger *slog.Logger) (*signer.Keys, error) {
-	return signer.OpenKeys(ctx, signer.KeysConfig{Folder: folder, Reference: cfg.Key, Password: cfg.password, Store: db, Logger: logger})
+func openSigner(ctx context.Context, cfg SignerConfig, folder string, remote *kms.Client, db *postgres.DB, logger *slog.Logger) (*signer.Keys, error) {
+	return signer.OpenKeys(ctx, signer.KeysConfig{Folder: folder, Reference: cfg.Key, Password: cfg.password, KMS: remote, Store: db, Logger: logger})
+}
+
+// openKMS returns what reaches keys in a KMS. Its program need not be there until such a key is asked for, but where one is named.
+func openKMS(cfg SignerConfig, logger *slog.Logger) (*kms.Client, error) {
+	if cfg.Program != "" {
+		if _, err := kms.Find(cfg.Program); err != nil {
+			return nil, err
+		}
+	}
+	return kms.New(kms.Config{Program: cfg.Program, Version: version, Logger: logger}), nil
 }
 
 // keysAPI fits the keys to the API's.

@@ -94,7 +94,7 @@ func serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 	if err := app.jobs.Start(ctx); err != nil {
 		return fmt.Errorf("start workers: %w", err)
 	}
-	debug.FreeOSMemory() // deriving the key that opens the signing key takes 64 MiB, once
+	debug.FreeOSMemory() // a start needs some that nothing needs after it
 	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
 	return app.run(ctx, listener)
 }

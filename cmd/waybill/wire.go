@@ -21,6 +21,7 @@ import (
 	"waybill/blob"
 	"waybill/builder"
 	"waybill/jobs"
+	"waybill/kms"
 	"waybill/ledger"
 	"waybill/mirror"
 	"waybill/policy"
@@ -44,6 +45,7 @@ type app struct {
 	deliverer     *jobs.Deliverer
 	inspector     *jobs.Inspector
 	scanner       *scanner.Client
+	kms           *kms.Client
 	buildkit      *builder.BuildKit
 	mirrors       *mirror.Service
 	pulls         *storage.Pulls
@@ -216,11 +218,14 @@ func (a *app) found(ctx context.Context, cfg Config) (k *keys, files *blob.File,
 	if a.scanner, err = openScanner(cfg, a.logger); err != nil {
 		return nil, nil, err
 	}
+	if a.kms, err = openKMS(cfg.Signer, a.logger); err != nil {
+		return nil, nil, err
+	}
 	if err := firstStart(ctx, a.database, k); err != nil {
 		return nil, nil, err
 	}
 	// After the ledger, which has who put a key in force.
-	k.signer, err = openSigner(ctx, cfg.Signer, folder, a.database, a.logger)
+	k.signer, err = openSigner(ctx, cfg.Signer, folder, a.kms, a.database, a.logger)
 	return k, files, err
 }
 
@@ -325,7 +330,7 @@ func (a *app) tell(ctx context.Context) (stop func()) {
 // stopping is how long running jobs may go on at a stop; they are tried again at the next start.
 const stopping = 10 * time.Second
 
-// close stops what is left to stop, in order: fetches, workers, scanners, what pulls are still to be written, database.
+// close stops what is left to stop, in order: fetches, workers, the programs that they use, what pulls are still to be written, database.
 func (a *app) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopping)
 	defer cancel()
@@ -342,6 +347,9 @@ func (a *app) close() {
 	}
 	if a.scanner != nil {
 		_ = a.scanner.Close()
+	}
+	if a.kms != nil {
+		a.kms.Close()
 	}
 	if a.inspector != nil {
 		a.inspector.Wait()

@@ -28,12 +28,14 @@ var mayImport = map[string][]string{
 	"builder":  {"artifact", "internal/child"},
 	"auth":     {"artifact"},
 	"mirror":   {"artifact"},
+	"kms":      {"artifact", "internal/child"},
 
-	"signer":    {"artifact", "policy"},
+	"signer":    {"artifact", "kms", "policy"},
 	"promotion": {"artifact", "policy"},
 	"storage":   {"artifact", "policy"},
 
 	"scanner/trivy": {"artifact", "scanner", "layer"},
+	"kms/provider":  {"kms"},
 
 	"postgres":        {"artifact", "policy", "ledger", "promotion", "auth", "storage", "migrations", "internal/child"},
 	"postgres/pgtest": {"postgres"},
@@ -43,9 +45,10 @@ var mayImport = map[string][]string{
 	"server": {"artifact", "registry", "promotion", "policy", "builder", "auth", "storage"},
 	"web":    {"artifact", "promotion", "policy", "auth", "registry", "storage"},
 
-	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "ledger", "mirror", "policy", "postgres", "promotion", "registry",
+	"cmd/waybill": {"artifact", "auth", "blob", "builder", "jobs", "kms", "ledger", "mirror", "policy", "postgres", "promotion", "registry",
 		"scanner", "server", "signer", "storage", "web"},
 	"cmd/waybill-scanner": {"artifact", "layer", "scanner", "scanner/trivy"},
+	"cmd/waybill-kms":     {"kms/provider"},
 
 	"bench":                 {},
 	"bench/memory":          {},
@@ -71,9 +74,12 @@ var onlyIn = map[string][]string{
 	"github.com/aquasecurity/trivy":    {"scanner/trivy"},
 	"github.com/aquasecurity/trivy-db": {"scanner/trivy"},
 	"github.com/sigstore/cosign":       {"signer"},
-	"github.com/sigstore/sigstore":     {"signer", "internal/sigstoretest"}, // and with it the clients of each KMS
+	"github.com/sigstore/sigstore":     {"signer", "internal/sigstoretest", "kms/provider"},
 	"github.com/sigstore/sigstore-go":  {"signer", "internal/sigstoretest"},
 	"cel.dev/cel-go":                   {"policy"},
+	"net/rpc":                          {"kms"},
+	// The clients of each KMS.
+	"github.com/sigstore/sigstore/pkg/signature/kms": {"kms/provider"},
 	// These are clients that tests drive.
 	"github.com/containerd/containerd/v2": {"builder"},
 	"helm.sh/helm":                        {},
@@ -131,6 +137,28 @@ func TestServerParsesNoLayer(t *testing.T) {
 	require.NoError(t, err)
 	for _, dep := range strings.Fields(string(out)) {
 		require.False(t, dep == "waybill/layer" || dep == "waybill/scanner/trivy" || strings.HasPrefix(dep, "github.com/aquasecurity/trivy/"), dep)
+	}
+}
+
+// TestServerStaysSmall: what few servers use, or nobody, is not linked into the program that all run: every module costs memory at
+// rest. The tag is that of `make build`.
+func TestServerStaysSmall(t *testing.T) {
+	t.Parallel()
+	out, err := golist("-deps", "-tags", "nomsgpack", "waybill/cmd/waybill").Output()
+	require.NoError(t, err)
+	const ofKMS = "the clients of each KMS are in waybill-kms"
+	for dep := range strings.FieldsSeq(string(out)) {
+		for module, why := range map[string]string{
+			"waybill/kms/provider": ofKMS, "github.com/sigstore/sigstore/pkg/signature/kms": ofKMS, "github.com/aws": ofKMS, "github.com/Azure": ofKMS, "github.com/AzureAD": ofKMS,
+			"cloud.google.com": ofKMS, "google.golang.org/api": ofKMS, "github.com/hashicorp/vault": ofKMS,
+			"github.com/ugorji/go":                        "the tag nomsgpack leaves it out of gin",
+			"github.com/theupdateframework/go-tuf/client": "cosign's package of that name brings it; its keys are sigstore's cryptoutils",
+			"github.com/syndtr/goleveldb":                 "likewise",
+		} {
+			if dep == module || strings.HasPrefix(dep, module+"/") {
+				t.Errorf("waybill links %s; %s", dep, why)
+			}
+		}
 	}
 }
 

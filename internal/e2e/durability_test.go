@@ -119,7 +119,7 @@ func TestMemory(t *testing.T) {
 	s.ok(admin, "apply", "-f", policy)
 
 	layer := bigLayer(t, 2<<30)
-	before, _ := rss(t, s.cmd.Process.Pid)
+	started := memoryOf(t, s.cmd.Process.Pid)
 	stop, peak := make(chan struct{}), make(chan int, 1)
 	go watchScanners(s.cmd.Process.Pid, stop, peak)
 	img := configured(t, "1000", layer)
@@ -140,12 +140,17 @@ func TestMemory(t *testing.T) {
 	require.Greater(t, n, int64(2<<30))
 	require.Equal(t, digest, s.current(pusher, "shop/big:v1"))
 
-	_, after := rss(t, s.cmd.Process.Pid)
-	t.Logf("server: %d MiB before, %d MiB at its peak; scanner: %d MiB at its peak", before, after, scannerPeak)
-	require.Less(t, before, 80, "at rest")
-	require.Less(t, after, 200)
+	served := memoryOf(t, s.cmd.Process.Pid)
+	t.Logf("server at rest: %s\nafter it all: %s\nscanner: %d MiB at its peak", started, served, scannerPeak)
+	program, err := os.Stat(filepath.Join(root, "bin", "waybill"))
+	require.NoError(t, err)
+	require.Less(t, program.Size(), int64(60e6), "what is linked is in memory too; see TestServerStaysSmall of internal/archtest")
+	require.Less(t, started.resident, 80, "at rest: %s", started)
+	require.Less(t, started.peak, 150, "at the start: %s", started)
+	require.Less(t, served.peak, 200, "%s", served)
 	require.Positive(t, scannerPeak)
 	require.Less(t, scannerPeak, 600)
+	require.Empty(t, named(s.cmd.Process.Pid, "waybill-kms"), "the key is in a file")
 	s.await("the scanners' end", func() bool { return len(scanners(s.cmd.Process.Pid)) == 0 })
 }
 
@@ -186,10 +191,13 @@ func watchScanners(server int, stop <-chan struct{}, peak chan<- int) {
 }
 
 // scanners lists the scanner processes of a server.
-func scanners(server int) []int {
+func scanners(server int) []int { return named(server, "waybill-scanner") }
+
+// named lists the processes of a program that a server started.
+func named(server int, program string) []int {
 	var pids []int
 	for _, pid := range children(server) {
-		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(name) == "waybill-scanner\n" {
+		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(name) == program+"\n" {
 			pids = append(pids, pid)
 		}
 	}
@@ -222,7 +230,7 @@ func TestManyPushes(t *testing.T) {
 	pusher := s.token("--role", "pusher")
 	content := noise(size)
 	digest := artifact.DigestOf([]byte(content))
-	rest, _ := rss(t, s.cmd.Process.Pid)
+	rest := memoryOf(t, s.cmd.Process.Pid).resident
 	half, whole := make(chan struct{}, uploads), make(chan struct{})
 	failed := make(chan error, uploads)
 	for i := range uploads {
@@ -231,7 +239,7 @@ func TestManyPushes(t *testing.T) {
 	for range uploads {
 		<-half
 	}
-	now, _ := rss(t, s.cmd.Process.Pid)
+	now := memoryOf(t, s.cmd.Process.Pid).resident
 	close(whole)
 	for range uploads {
 		require.NoError(t, <-failed)

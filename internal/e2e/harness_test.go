@@ -227,16 +227,29 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// rss returns a process's resident set, in MiB, and its peak.
-func rss(t testing.TB, pid int) (now, peak int) {
+// resident is what of a process is in memory, in MiB.
+type resident struct {
+	resident, peak  int
+	anonymous, file int // parts of resident: what it allocated, and pages of its program and other files
+}
+
+func (r resident) String() string {
+	return fmt.Sprintf("%d MiB resident (%d anonymous, %d of files), %d at its peak", r.resident, r.anonymous, r.file, r.peak)
+}
+
+// memoryOf looks at a process.
+func memoryOf(t testing.TB, pid int) (r resident) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(t, err)
-	for _, line := range strings.Split(string(b), "\n") {
-		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &now)
-		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &peak)
+	for line := range strings.Lines(string(b)) {
+		for format, to := range map[string]*int{"VmRSS: %d kB": &r.resident, "VmHWM: %d kB": &r.peak, "RssAnon: %d kB": &r.anonymous, "RssFile: %d kB": &r.file} {
+			if n, _ := fmt.Sscanf(line, format, to); n == 1 {
+				*to >>= 10
+			}
+		}
 	}
-	return now >> 10, peak >> 10
+	return r
 }
 
 // runQuiet runs a program; its output is shown only with its failure.

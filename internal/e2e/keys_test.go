@@ -266,8 +266,15 @@ func TestVaultKey(t *testing.T) {
 		s.ok(pusher, "verify", ref, "--key", s.publicKey())
 	}
 	signs()
+	clients := named(s.cmd.Process.Pid, "waybill-kms")
+	require.Len(t, clients, 1)
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", clients[0]))
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(root, "bin", "waybill-kms")+"\x00", string(line))
+	require.NoError(t, syscall.Kill(clients[0], syscall.SIGKILL))
+	signs() // by another
 	require.Equal(t, "hashivault://first", s.signingKeys()[0].Reference)
-	_, err := os.Stat(filepath.Join(s.data, "keys", "cosign.key"))
+	_, err = os.Stat(filepath.Join(s.data, "keys", "cosign.key"))
 	require.ErrorIs(t, err, os.ErrNotExist, "no key of its own is made")
 
 	_, said, code := s.waybill(admin, "key", "rotate", "--reason", "yearly")
@@ -291,7 +298,10 @@ func TestVaultKey(t *testing.T) {
 	}
 	// A start keeps to what was put in force, whatever the configuration says of the past.
 	was := s.signingKeys()
+	clients = named(s.cmd.Process.Pid, "waybill-kms")
+	require.Len(t, clients, 1)
 	s.stop(syscall.SIGTERM)
+	require.ErrorIs(t, syscall.Kill(clients[0], 0), syscall.ESRCH, "it ends with the server")
 	s.start(s.host)
 	require.Equal(t, was, s.signingKeys())
 	signs()

@@ -391,7 +391,7 @@ func (s *slowServer) held() holding {
 	}
 	require.Len(s.t, n, 2, text)
 	h := holding{goroutines: n["go_goroutines"], connections: n["waybill_database_connections_in_use"]}
-	h.memory, _ = rss(s.t, s.cmd.Process.Pid)
+	h.memory = memoryOf(s.t, s.cmd.Process.Pid).resident
 	clients := s.clients()
 	folder := fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid)
 	open, err := os.ReadDir(folder)
