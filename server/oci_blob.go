@@ -30,6 +30,8 @@ func (s *Server) getBlob(r *request) error {
 	r.Header("Content-Type", "application/octet-stream")
 	r.Header("ETag", `"`+digest.String()+`"`)
 	r.Header("Cache-Control", "private, max-age=31536000, immutable")
+	asked := r.GetHeader("Range")
+	r.Request.Header.Set("Range", ranges(asked, size))
 	out := &ranged{ResponseWriter: following(sendfile(r.Writer), r, serving, digest)}
 	http.ServeContent(out, r.Request, "", time.Time{}, file)
 	if serving.Cut() {
@@ -39,7 +41,7 @@ func (s *Server) getBlob(r *request) error {
 		return nil
 	}
 	r.Writer.Header().Del("Content-Type")
-	return artifact.Coded(artifact.Invalid, "RANGE_INVALID", "Range is %.100q; the blob has %d bytes", r.GetHeader("Range"), size)
+	return artifact.Coded(artifact.Invalid, "RANGE_INVALID", "Range is %.100q; the blob has %d bytes", asked, size)
 }
 
 // ranged keeps back what http.ServeContent says of a range that there is not, in words that no client of a registry reads.
