@@ -32,7 +32,7 @@ func (s *Server) getBlob(r *request) error {
 	r.Header("Cache-Control", "private, max-age=31536000, immutable")
 	asked := r.GetHeader("Range")
 	r.Request.Header.Set("Range", ranges(asked, size))
-	out := &ranged{ResponseWriter: following(sendfile(r.Writer), r, serving, digest)}
+	out := &ranged{ResponseWriter: following(sendfile(r.Writer), r, serving, digest), told: r.Status}
 	http.ServeContent(out, r.Request, "", time.Time{}, file)
 	if serving.Cut() {
 		panic(http.ErrAbortHandler) // the connection ends, with what is left in buffers
@@ -47,11 +47,13 @@ func (s *Server) getBlob(r *request) error {
 // ranged keeps back what http.ServeContent says of a range that there is not, in words that no client of a registry reads.
 type ranged struct {
 	http.ResponseWriter
+	told    func(status int) // of what is counted and logged
 	refused bool
 }
 
 func (w *ranged) WriteHeader(status int) {
 	if w.refused = status == http.StatusRequestedRangeNotSatisfiable; !w.refused {
+		w.told(status)
 		w.ResponseWriter.WriteHeader(status)
 	}
 }
