@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -71,7 +72,7 @@ func FuzzRanges(f *testing.F) {
 			parts := multipart.NewReader(bytes.NewReader(answer.Body.Bytes()), parameters["boundary"])
 			for n := 0; ; n++ {
 				p, err := parts.NextPart()
-				if err == io.EOF && n <= maxRanges {
+				if errors.Is(err, io.EOF) && n <= maxRanges {
 					return
 				}
 				if err != nil || n == maxRanges {
