@@ -80,6 +80,7 @@ func TestRepairWithinQuota(t *testing.T) {
 				_, err := l.PutBlob(t.Context(), l.pusher, l.shop, bytes.NewReader(content), artifact.DigestOf(content))
 				return err
 			}
+			require.ErrorContains(t, push(bytesOf(1<<20+1)), "of its quota of 1 MiB, and this push asks for 1048577 bytes more, of which 1048576 fit")
 			require.NoError(t, push(content))
 			require.Equal(t, artifact.Denied, artifact.KindOf(push([]byte("x"))), "it is full")
 			require.NoError(t, l.db.QuarantineBlob(t.Context(), artifact.DigestOf(content)))
