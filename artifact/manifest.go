@@ -186,6 +186,9 @@ func ParseManifest(contentType string, body []byte) (Manifest, error) {
 	if one, other := ambiguousWithin(body, 4); one != "" {
 		return invalid("it has both %.80q and %.80q in one object, of which one client takes this and another that", one, other)
 	}
+	if raw.SchemaVersion == 1 {
+		return invalid("schemaVersion is 1, a format that Docker gave up, whose digests do not cover what is run; push the image again with a client that is newer than 2016, or copy it with `skopeo copy --format oci`")
+	}
 	if raw.SchemaVersion != 2 {
 		return invalid("schemaVersion is %d; only 2 is accepted", raw.SchemaVersion)
 	}

@@ -45,6 +45,7 @@ type Push struct {
 	Tags      []Tag
 	Reference string   // what the pusher called it
 	Drops     []Digest // layers that a cosign tag need not keep
+	Attached  bool     // by the service, to what it refers to: nothing is stored when that is gone
 	Config    []byte   // of an image: kept of one that is denied, whose config blob nothing holds
 	Judgement
 }

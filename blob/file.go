@@ -21,8 +21,9 @@ import (
 // File is a Store on a file system: <algorithm>/<first two digits>/<digits> are blobs and uploads/<id> uploads;
 // aside/<algorithm>-<digits> and quarantine/<algorithm>-<digits> is what was taken from them.
 type File struct {
-	root string
-	made sync.Map // folders that are there and durable
+	root  string
+	made  sync.Map // folders that are there and durable
+	wrote written
 }
 
 // NewFile opens the store in a folder, which it makes.
@@ -81,6 +82,7 @@ func (f *File) Append(ctx context.Context, id string, at Progress, r io.Reader) 
 	if err != nil {
 		return at, err
 	}
+	f.wrote.moved(id, at.Offset, at.Offset+n)
 	return Progress{Offset: at.Offset + n, State: state}, readErr
 }
 
@@ -159,11 +161,12 @@ func (f *File) Commit(_ context.Context, id string, at Progress, digest artifact
 	if err := file.Truncate(at.Offset); err != nil {
 		return nil, storage(err)
 	}
-	got, err := f.sum(file, at, digest.Algorithm())
+	got, err := f.sum(file, at, digest.Algorithm(), f.wrote.all(id, at.Offset))
 	if err != nil {
 		return nil, err
 	}
 	if got != digest {
+		f.wrote.forget(id)
 		_ = os.Remove(path)
 		return nil, artifact.Coded(artifact.Invalid, "DIGEST_INVALID", "the %d bytes received are %s, not %s; the upload is dropped", at.Offset, got, digest)
 	}
@@ -176,6 +179,7 @@ func (f *File) Commit(_ context.Context, id string, at Progress, digest artifact
 			return err
 		}
 		published = true
+		f.wrote.forget(id)
 		return nil
 	}, nil
 }
@@ -200,9 +204,10 @@ func (f *File) publish(upload, target string, again bool) error {
 	return storage(syncFolder(filepath.Dir(target)))
 }
 
-// sum returns the digest of what was uploaded: SHA-256 was computed as it came, anything else is read again.
-func (f *File) sum(file *os.File, at Progress, algorithm string) (artifact.Digest, error) {
-	if algorithm == "sha256" {
+// sum returns the digest of what was uploaded: SHA-256 was computed as it came, anything else is read again, and so is what another
+// process wrote a part of.
+func (f *File) sum(file *os.File, at Progress, algorithm string, own bool) (artifact.Digest, error) {
+	if algorithm == "sha256" && own {
 		sum, err := resume(at)
 		if err != nil {
 			return artifact.Digest{}, err
@@ -225,6 +230,7 @@ func (f *File) Cancel(id string) error {
 	if err != nil {
 		return nil
 	}
+	f.wrote.forget(id)
 	return absentIsFine(os.Remove(path))
 }
 

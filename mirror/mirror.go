@@ -196,6 +196,21 @@ func (s *Service) Manifest(ctx context.Context, repository artifact.Repository, 
 	})
 }
 
+// Blob brings a blob again that a manifest here names and that was found damaged.
+func (s *Service) Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
+	src, _ := s.of(repository)
+	return s.once(ctx, repository.String()+"@blob@"+digest.String(), func(ctx context.Context) error {
+		f, err := s.newFetch(src)
+		if err == nil {
+			err = src.answers(s.cfg.Now())
+		}
+		if err != nil {
+			return err
+		}
+		return f.blob(ctx, repository, artifact.Descriptor{Digest: digest, Size: maxBytes}) // its manifest was believed before
+	})
+}
+
 // once runs f for a key unless it runs already, and waits. f is not ended by a caller who goes away, but by time and by
 // Close.
 func (s *Service) once(ctx context.Context, key string, f func(context.Context) error) error {

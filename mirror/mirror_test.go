@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
@@ -440,4 +441,45 @@ func TestArtifacts(t *testing.T) {
 	chart := mutate.ConfigMediaType(mutate.MediaType(img, artifact.MediaTypeManifest), "application/vnd.cncf.helm.config.v1+json")
 	up.push("charts/redis:1.0.0", chart)
 	w.pulled("mirror/hub/charts/redis:1.0.0")
+}
+
+// TestRepairs: what was found damaged of a mirror is fetched again by whoever pulls it next, once, since nobody may push it there;
+// and only what a manifest here names.
+func TestRepairs(t *testing.T) {
+	t.Parallel()
+	up, w := mirrored(t)
+	base := layer(64 << 10)
+	up.push("library/debian:12", image(t, base))
+	w.pulled("mirror/hub/library/debian:12")
+	repository := reference(t, "mirror/hub/library/debian:12").Repository
+	digest, err := artifact.ParseDigest(digestOf(t, base))
+	require.NoError(t, err)
+	require.NoError(t, w.db.QuarantineBlob(t.Context(), digest))
+	require.NoError(t, w.bytes.SetAside(digest))
+	require.NoError(t, w.bytes.Quarantine(digest))
+
+	up.forget()
+	up.down(http.StatusBadGateway)
+	_, _, err = w.images.OpenBlob(t.Context(), reader, repository, digest)
+	require.Equal(t, artifact.Unavailable, artifact.KindOf(err), "%v", err)
+	up.answer(nil)
+	w.pass(time.Minute)
+	up.forget()
+	var pulling sync.WaitGroup
+	for range 20 {
+		pulling.Go(func() {
+			file, size, err := w.images.OpenBlob(t.Context(), reader, repository, digest)
+			if assert.NoError(t, err) {
+				assert.Equal(t, int64(64<<10), size)
+				assert.NoError(t, file.Close())
+			}
+		})
+	}
+	pulling.Wait()
+	require.Equal(t, 1, up.count("GET /v2/library/debian/blobs/"+digest.String()))
+
+	up.forget()
+	_, _, err = w.images.OpenBlob(t.Context(), reader, repository, artifact.DigestOf([]byte("that no manifest names")))
+	require.Equal(t, artifact.NotFound, artifact.KindOf(err))
+	require.Zero(t, up.count(""))
 }

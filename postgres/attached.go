@@ -121,6 +121,41 @@ func (db *DB) detached(ctx context.Context, tx pgx.Tx, repository artifact.Repos
 	return db.tellAttached(ctx, tx, repository, found)
 }
 
+// attachable refuses what the service attaches to a manifest that was deleted meanwhile. The caller holds lockGrants, as
+// whoever deletes one does.
+func attachable(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
+	for _, subject := range subjectsOf(p) {
+		var there bool
+		if err := tx.QueryRow(ctx, `select exists (select from manifests where repository = $1 and digest = $2)`, p.Repository, subject).Scan(&there); err != nil {
+			return err
+		}
+		if !there {
+			return artifact.Coded(artifact.NotFound, "MANIFEST_UNKNOWN", "%s has no manifest %s any more to attach anything to", p.Repository, subject)
+		}
+	}
+	return nil
+}
+
+// ownAttachments returns what the service, and nobody else, attached to a digest: referrers, and what cosign's tags of it hold where
+// only the service ever wrote there. What somebody tagged, promoted, put into an index or referred to is theirs by now.
+func ownAttachments(ctx context.Context, tx pgx.Tx, repository artifact.Repository, digest artifact.Digest) ([]artifact.Digest, error) {
+	tag := strings.Replace(digest.String(), ":", "-", 1)
+	rows, err := tx.Query(ctx, `select m.digest from (
+			select digest from manifests where repository = $1 and subject = $2
+			union select digest from tags t where repository = $1 and name = any($4)
+				and not exists (select from tag_history h where h.repository = $1 and h.name = t.name and h.digest is not null and h.actor <> $3)) found
+		join manifests m on m.repository = $1 and m.digest = found.digest and m.pushed_by = $3 and not m.is_image
+		where not exists (select from tags t where t.repository = $1 and t.digest = m.digest and t.name <> all($4))
+			and not exists (select from grants g where g.repository = $1 and g.digest = m.digest)
+			and not exists (select from manifest_references r where r.repository = $1 and r.digest = m.digest and r.kind = 'manifest')
+			and not exists (select from manifests other where other.repository = $1 and other.subject = m.digest)
+		order by m.digest`, repository, digest, artifact.System.Name, []string{tag + ".sig", tag + ".att", tag + ".sbom"})
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
+}
+
 func (db *DB) tellAttached(ctx context.Context, tx pgx.Tx, repository artifact.Repository, subjects []string) error {
 	if db.OnAttached == nil {
 		return nil

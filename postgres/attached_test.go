@@ -78,3 +78,74 @@ func TestAttached(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, all[:1], unsigned)
 }
+
+// TestDeletedWithSubject: what the service attached to a manifest goes with it, and what others attached, or made theirs, stays.
+func TestDeletedWithSubject(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	own := func(change func(*artifact.Push)) func(*artifact.Push) {
+		return func(p *artifact.Push) {
+			p.PushedBy, p.Attached = artifact.System.Name, true
+			change(p)
+		}
+	}
+	atTag := func(subject artifact.Digest, suffix string) func(*artifact.Push) {
+		return func(p *artifact.Push) {
+			p.IsImage = false
+			p.Manifest.Layers[0].MediaType = "text/plain"
+			tagged(t, "sha256-"+subject.Hex()+suffix)(p)
+		}
+	}
+	v1, v2 := s.put("v1", tagged(t, "v1")), s.put("v2", tagged(t, "v2"))
+	gone := []artifact.Digest{s.put("SBOM", own(attached(v1))), s.put("signature", own(atTag(v1, ".sig")))}
+	stay := []artifact.Digest{
+		s.put("somebody's SBOM", attached(v1)),
+		s.put("an SBOM that somebody tagged", own(func(p *artifact.Push) { attached(v1)(p); tagged(t, "sbom")(p) })),
+		s.put("the other image's SBOM", own(attached(v2))), s.put("the other image's signature", own(atTag(v2, ".sig"))),
+	}
+	held := s.put("an SBOM that an index holds", own(attached(v1)))
+	described := s.put("an SBOM that something refers to", own(attached(v1)))
+	stay = append(stay, held, s.put("index", index(held)), described, s.put("about the SBOM", attached(described)))
+	// Somebody's attestations, to which the service added its own.
+	layers := s.put("attestations", atTag(v1, ".att"))
+	was, err := s.db.Manifest(s.ctx, s.repository, layers)
+	require.NoError(t, err)
+	stay = append(stay, s.put("and more attestations", own(func(p *artifact.Push) {
+		atTag(v1, ".att")(p)
+		p.Manifest.Layers = append(p.Manifest.Layers, was.Manifest.Layers...)
+	})))
+
+	require.NoError(t, s.db.DeleteManifest(s.ctx, s.repository, v1, "user:ada"))
+	for _, d := range append(gone, v1) {
+		_, err := s.db.Manifest(s.ctx, s.repository, d)
+		require.Equal(t, artifact.NotFound, artifact.KindOf(err))
+	}
+	for _, d := range append(stay, v2) {
+		_, err := s.db.Manifest(s.ctx, s.repository, d)
+		require.NoError(t, err)
+	}
+	entries, err := s.db.Entries(s.ctx, 0, 1000)
+	require.NoError(t, err)
+	var deleted []string
+	for _, e := range entries {
+		if e.Entry.Kind == "manifest.deleted" {
+			deleted = append(deleted, e.Entry.Digest.String()+" by "+e.Entry.Actor)
+		}
+	}
+	require.ElementsMatch(t, []string{v1.String() + " by user:ada", gone[0].String() + " by user:ada", gone[1].String() + " by user:ada"}, deleted)
+
+	late := push(t, s.db, s.repository, "late", own(attached(v1)))
+	require.Equal(t, artifact.NotFound, artifact.KindOf(s.db.PutManifest(s.ctx, late, nil)), "what is attached too late is not stored")
+	late = push(t, s.db, s.repository, "late signature", own(atTag(v1, ".sig")))
+	require.Equal(t, artifact.NotFound, artifact.KindOf(s.db.PutManifest(s.ctx, late, nil)))
+	s.put("somebody's, late", attached(v1))
+
+	// It is whole when it comes again.
+	require.Equal(t, v1, s.put("v1", tagged(t, "v1")))
+	require.Equal(t, gone, []artifact.Digest{s.put("SBOM", own(attached(v1))), s.put("signature", own(atTag(v1, ".sig")))})
+	require.NoError(t, s.db.DeleteManifest(s.ctx, s.repository, v1, "user:ada"))
+	for _, d := range gone {
+		_, err := s.db.Manifest(s.ctx, s.repository, d)
+		require.Equal(t, artifact.NotFound, artifact.KindOf(err))
+	}
+}

@@ -79,6 +79,11 @@ func (db *DB) PutManifest(ctx context.Context, p artifact.Push, mutable func(art
 				return err
 			}
 		}
+		if p.Attached {
+			if err := attachable(ctx, tx, p); err != nil {
+				return err
+			}
+		}
 		scanned, err := db.scannedBefore(ctx, tx, p.Scan)
 		if err != nil {
 			return err
@@ -202,19 +207,40 @@ func unique(all []artifact.Descriptor) []string {
 	return digests
 }
 
-// DeleteManifest removes a manifest and its tags; Denied while it is promoted somewhere or part of an index.
+// DeleteManifest removes a manifest with its tags, and what the service attached to it; Denied while it is promoted somewhere
+// or part of an index.
 func (db *DB) DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error {
 	defer db.hot.forget(repository)
 	return db.Transact(ctx, func(tx pgx.Tx) error {
+		// What the service is about to attach comes before, and goes too, or finds its subject gone (attachable).
+		if err := lockGrants(ctx, tx, repository); err != nil {
+			return err
+		}
 		if err := db.detached(ctx, tx, repository, digest); err != nil {
+			return err
+		}
+		own, err := ownAttachments(ctx, tx, repository, digest)
+		if err != nil {
 			return err
 		}
 		entry, err := deleteManifest(ctx, tx, repository, digest, actor)
 		if err != nil {
 			return err
 		}
-		_, err = appendLedger(ctx, tx, entry)
-		return err
+		if _, err := appendLedger(ctx, tx, entry); err != nil {
+			return err
+		}
+		for _, d := range own {
+			entry, err := deleteManifest(ctx, tx, repository, d, actor)
+			if err != nil {
+				return err
+			}
+			entry.Reason = "it was attached to " + digest.String() + ", which is deleted"
+			if _, err := appendLedger(ctx, tx, entry); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

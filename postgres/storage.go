@@ -35,16 +35,17 @@ func (db *DB) readStorageDocuments(ctx context.Context) ([]storage.Versioned, er
 	return all, nil
 }
 
-// RepositoryBytes is the size of a repository's blobs, and of what its uploads have brought.
+// RepositoryBytes is the size of a repository's blobs, and of what its uploads have brought. What is in quarantine does not count, so
+// that there is room for the push that repairs it.
 func (db *DB) RepositoryBytes(ctx context.Context, repository artifact.Repository) (n int64, err error) {
-	err = db.Pool.QueryRow(ctx, `select ((select coalesce(sum(size), 0) from repository_blobs join blobs using (digest) where repository = $1)
+	err = db.Pool.QueryRow(ctx, `select ((select coalesce(sum(size), 0) from repository_blobs join blobs using (digest) where repository = $1 and quarantined_at is null)
 		+ (select coalesce(sum(offset_), 0) from uploads where repository = $1))::bigint`, repository).Scan(&n)
 	return n, translate(err)
 }
 
-// StoreBytes is the size of all blobs, each once, and of what all uploads have brought.
+// StoreBytes is the size of all blobs but those in quarantine, each once, and of what all uploads have brought.
 func (db *DB) StoreBytes(ctx context.Context) (n int64, err error) {
-	err = db.Pool.QueryRow(ctx, `select ((select coalesce(sum(size), 0) from blobs) + (select coalesce(sum(offset_), 0) from uploads))::bigint`).Scan(&n)
+	err = db.Pool.QueryRow(ctx, `select ((select coalesce(sum(size), 0) from blobs where quarantined_at is null) + (select coalesce(sum(offset_), 0) from uploads))::bigint`).Scan(&n)
 	return n, translate(err)
 }
 

@@ -10,7 +10,7 @@ import (
 	"waybill/storage"
 )
 
-// CountUsage counts what every repository has, and what there is of all blobs, each once. While another replica is at it,
+// CountUsage counts what every repository has, and what there is of all blobs, each once, but for what is in quarantine. While another replica is at it,
 // it does nothing. It reads all there is and locks no row of what pushes write.
 func (db *DB) CountUsage(ctx context.Context) error {
 	return db.Transact(ctx, func(tx pgx.Tx) error {
@@ -20,7 +20,7 @@ func (db *DB) CountUsage(ctx context.Context) error {
 		}
 		// One statement, so that the links, which are the most, are read and counted once.
 		if _, err := tx.Exec(ctx, `with links as materialized (select digest, count(*) as n from repository_blobs group by digest),
-			counted as materialized (select digest, size, coalesce(n, 0) as n from blobs left join links using (digest)),
+			counted as materialized (select digest, size, coalesce(n, 0) as n from blobs left join links using (digest) where quarantined_at is null),
 			gone as (delete from repository_usage u where not exists (select from repository_blobs l where l.repository = u.repository)),
 			each as (insert into repository_usage as u (repository, blobs, bytes, own_bytes)
 				select repository, count(*), sum(size), coalesce(sum(size) filter (where n = 1), 0) from repository_blobs join counted using (digest) group by repository

@@ -18,6 +18,11 @@ func (r *Registry) StatBlob(ctx context.Context, p artifact.Principal, repositor
 	if err := r.served(ctx, repository, digest); err != nil {
 		return 0, err
 	}
+	if ofMirror(repository) {
+		if err := r.repaired(ctx, repository, digest); err != nil {
+			return 0, err
+		}
+	}
 	if p.Can(artifact.ActionPush, repository) {
 		return r.cfg.Blobs.KeepBlob(ctx, repository, digest)
 	}

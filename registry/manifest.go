@@ -155,6 +155,7 @@ func (r *Registry) putManifest(ctx context.Context, p artifact.Principal, ref ar
 		StoredManifest: artifact.StoredManifest{Repository: ref.Repository, Digest: digest, Manifest: m, Body: body, IsImage: subject.IsImage,
 			Platform: platform(subject), PushedBy: p.Name},
 		Tags: tags, Reference: subject.Reference, Drops: drops, Judgement: judgement,
+		Attached: p.Name == artifact.System.Name && !ofMirror(ref.Repository),
 	}
 	if subject.IsImage {
 		push.Config = subject.Config

@@ -17,6 +17,8 @@ type Upstream interface {
 	Tag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (digest artifact.Digest, stale bool, err error)
 	// Manifest sees to it that a manifest is here, with all that it names.
 	Manifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
+	// Blob brings again a blob that was here with its manifest, and was found damaged since.
+	Blob(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error
 }
 
 // mirrors is what the names of mirrors' repositories begin with. They are read-only even when nothing is mirrored any
@@ -51,4 +53,13 @@ func (r *Registry) served(ctx context.Context, repository artifact.Repository, d
 		return err
 	}
 	return artifact.Coded(artifact.NotFound, "BLOB_UNKNOWN", "%s has no blob %s; a mirror fetches blobs with their manifest, so pull that first", repository, digest)
+}
+
+// repaired brings a blob of a mirror again that is in quarantine: nobody else may push it there.
+func (r *Registry) repaired(ctx context.Context, repository artifact.Repository, digest artifact.Digest) error {
+	_, err := r.cfg.Blobs.Blob(ctx, repository, digest)
+	if artifact.KindOf(err) != artifact.NotFound || r.cfg.Upstream == nil || !r.cfg.Upstream.Mirrors(repository) {
+		return err
+	}
+	return r.cfg.Upstream.Blob(ctx, repository, digest)
 }

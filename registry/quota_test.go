@@ -63,6 +63,35 @@ func (w *world) apply(source string) {
 
 const oneMebi = "metadata: {name: shop}\nspec: {match: {repositories: [\"shop/**\"]}, quota: 1Mi}\n"
 
+// TestRepairWithinQuota: a blob that was found damaged is repaired also where nothing else fits, and nothing fits beside it then.
+func TestRepairWithinQuota(t *testing.T) {
+	t.Parallel()
+	for name, total := range map[string]policy.Quantity{"of the repository": 0, "of the store": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var documents []string
+			if total == 0 {
+				documents = []string{oneMebi}
+			}
+			l := limit(t, total, documents...)
+			content := bytesOf(1 << 20)
+			push := func(content []byte) error {
+				l.wait(time.Minute) // the last count is not believed any more
+				_, err := l.PutBlob(t.Context(), l.pusher, l.shop, bytes.NewReader(content), artifact.DigestOf(content))
+				return err
+			}
+			require.ErrorContains(t, push(bytesOf(1<<20+1)), "of its quota of 1 MiB, and this push asks for 1048577 bytes more, of which 1048576 fit")
+			require.NoError(t, push(content))
+			require.Equal(t, artifact.Denied, artifact.KindOf(push([]byte("x"))), "it is full")
+			require.NoError(t, l.db.QuarantineBlob(t.Context(), artifact.DigestOf(content)))
+			require.NoError(t, push(content))
+			_, err := l.StatBlob(t.Context(), l.pusher, l.shop, artifact.DigestOf(content))
+			require.NoError(t, err)
+			require.Equal(t, artifact.Denied, artifact.KindOf(push([]byte("x"))), "it is full again")
+		})
+	}
+}
+
 // bytesOf are bytes that no other call returns.
 func bytesOf(n int) []byte {
 	b := bytes.Repeat([]byte{'x'}, n)

@@ -63,7 +63,7 @@ type ManifestRows interface {
 	PutManifest(ctx context.Context, p artifact.Push, mutable func(artifact.Tag) bool) error
 	// SaveDenied records that a push was refused; nothing of it can be pulled.
 	SaveDenied(ctx context.Context, p artifact.Push) error
-	// DeleteManifest removes a manifest and its tags; Denied while it is promoted somewhere or part of an index.
+	// DeleteManifest removes a manifest with its tags, and what the service attached to it; Denied while it is promoted somewhere or part of an index.
 	DeleteManifest(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor string) error
 	DeleteTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag, actor string) error
 	// ResolveTag returns the digest of a tag, or of an environment of that name.

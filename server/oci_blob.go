@@ -30,7 +30,9 @@ func (s *Server) getBlob(r *request) error {
 	r.Header("Content-Type", "application/octet-stream")
 	r.Header("ETag", `"`+digest.String()+`"`)
 	r.Header("Cache-Control", "private, max-age=31536000, immutable")
-	out := &ranged{ResponseWriter: following(sendfile(r.Writer), r, serving, digest)}
+	asked := r.GetHeader("Range")
+	r.Request.Header.Set("Range", ranges(asked, size))
+	out := &ranged{ResponseWriter: following(sendfile(r.Writer), r, serving, digest), told: r.Status}
 	http.ServeContent(out, r.Request, "", time.Time{}, file)
 	if serving.Cut() {
 		panic(http.ErrAbortHandler) // the connection ends, with what is left in buffers
@@ -39,17 +41,19 @@ func (s *Server) getBlob(r *request) error {
 		return nil
 	}
 	r.Writer.Header().Del("Content-Type")
-	return artifact.Coded(artifact.Invalid, "RANGE_INVALID", "Range is %.100q; the blob has %d bytes", r.GetHeader("Range"), size)
+	return artifact.Coded(artifact.Invalid, "RANGE_INVALID", "Range is %.100q; the blob has %d bytes", asked, size)
 }
 
 // ranged keeps back what http.ServeContent says of a range that there is not, in words that no client of a registry reads.
 type ranged struct {
 	http.ResponseWriter
+	told    func(status int) // of what is counted and logged
 	refused bool
 }
 
 func (w *ranged) WriteHeader(status int) {
 	if w.refused = status == http.StatusRequestedRangeNotSatisfiable; !w.refused {
+		w.told(status)
 		w.ResponseWriter.WriteHeader(status)
 	}
 }

@@ -32,7 +32,7 @@ func (s *Server) getManifest(r *request) error {
 	}
 	r.Header("Docker-Content-Digest", m.Digest.String())
 	r.Header("ETag", `"`+m.Digest.String()+`"`)
-	if r.GetHeader("If-None-Match") == `"`+m.Digest.String()+`"` {
+	if matches(r.GetHeader("If-None-Match"), `"`+m.Digest.String()+`"`) {
 		r.Status(http.StatusNotModified)
 		return nil
 	}

@@ -138,6 +138,16 @@ type patientWriter struct {
 	limits  Limits
 	grace   time.Duration // before it writes, net/http waits for what is left of a body, until its deadline
 	due     time.Time     // the deadline that is set
+	begun   bool          // the answer's status was sent
+}
+
+// WriteHeader passes over a second status: gin, which does not see what is sent past it, ends with one.
+func (w *patientWriter) WriteHeader(status int) {
+	if w.begun {
+		return
+	}
+	w.begun = status >= http.StatusOK
+	w.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap is for http.ResponseController.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -71,14 +72,14 @@ func (r *Rules) Room(ctx context.Context, repository artifact.Repository, linked
 			count: func(ctx context.Context) (int64, error) { return r.cfg.Usage.RepositoryBytes(ctx, repository) }, now: r.cfg.Now,
 			refuse: func(used, asked policy.Quantity) error {
 				return full("%s holds %s of its quota of %s, and this push asks for %s; delete what nobody needs there (`waybill retention --dry-run` names some, and `waybill gc` frees the bytes), or have an admin raise quota in the document %s",
-					repository, used, d.Quota, more(asked), d.Name())
+					repository, used, d.Quota, more(asked, d.Quota-used), d.Name())
 			}}})
 	}
 	if r.cfg.Total > 0 && !linked {
 		room.shares = append(room.shares, share{&r.total, r.cfg.Total, account{count: r.cfg.Usage.StoreBytes, now: r.cfg.Now,
 			refuse: func(used, asked policy.Quantity) error {
 				return full("this registry holds %s of its quota of %s, and this push asks for %s; delete what nobody needs (`waybill retention --dry-run` names some, and `waybill gc` frees the bytes), or have the operator raise registry.quota",
-					used, r.cfg.Total, more(asked))
+					used, r.cfg.Total, more(asked, r.cfg.Total-used))
 			}}})
 	}
 	if len(room.shares) == 0 {
@@ -92,10 +93,14 @@ func full(format string, args ...any) error {
 	return artifact.Coded(artifact.Denied, "DENIED", format, args...)
 }
 
-// more says how many bytes are asked for; a push that has only begun asks for one, and does not know how many follow.
-func more(asked policy.Quantity) string {
-	if asked <= 1 {
+// more says how many bytes are asked for of those that are left: to the byte where rounded figures would seem to fit. A push that
+// has only begun asks for one, and does not know how many follow.
+func more(asked, left policy.Quantity) string {
+	switch {
+	case asked <= 1:
 		return "more"
+	case asked.String() == left.String():
+		return fmt.Sprintf("%d bytes more, of which %d fit", asked, left)
 	}
 	return asked.String() + " more"
 }
