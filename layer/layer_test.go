@@ -315,6 +315,22 @@ func TestRefused(t *testing.T) {
 	require.ErrorContains(t, err, "disk")
 }
 
+// TestCutOffWithin: an archive that ends within a file, of whatever kind, has an end.
+func TestCutOffWithin(t *testing.T) {
+	t.Parallel()
+	for _, head := range []string{"\x7fELF", "#!/bin/sh\n", "app:x:1000:1000::/:\n", "x\x00"} {
+		whole := pack(t, entry{name: "a", content: head + strings.Repeat("x\n", 150_000)}, entry{name: "b", content: head})
+		for _, at := range []int{1, 10, 1000, 64<<10 - 1, 64 << 10, 100_000, 128 << 10, 256 << 10, 300_000} {
+			for _, blob := range [][]byte{whole[:512+at], gz(whole[:512+at])} {
+				_, err := layer.Read(bytes.NewReader(blob), layer.Options{})
+				require.ErrorContains(t, err, "the archive is cut off", "%q at %d", head, at)
+			}
+		}
+		_, err := layer.Read(bytes.NewReader(whole[:len(whole)-1024-512+1]), layer.Options{})
+		require.ErrorContains(t, err, "the archive is cut off", "within a small one")
+	}
+}
+
 // sparse is an archive of one file of so many bytes that are nearly all holes (GNU tar's pax format 0.1).
 func sparse(t testing.TB, size int) []byte {
 	var records string

@@ -41,8 +41,8 @@ type seen struct {
 // look reads a regular file to its end.
 func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 	head := l.buffer[overlap:]
-	n, err := io.ReadFull(r, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	n, err := fill(r, head)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return seen{}, err
 	}
 	head = head[:n]
@@ -72,6 +72,17 @@ func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 		s.marks = append(s.marks, artifact.MarkRunsSSHD)
 	}
 	return s, nil
+}
+
+// fill reads until b is full or the file ends, which is io.EOF however much was read: io.ReadFull does not tell a file that ends
+// from an archive that is cut off within one.
+func fill(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var more int
+		more, err = r.Read(b[n:])
+		n += more
+	}
+	return n, err
 }
 
 func (l *looker) keeps(f artifact.File, head []byte) bool {
@@ -149,10 +160,9 @@ func (l *looker) program(r io.Reader, n int) (seen, error) {
 		copy(l.buffer, l.buffer[n:n+overlap])
 		start = 0
 		var err error
-		n, err = io.ReadFull(r, l.buffer[overlap:])
-		if n == 0 && errors.Is(err, io.EOF) {
+		if n, err = fill(r, l.buffer[overlap:]); n == 0 && errors.Is(err, io.EOF) {
 			break
-		} else if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		} else if err != nil && !errors.Is(err, io.EOF) {
 			return seen{}, err
 		}
 	}
