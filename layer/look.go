@@ -15,7 +15,7 @@ import (
 const (
 	maxKept   = 1 << 20   // of a file whose content facts keep
 	maxAlike  = 16 << 20  // of all files together that are kept only for what they look like
-	maxScript = 256 << 10 // of a script
+	maxScript = 256 << 10 // of a script at a time
 	chunk     = 64 << 10
 	overlap   = 128 // longer than any pattern: one may straddle two chunks
 )
@@ -23,7 +23,8 @@ const (
 // looker recognises files by their bytes; it is for one goroutine.
 type looker struct {
 	buffer []byte
-	alike  int64 // bytes kept of what only looks like passwd
+	text   []byte // of a script that is longer than a chunk; nil until there is one
+	alike  int64  // bytes kept of what only looks like passwd
 }
 
 func newLooker() *looker { return &looker{buffer: make([]byte, overlap+chunk)} }
@@ -50,11 +51,13 @@ func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 		return l.program(r, n)
 	}
 	keep := l.keeps(f, head)
-	// Any text: a shell takes one that is neither executable nor begins with #!.
-	script := f.Size <= maxScript && bytes.IndexByte(head, 0) < 0
-	if !keep && !script {
+	script := isScript(head)
+	switch {
+	case !keep && !script:
 		_, err = io.Copy(io.Discard, r)
 		return seen{}, err
+	case !keep && f.Size > int64(n):
+		return l.script(r, head)
 	}
 	content := head
 	if f.Size > int64(n) {
@@ -83,6 +86,42 @@ func fill(r io.Reader, b []byte) (n int, err error) {
 		n += more
 	}
 	return n, err
+}
+
+// isScript: any text that a shell takes, executable or not, with or without #!. It looks for a zero byte in the first
+// line only (bash, check_binary_file), and dash not even there.
+func isScript(head []byte) bool {
+	line, _, _ := bytes.Cut(head, []byte("\n"))
+	return bytes.HasPrefix(head, []byte("#!")) || bytes.IndexByte(line, 0) < 0
+}
+
+// script looks through a text, of which head stands in the buffer already, to its end, many lines at a time.
+func (l *looker) script(r io.Reader, head []byte) (s seen, err error) {
+	if l.text == nil {
+		l.text = make([]byte, maxScript)
+	}
+	have := copy(l.text, head)
+	for {
+		n, err := fill(r, l.text[have:])
+		ended := errors.Is(err, io.EOF)
+		if err != nil && !ended {
+			return seen{}, err
+		}
+		have += n
+		lines, rest := l.text[:have], 0
+		if end := bytes.LastIndexByte(lines, '\n'); !ended && end >= 0 {
+			lines, rest = lines[:end+1], have-end-1
+		} else if !ended {
+			rest = overlap // of a line that goes on; what its beginning says of a comment is forgotten
+		}
+		if len(s.marks) == 0 && runsDaemon(lines) {
+			s.marks = []artifact.Mark{artifact.MarkRunsSSHD}
+		}
+		if ended {
+			return s, nil
+		}
+		have = copy(l.text, l.text[have-rest:have])
+	}
 }
 
 func (l *looker) keeps(f artifact.File, head []byte) bool {
