@@ -20,7 +20,7 @@ type Weights interface {
 // takes five times that. An image that is lighter, as nearly all are, never waits.
 const (
 	lightImage = 8 << 20 // some 60,000 files
-	heavyRoom  = 256 << 20
+	heavyRoom  = 128 << 20
 )
 
 func newRoom() *semaphore.Weighted { return semaphore.NewWeighted(heavyRoom) }
