@@ -91,6 +91,13 @@ func TestIsImage(t *testing.T) {
 	require.True(t, manifest(artifact.MediaTypeDockerConfig).IsImage([]byte("{}")))
 	require.True(t, manifest("application/vnd.harmless", artifact.MediaTypeLayerGzip).IsImage(config), "a config by another name")
 	require.True(t, manifest("application/vnd.harmless", "application/vnd.harmless").IsImage(config), "layers by another name")
+	for _, odd := range []string{string(config) + "x", string(config) + "{}", `{"rootfs":{"diff_ids":["x"]},"ROOTFS":{"diff_ids":[]}}`, `{"rootfs":{"diff_ids":["x"],"Diff_IDs":[]}}`,
+		`{"rootfs":{"\u0064iff_ids":["x"]},"ROOTF\u017f":{"\u0064iff_ids":[]}}`, `{"rootfs":{"diff_ids":["x"]},"rootfs":null}`, `{"RootFS":{"diff_ids":["x"]}}`, `{"rootfs":{"diff_ids":["x"]},"rootfs":"x"}`, `{"rootfs":{"diff_ids":["x"]},"rootfs":{"diff_ids":0}}`} {
+		require.True(t, manifest("application/octet-stream", artifact.MediaTypeLayerGzip).IsImage([]byte(odd)), odd)
+	}
+	require.False(t, manifest("application/octet-stream").IsImage([]byte(`{"a":1,"A":2}`)))
+	require.False(t, manifest("application/octet-stream").IsImage([]byte(`"rootfs"`)))
+	require.False(t, manifest("application/octet-stream").IsImage(nil))
 	require.False(t, manifest("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip").IsImage([]byte(`{"name":"x"}`)))
 	signature := manifest(artifact.MediaTypeConfig, "application/vnd.dev.cosign.simplesigning.v1+json")
 	require.True(t, signature.IsImage(config), "runtimes unpack layers of any type")

@@ -34,6 +34,12 @@ type RunConfig struct {
 	WorkingDir   string              `json:"WorkingDir,omitempty"`
 	Labels       map[string]string   `json:"Labels,omitempty"`
 	StopSignal   string              `json:"StopSignal,omitempty"`
+	Healthcheck  Healthcheck         `json:"Healthcheck,omitzero"`
+}
+
+// Healthcheck is what docker runs in a container from time to time (Docker image spec 1.3, "Healthcheck").
+type Healthcheck struct {
+	Test []string `json:"Test,omitempty"` // NONE, or CMD or CMD-SHELL and the words of a command
 }
 
 // History is how one layer came to be, or a step that made none (EmptyLayer).
@@ -69,7 +75,7 @@ type names map[string]names
 // configNames are those of an image config by which a runtime runs it.
 var configNames = names{
 	"os": nil, "architecture": nil, "variant": nil, "rootfs": {"type": nil, "diff_ids": nil},
-	"config": {"User": nil, "ExposedPorts": nil, "Env": nil, "Entrypoint": nil, "Cmd": nil, "Volumes": nil, "WorkingDir": nil, "Labels": nil, "StopSignal": nil},
+	"config": {"User": nil, "ExposedPorts": nil, "Env": nil, "Entrypoint": nil, "Cmd": nil, "Volumes": nil, "WorkingDir": nil, "Labels": nil, "StopSignal": nil, "Healthcheck": {"Test": nil}},
 }
 
 // misspelt returns a key that is one of the names in another case: Go's runtimes read it all the same, others do not.

@@ -19,6 +19,8 @@ func TestAmbiguousConfig(t *testing.T) {
 		`{"config": {"u\u017fer": "1000"}}`:                                        "it has \"u\u017fer\", which",
 		`{"config": {"user": null}, "OS": "linux"}`:                                "which some runtimes take for",
 		`{"config": null, "Hostname": "x", "container_config": {"user": "0"}}`:     "", // nobody reads those
+		`{"config": {"Healthcheck": {"test": ["CMD", "x"]}}}`:                      `it has "test", which`,
+		`{"config": {"Healthcheck": null}}`:                                        "",
 		`{"config": {"Labels": {"a": "1", "A": "2"}}}`:                             "", // labels have any key
 		`{"x": {"a": 1, "A": 2}}`:                                                  "", // nobody reads that
 		`{"config": {"User": "1000", "user": "0"}}`:                                `it has both "User" and "user"`,

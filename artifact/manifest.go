@@ -109,7 +109,15 @@ func (m Manifest) IsImage(config []byte) bool {
 			DiffIDs []json.RawMessage `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	return json.Unmarshal(config, &probe) == nil && len(probe.RootFS.DiffIDs) > 0
+	// Some pass over what follows, and of two keys that are one to some, either may count: then having it is enough.
+	first := func(into any) { _ = json.NewDecoder(bytes.NewReader(config)).Decode(into) }
+	first(&probe)
+	if one, _ := ambiguous(config, "rootfs"); one == "" {
+		return len(probe.RootFS.DiffIDs) > 0
+	}
+	var keys map[string]json.RawMessage
+	first(&keys)
+	return slices.ContainsFunc(slices.Collect(maps.Keys(keys)), func(key string) bool { return fold(key) == "rootfs" })
 }
 
 // followers are the configs of artifacts that speak for their subject: none (OCI image-spec 1.1, "Guidelines for Artifact Usage"), an image's, as

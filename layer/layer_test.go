@@ -125,6 +125,14 @@ func TestMarks(t *testing.T) {
 		"\x7fELF SSH-2.0-dropbear_2022.83 %s/.ssh/authorized_keys":                            {artifact.MarkDropbear},
 		"\x7fELF SSH-2.0-dropbear_2022.83 %s/.ssh/known_hosts":                                nil,
 		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile Missing privilege separation directory: %s": {artifact.MarkSSHD},
+		"a text\nwith \x00 later\nexec sshd -D":                                               {artifact.MarkRunsSSHD},
+		"#!/bin/dash \x00\nexec sshd -D":                                                      {artifact.MarkRunsSSHD},
+		"no \x00 text\nexec sshd -D":                                                          nil,
+		"#!/bin/sh\n" + strings.Repeat("# padding\n", 40_000) + "exec sshd -D":                {artifact.MarkRunsSSHD},
+		"#!/bin/sh\n" + strings.Repeat("# runs sshd\n", 40_000) + "exec app":                  nil,
+		strings.Repeat(" ", 300_000) + "sshd -D":                                              {artifact.MarkRunsSSHD},
+		strings.Repeat(" ", 256<<10-5) + "/usr/sbin/sshd -D\n" + strings.Repeat("x\n", 1000):  {artifact.MarkRunsSSHD},
+		strings.Repeat("x", 64<<10-2) + "\nsshd\n":                                            {artifact.MarkRunsSSHD},
 		"a text: exec sshd -D":                                                                {artifact.MarkRunsSSHD},
 		"\x7fELF OpenSSH_9.2p1 AuthorizedKeysFile":                                            nil,
 		"\x7fELF OpenSSH_10.0p2 sshd-session should not be executed directly":                 {artifact.MarkSSHD},
@@ -313,6 +321,22 @@ func TestRefused(t *testing.T) {
 	}
 	_, err := layer.Read(io.MultiReader(bytes.NewReader(good[:10]), errorReader{}), layer.Options{})
 	require.ErrorContains(t, err, "disk")
+}
+
+// TestCutOffWithin: an archive that ends within a file, of whatever kind, has an end.
+func TestCutOffWithin(t *testing.T) {
+	t.Parallel()
+	for _, head := range []string{"\x7fELF", "#!/bin/sh\n", "app:x:1000:1000::/:\n", "x\x00"} {
+		whole := pack(t, entry{name: "a", content: head + strings.Repeat("x\n", 150_000)}, entry{name: "b", content: head})
+		for _, at := range []int{1, 10, 1000, 64<<10 - 1, 64 << 10, 100_000, 128 << 10, 256 << 10, 300_000} {
+			for _, blob := range [][]byte{whole[:512+at], gz(whole[:512+at])} {
+				_, err := layer.Read(bytes.NewReader(blob), layer.Options{})
+				require.ErrorContains(t, err, "the archive is cut off", "%q at %d", head, at)
+			}
+		}
+		_, err := layer.Read(bytes.NewReader(whole[:len(whole)-1024-512+1]), layer.Options{})
+		require.ErrorContains(t, err, "the archive is cut off", "within a small one")
+	}
 }
 
 // sparse is an archive of one file of so many bytes that are nearly all holes (GNU tar's pax format 0.1).

@@ -15,7 +15,7 @@ import (
 const (
 	maxKept   = 1 << 20   // of a file whose content facts keep
 	maxAlike  = 16 << 20  // of all files together that are kept only for what they look like
-	maxScript = 256 << 10 // of a script
+	maxScript = 256 << 10 // of a script at a time
 	chunk     = 64 << 10
 	overlap   = 128 // longer than any pattern: one may straddle two chunks
 )
@@ -23,7 +23,8 @@ const (
 // looker recognises files by their bytes; it is for one goroutine.
 type looker struct {
 	buffer []byte
-	alike  int64 // bytes kept of what only looks like passwd
+	text   []byte // of a script that is longer than a chunk; nil until there is one
+	alike  int64  // bytes kept of what only looks like passwd
 }
 
 func newLooker() *looker { return &looker{buffer: make([]byte, overlap+chunk)} }
@@ -41,8 +42,8 @@ type seen struct {
 // look reads a regular file to its end.
 func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 	head := l.buffer[overlap:]
-	n, err := io.ReadFull(r, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	n, err := fill(r, head)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return seen{}, err
 	}
 	head = head[:n]
@@ -50,11 +51,13 @@ func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 		return l.program(r, n)
 	}
 	keep := l.keeps(f, head)
-	// Any text: a shell takes one that is neither executable nor begins with #!.
-	script := f.Size <= maxScript && bytes.IndexByte(head, 0) < 0
-	if !keep && !script {
+	script := isScript(head)
+	switch {
+	case !keep && !script:
 		_, err = io.Copy(io.Discard, r)
 		return seen{}, err
+	case !keep && f.Size > int64(n):
+		return l.script(r, head)
 	}
 	content := head
 	if f.Size > int64(n) {
@@ -72,6 +75,53 @@ func (l *looker) look(r io.Reader, f artifact.File) (seen, error) {
 		s.marks = append(s.marks, artifact.MarkRunsSSHD)
 	}
 	return s, nil
+}
+
+// fill reads until b is full or the file ends, which is io.EOF however much was read: io.ReadFull does not tell a file that ends
+// from an archive that is cut off within one.
+func fill(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var more int
+		more, err = r.Read(b[n:])
+		n += more
+	}
+	return n, err
+}
+
+// isScript: any text that a shell takes, executable or not, with or without #!. It looks for a zero byte in the first
+// line only (bash, check_binary_file), and dash not even there.
+func isScript(head []byte) bool {
+	line, _, _ := bytes.Cut(head, []byte("\n"))
+	return bytes.HasPrefix(head, []byte("#!")) || bytes.IndexByte(line, 0) < 0
+}
+
+// script looks through a text, of which head stands in the buffer already, to its end, many lines at a time.
+func (l *looker) script(r io.Reader, head []byte) (s seen, err error) {
+	if l.text == nil {
+		l.text = make([]byte, maxScript)
+	}
+	have := copy(l.text, head)
+	for {
+		n, err := fill(r, l.text[have:])
+		ended := errors.Is(err, io.EOF)
+		if err != nil && !ended {
+			return seen{}, err
+		}
+		have += n
+		lines, rest := l.text[:have], 0
+		if end := bytes.LastIndexByte(lines, '\n'); !ended && end >= 0 {
+			lines, rest = lines[:end+1], have-end-1
+		} else if !ended {
+			rest = overlap // of a line that goes on; what its beginning says of a comment is forgotten
+		}
+		if len(s.marks) == 0 && runsDaemon(lines) {
+			s.marks = []artifact.Mark{artifact.MarkRunsSSHD}
+		}
+		if ended {
+			return s, nil
+		}
+		have = copy(l.text, l.text[have-rest:have])
+	}
 }
 
 func (l *looker) keeps(f artifact.File, head []byte) bool {
@@ -149,10 +199,9 @@ func (l *looker) program(r io.Reader, n int) (seen, error) {
 		copy(l.buffer, l.buffer[n:n+overlap])
 		start = 0
 		var err error
-		n, err = io.ReadFull(r, l.buffer[overlap:])
-		if n == 0 && errors.Is(err, io.EOF) {
+		if n, err = fill(r, l.buffer[overlap:]); n == 0 && errors.Is(err, io.EOF) {
 			break
-		} else if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		} else if err != nil && !errors.Is(err, io.EOF) {
 			return seen{}, err
 		}
 	}

@@ -14,7 +14,7 @@ import (
 func (j *Judge) Many(facts Facts, contents Contents) *Judge {
 	cfg := j.cfg
 	remembered := &rememberedFacts{facts: facts, known: map[artifact.Digest]*artifact.LayerFacts{}}
-	cfg.Facts, cfg.Contents = remembered, contents
+	cfg.Facts, cfg.Contents, cfg.Weights = remembered, contents, nil // few are judged at a time
 	return &Judge{cfg: cfg, folds: newFolds(), remembered: remembered}
 }
 

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"waybill/artifact"
 )
 
@@ -52,6 +54,7 @@ type JudgeConfig struct {
 	Signatures Signatures
 	Holders    Holders          // nil: an image is judged by itself alone, whatever index holds it
 	Waivers    Waivers          // nil: there are none
+	Weights    Weights          // nil: however heavy, images are judged as they come
 	Now        func() time.Time // nil: time.Now; when waivers end, and how old things are
 }
 
@@ -62,11 +65,12 @@ type Judge struct {
 
 	remembered *rememberedFacts // likewise; cfg.Facts is the same
 
-	impact sync.Mutex // one at a time: it takes all there is of a processor
+	impact sync.Mutex          // one at a time: it takes all there is of a processor
+	heavy  *semaphore.Weighted // what heavy images take
 }
 
 // NewJudge returns a judge; it is safe for concurrent use.
-func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg: cfg} }
+func NewJudge(cfg JudgeConfig) *Judge { return &Judge{cfg: cfg, heavy: newRoom()} }
 
 // Bounds of an index: no real one comes near.
 const (
@@ -227,10 +231,19 @@ func (j *judging) image(ctx context.Context, s artifact.Subject) (Verdict, error
 	if img.Referrers, err = j.referrers(ctx, s); err != nil {
 		return Verdict{}, err
 	}
+	had, release, err := j.room(ctx, s)
+	if err != nil {
+		return Verdict{}, err
+	}
+	defer release()
 	folding := j.folds.begin(config)
 	var why []string
 	for i, d := range s.Manifest.Layers {
-		facts, err := j.cfg.Facts.Layer(ctx, s.Repository, d)
+		facts, here := had[d.Digest]
+		var err error
+		if !here {
+			facts, err = j.cfg.Facts.Layer(ctx, s.Repository, d)
+		}
 		var refused *artifact.Error
 		switch {
 		case artifact.KindOf(err) == artifact.NotFound && d.IsForeign():

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -105,15 +106,49 @@ func anyGlob(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return artifact.MatchGlob(p, name) })
 }
 
-// anyPlatform: a pattern without a variant is for all of them.
+// anyPlatform: a pattern without a variant is for all of them. A platform fits as it is spelt, and as runtimes spell it.
 func anyPlatform(patterns []string, p artifact.Platform) bool {
-	if p.Architecture == "arm64" && p.Variant == "v8" {
-		p.Variant = "" // the only one there is, which some write and some do not
+	for _, p := range []artifact.Platform{p, asRun(p)} {
+		bare := p.OS + "/" + p.Architecture
+		if slices.ContainsFunc(patterns, func(pattern string) bool {
+			return artifact.MatchGlob(pattern, p.String()) || strings.Count(pattern, "/") == 1 && artifact.MatchGlob(pattern, bare)
+		}) {
+			return true
+		}
 	}
-	bare := p.OS + "/" + p.Architecture
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		return artifact.MatchGlob(pattern, p.String()) || strings.Count(pattern, "/") == 1 && artifact.MatchGlob(pattern, bare)
-	})
+	return false
+}
+
+// asRun spells a platform as containerd does before it looks whether a node runs it (containerd/platforms, Normalize), so that
+// no other spelling takes an image out of a policy.
+func asRun(p artifact.Platform) artifact.Platform {
+	p.OS, p.Architecture, p.Variant = strings.ToLower(p.OS), strings.ToLower(p.Architecture), strings.ToLower(p.Variant)
+	if p.OS == "macos" {
+		p.OS = "darwin"
+	}
+	switch p.Architecture {
+	case "i386":
+		p.Architecture, p.Variant = "386", ""
+	case "x86_64", "x86-64":
+		p.Architecture = "amd64"
+	case "aarch64":
+		p.Architecture = "arm64"
+	case "armhf":
+		p.Architecture, p.Variant = "arm", "v7"
+	case "armel":
+		p.Architecture, p.Variant = "arm", "v6"
+	}
+	switch {
+	case p.Architecture == "amd64" && p.Variant == "v1", p.Architecture == "arm64" && (p.Variant == "8" || p.Variant == "v8" || p.Variant == "v8.0"):
+		p.Variant = "" // the only one there is, or the lowest, which some write and some do not
+	case p.Architecture == "arm64" && (p.Variant == "9" || p.Variant == "9.0" || p.Variant == "v9.0"):
+		p.Variant = "v9"
+	case p.Architecture == "arm" && p.Variant == "":
+		p.Variant = "v7"
+	case p.Architecture == "arm" && len(p.Variant) == 1:
+		p.Variant = "v" + p.Variant
+	}
+	return p
 }
 
 // asked is what a match looks at besides the repository, which fits already.
@@ -149,9 +184,11 @@ func (m match) is(a asked) bool {
 	})
 }
 
-// forImage reports whether the policy is asked about an image; its platform is what its config says.
+// forImage reports whether the policy is asked about an image; its platform is what its config says, and where that says no
+// operating system, the node's, which is Linux.
 func (d Document) forImage(img Image) bool {
 	platform := img.Config.Platform()
+	platform.OS = cmp.Or(platform.OS, "linux")
 	return d.match.is(asked{img.Subject.Repository, mediaTypes(img.Subject), &platform})
 }
 

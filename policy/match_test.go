@@ -59,6 +59,17 @@ func TestMatch(t *testing.T) {
 		require.Contains(t, v.Reasons[0].Message, want, match)
 		require.Equal(t, artifact.Deny, v.Outcome)
 	}
+	// However it spells its platform, it is asked.
+	for _, c := range [][4]string{
+		{"Linux", "AMD64", "", "linux/amd64"}, {"linux", "x86_64", "", "linux/amd64"}, {"", "amd64", "", "linux/*"}, {"LINUX", "", "", "linux/*"},
+		{"linux", "aarch64", "V8", "linux/arm64"}, {"linux", "armhf", "", "linux/arm/v7"}, {"linux", "arm", "", "linux/arm/v7"},
+		{"linux", "arm", "6", "linux/arm/v6"}, {"linux", "amd64", "v1", "linux/amd64"}, {"linux", "arm64", "v8", "linux/arm64/v8"},
+	} {
+		image := policy.Image{Subject: subject(t), Now: noon}
+		image.Subject.IsImage, image.Config.OS, image.Config.Architecture, image.Config.Variant = true, c[0], c[1], c[2]
+		both := set(t, document("p", `{repositories: ["**"]}`, "[]"), document("q", `{repositories: ["**"], platforms: ["`+c[3]+`"]}`, refuse))
+		require.Equal(t, artifact.Deny, both.Evaluate(image).Outcome, "%v", c)
+	}
 	for match, want := range map[string]string{
 		`{repositories: ["**"], mediaTypes: ["["]}`:               `p.yaml:5:10: media type "["`,
 		`{repositories: ["**"], platforms: [linux]}`:              `p.yaml:5:10: platform "linux"`,

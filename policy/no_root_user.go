@@ -47,46 +47,54 @@ func runningUser(user string, facts artifact.ImageFacts) (uid int64, why string)
 	if name == "" {
 		return 0, ""
 	}
+	passwd, found := contents(facts, "etc/passwd")
 	if n, ok := numeric(name); ok {
-		if n < 0 || n > math.MaxUint32-1 {
-			return 0, fmt.Sprintf("USER %q is outside the range of user ids, and a runtime may wrap it to 0", user)
+		if n < 0 || n > maxUser {
+			return 0, fmt.Sprintf("USER %q is outside the range of user ids (0 to %d): runtimes refuse it, wrap it, or take it for a name", user, maxUser)
+		}
+		if uid, named, why := lookUp(user, name, passwd); named && n > 0 && (uid == 0 || why != "") {
+			return 0, fmt.Sprintf("USER %q is a number, and also a name that /etc/passwd maps to root: runtimes differ in which counts", user)
 		}
 		return n, ""
 	}
-	passwd, found := contents(facts, "etc/passwd")
 	if !found {
 		return 0, fmt.Sprintf("USER %q is a name, and the image has no /etc/passwd that says who that is", user)
 	}
-	return lookUp(user, name, passwd)
+	uid, named, why := lookUp(user, name, passwd)
+	if !named {
+		return 0, fmt.Sprintf("USER %q is a name that the image's /etc/passwd does not have", user)
+	}
+	return uid, why
 }
+
+// maxUser is what runc, docker and containerd take for a number; containerd takes a larger one for a name (CVE-2024-40635),
+// and buildah one with a sign.
+const maxUser = math.MaxInt32
 
 // lookUp reads passwd(5) as runc does (moby/sys/user): each line trimmed, the first that begins with the name counts, a
 // field that is missing or no number is 0. Since others may take another line, every line of the name must say who it is.
-func lookUp(user, name, passwd string) (uid int64, why string) {
-	found := false
+// named is false when there is none.
+func lookUp(user, name, passwd string) (uid int64, named bool, why string) {
 	for _, line := range strings.Split(passwd, "\n") {
 		fields := strings.Split(strings.TrimSpace(line), ":")
 		if strings.TrimSpace(fields[0]) != artifact.Escape(name) {
 			continue
 		}
 		if len(fields) < 3 {
-			return 0, fmt.Sprintf("USER %q has a line without a user id in /etc/passwd, which runtimes take for 0", user)
+			return 0, true, fmt.Sprintf("USER %q has a line without a user id in /etc/passwd, which runtimes take for 0", user)
 		}
 		n, ok := numeric(fields[2])
-		if !ok || n < 0 || n > math.MaxUint32-1 {
-			return 0, fmt.Sprintf("USER %q has the user id %q in /etc/passwd, which is none, and runtimes take it for 0", user, fields[2])
+		if !ok || n < 0 || n > maxUser {
+			return 0, true, fmt.Sprintf("USER %q has the user id %q in /etc/passwd, which is none, and runtimes take it for 0", user, fields[2])
 		}
 		if n == 0 {
-			return 0, ""
+			return 0, true, ""
 		}
-		if !found {
-			uid, found = n, true
+		if !named {
+			uid, named = n, true
 		}
 	}
-	if !found {
-		return 0, fmt.Sprintf("USER %q is a name that the image's /etc/passwd does not have", user)
-	}
-	return uid, ""
+	return uid, named, ""
 }
 
 // numeric parses what runtimes take as a number: strconv.Atoi's decimal with sign and leading zeros. What overflows

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -86,32 +87,71 @@ func daemonPackages(facts artifact.ImageFacts) []finding {
 	return found
 }
 
-// startsDaemon looks at what the image runs: the words of ENTRYPOINT and CMD, what files those are, and what a shell
-// would make of them.
+// startsDaemon looks at what the image runs: the words of ENTRYPOINT and CMD, of HEALTHCHECK, which docker runs too, and the
+// scripts that shells read before theirs; what files those are, and what a shell would make of them.
 func startsDaemon(img Image) []finding {
-	words := slices.Concat(img.Config.Config.Entrypoint, img.Config.Config.Cmd)
-	search := searchPath(img.Config.Config)
+	config := img.Config.Config
+	search := searchPath(config)
 	looked := map[string]bool{}
-	for _, word := range words {
-		for command := range strings.FieldsFuncSeq(word, func(r rune) bool { return strings.ContainsRune(" \t\n;&|()`\"'", r) }) {
-			if looked[command] {
-				continue
-			}
-			if looked[command] = true; len(looked) > maxCommands || len(search) > maxSearched {
-				return []finding{{message: fmt.Sprintf("ENTRYPOINT and CMD have more than %d different words, or PATH more than %d folders, so that what starts cannot be told", maxCommands, maxSearched)}}
-			}
-			if slices.Contains(artifact.DaemonNames, path.Base(command)) {
-				return []finding{{message: fmt.Sprintf("the entrypoint runs %s%s", command, howToDropSSHD), evidence: []string{command}}}
-			}
-			for _, candidate := range locate(command, img.Config.Config.WorkingDir, search) {
-				f, ok := img.Facts.Resolve(artifact.Escape(candidate))
-				if ok && slices.Contains(f.Marks, artifact.MarkRunsSSHD) {
-					return []finding{{message: fmt.Sprintf("the entrypoint /%s starts an ssh daemon%s", f.Path, howToDropSSHD), evidence: []string{f.Path}}}
+	for _, of := range []struct {
+		what  string
+		words []string
+	}{{"the entrypoint", slices.Concat(config.Entrypoint, config.Cmd)}, {"the health check", config.Healthcheck.Test}, {"the shell's start", readFirst(config)}} {
+		for _, word := range of.words {
+			for command := range commands(word) {
+				if looked[command] {
+					continue
+				}
+				if looked[command] = true; len(looked) > maxCommands || len(search) > maxSearched {
+					return []finding{{message: fmt.Sprintf("ENTRYPOINT, CMD and HEALTHCHECK have more than %d different words, or PATH more than %d folders, so that what starts cannot be told", maxCommands, maxSearched)}}
+				}
+				if slices.Contains(artifact.DaemonNames, path.Base(command)) {
+					return []finding{{message: fmt.Sprintf("%s runs %s%s", of.what, command, howToDropSSHD), evidence: []string{command}}}
+				}
+				for _, candidate := range locate(command, config.WorkingDir, search) {
+					f, ok := img.Facts.Resolve(artifact.Escape(candidate))
+					if ok && slices.Contains(f.Marks, artifact.MarkRunsSSHD) {
+						return []finding{{message: fmt.Sprintf("%s /%s starts an ssh daemon%s", of.what, f.Path, howToDropSSHD), evidence: []string{f.Path}}}
+					}
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// commands are a word itself, which may be a path with spaces in it, the words that a shell would find in it, and the paths in those
+// that stand behind a sign (--exec=/start) or in braces.
+func commands(word string) iter.Seq[string] {
+	anyOf := func(signs string) func(rune) bool {
+		return func(r rune) bool { return strings.ContainsRune(signs, r) }
+	}
+	return func(yield func(string) bool) {
+		if !yield(word) {
+			return
+		}
+		for command := range strings.FieldsFuncSeq(word, anyOf(" \t\n;&|()`\"'")) {
+			if !yield(command) {
+				return
+			}
+			for part := range strings.FieldsFuncSeq(command, anyOf("=,<>{}$")) {
+				if strings.Contains(part, "/") && !yield(part) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// readFirst are the files that a shell reads before it does anything else (bash(1), dash(1), "INVOCATION").
+func readFirst(config artifact.RunConfig) []string {
+	var files []string
+	for _, variable := range config.Env {
+		if name, value, _ := strings.Cut(variable, "="); name == "BASH_ENV" || name == "ENV" {
+			files = append(files, value)
+		}
+	}
+	return files
 }
 
 // Bounds of what is looked up: no real image comes near.

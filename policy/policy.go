@@ -4,6 +4,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -169,7 +170,8 @@ func (s Set) Index(subject artifact.Subject, children []Child) Verdict {
 		for _, r := range c.Verdict.Reasons {
 			r = s.waiveOfIndex(subject, r)
 			v.waiting, v.withheld = v.waiting || r.Promotion, v.withheld || r.Signature
-			if r.Platform = c.Platform; len(v.Reasons) < maxReasons {
+			r.Platform = cmp.Or(r.Platform, c.Platform) // of an index in it, its image's
+			if len(v.Reasons) < maxReasons {
 				v.Reasons = append(v.Reasons, r)
 			}
 			v.restOn(r)

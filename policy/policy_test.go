@@ -293,6 +293,7 @@ func TestJudge(t *testing.T) {
 		"an index":                   {index("multi", good), ""},
 		"an index with a bad image":  {index("mixed", good, arm), "linux/arm64"},
 		"an index of what is absent": {index("absent", artifact.Descriptor{Digest: artifact.DigestOf([]byte("nowhere"))}), "not here"},
+		"a bad image, deeper":        {index("deep", artifact.Descriptor{MediaType: artifact.MediaTypeIndex, Digest: index("lower", good, arm), Size: 1}), "linux/arm64"},
 		"an index of itself":         {index("loop", loop), "nested deeper"},
 		"a config that lies":         {lying.Digest, "diff_ids say"},
 		"a layer that is a bomb":     {bomb.Digest, "cannot be inspected: a bomb"},

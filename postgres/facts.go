@@ -3,9 +3,11 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/klauspost/compress/zstd"
 
 	"waybill/artifact"
 )
@@ -35,6 +37,32 @@ func (db *DB) LayerFacts(ctx context.Context, digest artifact.Digest) (facts art
 		return facts, true, artifact.Errorf(artifact.Denied, "%s", failure)
 	}
 	return facts, true, unpack(packed, &facts)
+}
+
+// FactsBytes returns of layers that have facts how many bytes those are when they are read; it reads the first few of each.
+func (db *DB) FactsBytes(ctx context.Context, layers []artifact.Digest) (map[artifact.Digest]int64, error) {
+	names := make([]string, len(layers))
+	for i, d := range layers {
+		names[i] = d.String()
+	}
+	rows, err := db.Pool.Query(ctx, `select digest, substring(facts for $3) from layer_facts where digest = any($1) and format = $2 and facts is not null`, names, artifact.FactsFormat, zstd.HeaderMaxSize)
+	if err != nil {
+		return nil, translate(err)
+	}
+	bytes := map[artifact.Digest]int64{}
+	var (
+		digest artifact.Digest
+		head   []byte
+	)
+	_, err = pgx.ForEachRow(rows, []any{&digest, &head}, func() error {
+		var frame zstd.Header
+		if err := frame.Decode(head); err != nil {
+			return fmt.Errorf("stored facts of %s: %w", digest, err)
+		}
+		bytes[digest] = int64(frame.FrameContentSize)
+		return nil
+	})
+	return bytes, translate(err)
 }
 
 // LockLayer waits until no other replica inspects a layer, and keeps it so until release is called. It holds a connection

@@ -248,6 +248,9 @@ func (r *Registry) subject(ctx context.Context, ref artifact.Reference, digest a
 		return s, artifact.Coded(artifact.NotFound, "MANIFEST_BLOB_UNKNOWN", "the manifest names what %s does not have: %s; push that first", ref.Repository, strings.Join(missing[:min(5, len(missing))], ", "))
 	}
 	if m.Config != nil {
+		if m.Config.Size > artifact.MaxManifest {
+			return s, artifact.Coded(artifact.TooLarge, "SIZE_INVALID", "the config %s has %d bytes, and at most %d are read; put what is large into a layer", m.Config.Digest, m.Config.Size, artifact.MaxManifest)
+		}
 		if s.Config, err = r.Blob(ctx, ref.Repository, m.Config.Digest); err != nil {
 			return s, err
 		}

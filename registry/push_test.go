@@ -58,13 +58,16 @@ func TestDeniedByBytes(t *testing.T) {
 		_, err = w.GetManifest(t.Context(), w.admin, artifact.Reference{Repository: w.shop, Digest: artifact.DigestOf(body)})
 		require.Equal(t, artifact.NotFound, artifact.KindOf(err))
 	}
+	_, err := w.put("v1", w.wire(map[string]any{"mediaType": artifact.MediaTypeManifest, "config": w.blob("application/octet-stream", make([]byte, artifact.MaxManifest+1)), "layers": []artifact.Descriptor{}}))
+	require.Equal(t, artifact.TooLarge, artifact.KindOf(err), "what is too long to look at is not let through")
+	require.ErrorContains(t, err, "put what is large into a layer")
 	// A signature is text, and meets no rule about images.
 	config := w.blob(artifact.MediaTypeConfig, []byte(`{"architecture":"","os":"","config":{},"rootfs":{"type":"layers","diff_ids":["`+artifact.DigestOf(nil).String()+`"]}}`))
 	signature := w.wire(map[string]any{"mediaType": artifact.MediaTypeManifest, "config": config,
 		"layers": []artifact.Descriptor{w.blob(simpleSigning, []byte(`{"critical":{"identity":{}}}`))}})
 	name := strings.Replace(artifact.DigestOf([]byte("x")).String(), ":", "-", 1) + ".sig"
 	w.mustPut(name, signature)
-	_, err := w.put(name, w.wire(map[string]any{"mediaType": artifact.MediaTypeIndex, "manifests": []artifact.Descriptor{}}))
+	_, err = w.put(name, w.wire(map[string]any{"mediaType": artifact.MediaTypeIndex, "manifests": []artifact.Descriptor{}}))
 	require.ErrorContains(t, err, "where cosign keeps")
 	_, err = w.put(name, w.manifest(good))
 	require.ErrorContains(t, err, "where cosign keeps")

@@ -174,7 +174,7 @@ func (a *app) deciding(cfg Config, k *keys, files *blob.File, contents *contents
 		return d, err
 	}
 	db, others := a.database, signer.NewOthers(contents, d.trust, k.signer.PEMs)
-	d.judge = policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Signatures: others, Holders: db, Waivers: db, Now: time.Now})
+	d.judge = policy.NewJudge(policy.JudgeConfig{Facts: a.inspector, Scans: scans, VEX: vex, Contents: contents, Policies: db, Referrers: db, Signatures: others, Holders: db, Waivers: db, Weights: db, Now: time.Now})
 	d.many = d.judge.Many(postgres.Cold{DB: db}, coldContents{postgres.Cold{DB: db}, files})
 	d.gate = promotion.NewGate(db)
 	d.promotions = promotion.NewService(promotion.Config{Store: db, Judge: d.judge, Attestations: signer.NewAttestations(contents, k.signer), Signatures: others, Now: time.Now})

@@ -56,9 +56,30 @@ func TestAdvisoriesFromOurselves(t *testing.T) {
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "signature")
 	require.Contains(t, s.ok(admin, "db", "status"), "failed: ")
-	_, errs, code = command(t, dir, []string{"COSIGN_PASSWORD=", "DOCKER_CONFIG=" + s.dockerConfig(admin)}, "cosign", "sign", "--yes", "--key", "cosign.key", "--tlog-upload=false",
-		"--allow-http-registry", s.host+"/security/trivy-db@"+database)
+	sign := func(key, ref string) {
+		t.Helper()
+		_, errs, code := command(t, dir, []string{"COSIGN_PASSWORD=", "DOCKER_CONFIG=" + s.dockerConfig(admin)}, "cosign", "sign", "--yes", "--key", key+".key", "--tlog-upload=false",
+			"--allow-http-registry", s.host+"/"+ref)
+		require.Zero(t, code, errs)
+	}
+	refused := func(why string) {
+		t.Helper()
+		_, stderr, code := s.waybill(admin, "db", "pull", "security/trivy-db:2")
+		require.Equal(t, 1, code, why)
+		require.Contains(t, stderr, "is not signed by advisories.key", why)
+		require.Contains(t, s.ok(admin, "db", "status"), "no advisory database", why)
+	}
+	_, errs, code = command(t, dir, []string{"COSIGN_PASSWORD="}, "cosign", "generate-key-pair", "--output-key-prefix", "stranger")
 	require.Zero(t, code, errs)
+	sign("stranger", "security/trivy-db@"+database)
+	refused("by a stranger's key")
+	older := s.pushed(admin, "security/trivy-db:1", artifactOf(t, "application/vnd.aquasec.trivy.config.v1+json", "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip", archive[1:]))
+	sign("cosign", "security/trivy-db@"+older)
+	copied, err := remote.Image(s.reference(cosignTag("security/trivy-db:1", older)), s.auth(admin))
+	require.NoError(t, err)
+	require.NoError(t, s.push(admin, cosignTag("security/trivy-db:2", database), copied))
+	refused("by the signature of another")
+	sign("cosign", "security/trivy-db@"+database)
 	require.Contains(t, s.ok(admin, "db", "pull", "security/trivy-db:2"), "went well")
 	s.pushed(admin, "security/other:1", artifactOf(t, "application/vnd.example", "application/vnd.example", []byte("{}")))
 	_, stderr, code = s.waybill(admin, "db", "pull", "security/other:1")

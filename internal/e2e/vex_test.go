@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
@@ -120,6 +121,14 @@ func TestSignedVEX(t *testing.T) {
 
 	attest("stranger")
 	require.Nil(t, assessed(), "whoever may push cannot say that a finding is none")
+	another := s.pushed(pusher, "shop/old:v2", configured(t, "65532", files(t, map[string]string{"a": "1"})))
+	_, stderr, code := command(t, dir, []string{"COSIGN_PASSWORD=", "DOCKER_CONFIG=" + s.dockerConfig(pusher)}, "cosign", "attest", "--yes", "--key", "security.key", "--type", "openvex", "--predicate", predicate,
+		"--tlog-upload=false", "--allow-http-registry", s.host+"/shop/old@"+another)
+	require.Zero(t, code, stderr)
+	copied, err := remote.Image(s.reference("shop/old:"+strings.Replace(another, ":", "-", 1)+".att"), s.auth(pusher))
+	require.NoError(t, err)
+	require.NoError(t, s.push(pusher, "shop/old:"+strings.Replace(digest, ":", "-", 1)+".att", copied))
+	require.Nil(t, assessed(), "nor by what a trusted key attests of another image")
 	attest("security")
 	require.Equal(t, "not_affected", assessed().Status)
 	require.NotEmpty(t, assessed().SignedBy)
