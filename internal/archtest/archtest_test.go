@@ -51,6 +51,7 @@ var mayImport = map[string][]string{
 	"cmd/waybill-kms":     {"kms/provider"},
 
 	"bench":                 {},
+	"bench/ceiling":         {},
 	"bench/memory":          {},
 	"bench/rows":            {"postgres"},
 	"bench/scale":           {"bench/rows"},
