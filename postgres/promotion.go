@@ -58,13 +58,8 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 	if e.Approvals, e.Pushers, err = db.Approvals(ctx, repository, digest); err != nil {
 		return e, err
 	}
-	err = db.Pool.QueryRow(ctx, `select s.key_id, s.manifest, case when k.id is null then 'is none of this service''s'
-			when r.key is not null and not `+provenBefore+` then 'was revoked by ' || r.actor || ': ' || r.reason else '' end
-		from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
-		left join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
-		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature, &e.KeyRefused)
-	if err := ignoreNoRows(err); err != nil {
-		return e, err
+	if err := signed(ctx, db.Pool, repository, digest, &e); err != nil {
+		return e, translate(err)
 	}
 	if e.Recalled, err = recalledIn(ctx, db.Pool, repository, digest); err != nil {
 		return e, translate(err)
@@ -81,6 +76,19 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 		e.Scans = append(e.Scans, scan)
 	}
 	return e, nil
+}
+
+// signed adds to evidence what carries a digest's signature, of which key, and why that counts no longer.
+func signed(ctx context.Context, q querier, repository artifact.Repository, digest artifact.Digest, e *promotion.Evidence) error {
+	err := q.QueryRow(ctx, `select s.key_id, s.manifest, case when k.id is null then 'is none of this service''s'
+			when r.key is not null and not `+provenBefore+` then 'was revoked by ' || r.actor || ': ' || r.reason else '' end
+		from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
+		left join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
+		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature, &e.KeyRefused)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return err
 }
 
 // recalledIn says of a digest, and of each manifest of an index, who recalled it and why.
@@ -223,8 +231,8 @@ func moved(p artifact.Promotion, current artifact.Deployment) error {
 		p.Environment, p.Repository, current.Version, current.Digest, current.Actor, again, p.Digest)
 }
 
-// stillPasses refuses a move that another policy or pipeline, or a waiver's end, has overtaken. None is applied until the transaction
-// ends: whoever judges everything again then, finds what was promoted.
+// stillPasses refuses a move that another policy or pipeline, a waiver's end, or the revocation of the key that signed has overtaken. None
+// is applied, and no key revoked, until the transaction ends: whoever judges everything again then, finds what was promoted.
 func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, m promotion.Move) error {
 	var policies, pipelines int
 	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, int64(lockPolicy)); err != nil {
@@ -238,6 +246,13 @@ func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, m promotion.Move) erro
 	}
 	if pipelines > m.Versions {
 		return artifact.Errorf(artifact.Conflict, "the pipelines changed at this moment; promote again, by the gates of now")
+	}
+	var now promotion.Evidence
+	if err := signed(ctx, tx, m.Repository, m.Digest, &now); err != nil {
+		return err
+	}
+	if now.KeyRefused != "" {
+		return artifact.Errorf(artifact.Conflict, "%s@%s is signed by key %.12s, which %s, at this moment; promote again when it is signed by the key in force", m.Repository, m.Digest, now.KeyID, now.KeyRefused)
 	}
 	return nil
 }
