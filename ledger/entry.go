@@ -14,7 +14,7 @@ import (
 )
 
 // The kinds of entries that an audit compares with other records. Other kinds are push.accepted, push.denied,
-// manifest.deleted, tag.deleted, signed and database.imported.
+// manifest.deleted, tag.deleted and database.imported.
 const (
 	KindCreated         = "ledger.created" // the first entry; its subject is the log's public key
 	KindPromotion       = "promotion"
@@ -36,6 +36,7 @@ const (
 	KindApprovalRevoked = "approval.revoked"
 	KindTokenCreated    = "token.created" // its subject is the token's id, its evidence the hash of all that the token gives
 	KindTokenRevoked    = "token.revoked"
+	KindSigned          = "signed" // its subject is the key's id, of attestations with their types after it, its evidence what carries them
 )
 
 // More kinds, of which nothing else is kept that an audit could compare, or only for a while.

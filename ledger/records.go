@@ -22,6 +22,15 @@ type Records struct {
 	Approvals   []Recorded
 	Releases    []Recorded
 	Tokens      []Recorded // those of sessions go when they have ended
+	Signatures  []Signature
+}
+
+// Signature is one that counts for gates: of a digest, by a key, and what carries it.
+type Signature struct {
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Key        string
+	Manifest   artifact.Digest
 }
 
 // Recalled is a digest that was withdrawn, with what was said of that.
@@ -80,7 +89,8 @@ type recordAudit struct {
 	approvals  *recordedAudit
 	releases   *recordedAudit
 	tokens     *recordedAudit
-	last       Entry // the one before, at lastIndex
+	signed     map[Signature]bool // that an entry records
+	last       Entry              // the one before, at lastIndex
 	lastIndex  int64
 }
 
@@ -88,7 +98,10 @@ func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]Recalled{},
 		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}, keys: newKeyAudit(r.Keys, problem), approvals: newRecordedAudit("approval", r.Approvals, problem),
 		releases: newRecordedAudit("release", r.Releases, problem), tokens: newRecordedAudit("token", r.Tokens, problem)}
-	a.tokens.passing = true
+	a.tokens.passing, a.signed = true, map[Signature]bool{}
+	for _, s := range r.Signatures {
+		a.signed[s] = false
+	}
 	for _, p := range r.Promotions {
 		a.promotions[p.LedgerIndex] = append(a.promotions[p.LedgerIndex], p)
 	}
@@ -144,6 +157,18 @@ func (a *recordAudit) entry(index int64, e Entry) {
 		a.tokens.entryMade(index, e)
 	case KindTokenRevoked:
 		a.tokens.entryRevoked(index, e)
+	case KindSigned:
+		a.sign(e)
+	}
+}
+
+func (a *recordAudit) sign(e Entry) {
+	if len(e.Evidence) != 1 {
+		return
+	}
+	s := Signature{e.Repository, e.Digest, e.Subject, e.Evidence[0]}
+	if _, counts := a.signed[s]; counts {
+		a.signed[s] = true
 	}
 }
 
@@ -300,6 +325,11 @@ func (a *recordAudit) finish() {
 	a.keys.end()
 	for _, all := range []*recordedAudit{a.approvals, a.releases, a.tokens} {
 		all.end()
+	}
+	for _, s := range a.Signatures {
+		if !a.signed[s] {
+			a.problem("%s@%s counts as signed by key %.12s, and no entry records that", s.Repository, s.Digest, s.Key)
+		}
 	}
 	for _, r := range a.Recalled {
 		if _, unaccounted := a.recalled[r.Reference]; unaccounted {

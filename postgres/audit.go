@@ -137,6 +137,12 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	if r.Documents, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.AppliedDocument]); err != nil {
 		return r, err
 	}
+	if rows, err = v.tx.Query(ctx, `select repository, digest, key_id, manifest from signatures where predicate = '' and signed_at is not null order by repository, digest`); err != nil {
+		return r, err
+	}
+	if r.Signatures, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.Signature]); err != nil {
+		return r, err
+	}
 	for _, read := range []struct {
 		into *[]ledger.Recorded
 		all  func(context.Context, querier) ([]ledger.Recorded, error)
