@@ -25,9 +25,9 @@ func TestWhile(t *testing.T) {
 				return artifact.Errorf(kind, "revoked, or away")
 			})
 			defer cancel()
-			time.Sleep(time.Hour - time.Millisecond)
+			<-time.After(time.Hour - time.Millisecond) // of the clock of the bubble
 			require.NoError(t, ctx.Err())
-			time.Sleep(time.Second + time.Millisecond)
+			<-time.After(time.Second + time.Millisecond)
 			synctest.Wait()
 			require.Equal(t, ends, ctx.Err() != nil)
 			cancel()
