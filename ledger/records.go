@@ -23,6 +23,14 @@ type Records struct {
 	Releases    []Recorded
 	Tokens      []Recorded // those of sessions go when they have ended
 	Signatures  []Signature
+	Unpushed    []Unpushed
+}
+
+// Unpushed is an image or index that somebody is said to have pushed, and no entry says that of them: whose approval counts depends on it.
+type Unpushed struct {
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	By         string
 }
 
 // Signature is one that counts for gates: of a digest, by a key, and what carries it.
@@ -325,6 +333,9 @@ func (a *recordAudit) finish() {
 	a.keys.end()
 	for _, all := range []*recordedAudit{a.approvals, a.releases, a.tokens} {
 		all.end()
+	}
+	for _, u := range a.Unpushed {
+		a.problem("%s@%s is said to be pushed by %s, and no entry records that", u.Repository, u.Digest, u.By)
 	}
 	for _, s := range a.Signatures {
 		if !a.signed[s] {

@@ -143,6 +143,14 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	if r.Signatures, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.Signature]); err != nil {
 		return r, err
 	}
+	// By the columns of entries, which are compared with their bodies.
+	if rows, err = v.tx.Query(ctx, `select m.repository, m.digest, m.pushed_by from manifests m where (m.is_image or m.is_index) and not exists
+		(select from ledger_entries l where l.digest = m.digest and l.repository = m.repository and l.kind = 'push.accepted' and l.actor = m.pushed_by) order by m.repository, m.digest`); err != nil {
+		return r, err
+	}
+	if r.Unpushed, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.Unpushed]); err != nil {
+		return r, err
+	}
 	for _, read := range []struct {
 		into *[]ledger.Recorded
 		all  func(context.Context, querier) ([]ledger.Recorded, error)

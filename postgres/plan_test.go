@@ -31,6 +31,7 @@ var whole = map[string]string{
 	"on p.id = d.promotion order by d.repository":                               "an audit reads everything",
 	"select g.repository, g.environment, g.root, g.digest from grants g":        "an audit reads everything",
 	"from signatures where predicate = '' and signed_at is not null order by":   "an audit reads everything",
+	"from manifests m where (m.is_image or m.is_index) and not exists":          "an audit reads everything",
 	"from promotions order by id":                                               "an audit reads everything",
 	"select size, note from ledger_checkpoints order by size":                   "an audit reads everything",
 	"select note from ledger_checkpoints order by size desc limit 1":            "the last one, by the primary key",

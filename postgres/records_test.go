@@ -59,7 +59,7 @@ func TestTamperedRecords(t *testing.T) {
 	t.Parallel()
 	r := newDecided(t)
 	unsigned := r.put("unsigned", nil)
-	r.keep("approvals", "releases", "release_services", "tokens", "signatures")
+	r.keep("approvals", "releases", "release_services", "tokens", "signatures", "manifests")
 	v3 := r.digest(`select digest from recalls`)
 	grants := func(environment, what string, root artifact.Digest) string {
 		return fmt.Sprintf(`insert into grants select '%s', 'shop/returns', %s, '%s' from manifest_references where manifest = '%s' and kind = 'layer'`, environment, what, root, r.v2)
@@ -92,6 +92,7 @@ func TestTamperedRecords(t *testing.T) {
 		"a recall's reason":        {`update recalls set reason = 'nothing', actor = 'user:eve'`, "the record of the recall of shop/returns@" + v3},
 		"a recall's link":          {`update promotions set advisory = 'https://evil.example' where action = 'recall'`, `its advisory is "https://evil.example", not ""`},
 		"a pointer's promotion":    {`update deployments set promotion = (select min(id) from promotions) where environment = 'dev'`, "names another's time, actor or reason"},
+		"who pushed an image":      {`update manifests set pushed_by = 'user:mallory' where digest = '` + r.v2.String() + `'`, "shop/returns@" + r.v2.String() + " is said to be pushed by user:mallory, and no entry records that"},
 		"an invented signature":    {`insert into signatures (repository, digest, predicate, key_id, policy_hash, signed_at, manifest) select repository, '` + unsigned.String() + `', predicate, key_id, policy_hash, signed_at, manifest from signatures where signed_at is not null limit 1`, "shop/returns@" + unsigned.String() + " counts as signed by key"},
 		"a signature's key":        {`update signatures set key_id = repeat('a', 64) where digest = '` + r.v1.String() + `'`, "shop/returns@" + r.v1.String() + " counts as signed by key aaaaaaaaaaaa, and no entry records that"},
 		"an image beside the root": {grants("dev", "manifest", r.v1), "dev may pull shop/returns@" + r.v2.String() + " with " + r.v1.String() + ", of which it is no part"},
