@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -67,6 +68,18 @@ type Principal struct {
 	Environments []Environment `json:"environments,omitempty"`
 	More         []Binding     `json:"more,omitempty"`
 	Token        string        `json:"token,omitempty"` // the id of what it signed in with: what begins later asks whether that still holds
+}
+
+// tokenID is what ends a token's name in the ledger, after its own.
+var tokenID = regexp.MustCompile(`^(token:.*)/[0-9a-f]{12}$`)
+
+// Holder is who a principal's name stands for, where nobody's word may count twice, or for their own work: tokens of one name are one
+// holder's, such as one that took another's place.
+func Holder(name string) string {
+	if m := tokenID.FindStringSubmatch(name); m != nil {
+		return m[1]
+	}
+	return name
 }
 
 // Bindings are all of p's; what one allows another does not take away.

@@ -84,3 +84,19 @@ func parsed[T any](t *testing.T, parse func(string) (T, error), text string) T {
 	require.NoError(t, err)
 	return v
 }
+
+func TestHolder(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"token:ci/0123456789ab":                          "token:ci",
+		"token:a/b/0123456789ab":                         "token:a/b",
+		"token:ci":                                       "token:ci",
+		"token:ci/0123456789AB":                          "token:ci/0123456789AB",
+		"token:ci/0123456789abc":                         "token:ci/0123456789abc",
+		"user:https://login.example/0123456789ab":        "user:https://login.example/0123456789ab",
+		"workload:https://login.example#ci/0123456789ab": "workload:https://login.example#ci/0123456789ab",
+		"system": "system", "": "",
+	} {
+		require.Equal(t, want, artifact.Holder(name))
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"hash/crc32"
 	"log/slog"
@@ -50,6 +51,23 @@ func (t Token) Principal() artifact.Principal {
 		name = "token:" + t.Name + "/" + t.ID
 	}
 	return artifact.Principal{Name: name, Role: t.Role, Repositories: t.Repositories, Environments: t.Environments, More: t.More, Token: t.ID}
+}
+
+// Hash is of all that the token gives to whoever has the secret of a hash, and of nothing that changes.
+func (t Token) Hash(secret []byte) artifact.Digest {
+	instant := func(at time.Time) time.Time { return at.UTC().Truncate(time.Microsecond) } // as a database keeps it
+	canonical, err := json.Marshal(struct {
+		ID, Name   string
+		Secret     []byte
+		Bindings   []artifact.Binding
+		CreatedBy  string
+		Session    string `json:",omitempty"`
+		Began, End time.Time
+	}{t.ID, t.Name, secret, t.Principal().Bindings(), t.CreatedBy, t.Session, instant(t.CreatedAt), instant(t.ExpiresAt)})
+	if err != nil { // a time outside of the years that JSON has
+		return artifact.Digest{}
+	}
+	return artifact.DigestOf(canonical)
 }
 
 // Store keeps tokens; *postgres.DB is one.

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -199,12 +200,14 @@ func (p *Provider) verify(ctx context.Context, raw string) (verified, error) {
 		}
 		return verified{}, refuseToken(p.cfg.URL, err)
 	}
-	claims := map[string]any{}
+	var claims exact
 	if err := token.Claims(&claims); err != nil {
 		return verified{}, refuseToken(p.cfg.URL, err)
 	}
-	if at, ok := claims["nbf"].(float64); ok && time.Unix(int64(at), 0).After(p.cfg.Now().Add(clockSkew)) {
-		return verified{}, refuseToken(p.cfg.URL, errors.New("it is not valid yet"))
+	if number, ok := claims["nbf"].(json.Number); ok {
+		if at, err := number.Float64(); err != nil || time.Unix(int64(at), 0).After(p.cfg.Now().Add(clockSkew)) {
+			return verified{}, refuseToken(p.cfg.URL, errors.New("it is not valid yet"))
+		}
 	}
 	if azp, ok := claims["azp"].(string); len(token.Audience) > 1 && ok && azp != p.cfg.Audience {
 		return verified{}, refuseToken(p.cfg.URL, errors.New("it is for several, and was issued to another"))
@@ -219,6 +222,15 @@ func (p *Provider) verify(ctx context.Context, raw string) (verified, error) {
 func refuseToken(issuer string, why error) error {
 	return &artifact.Error{Kind: artifact.Unauthentic, Code: "UNAUTHORIZED",
 		Message: "the token is not a valid one of " + issuer + " for this server: its signature, audience or times are wrong; ask for one with the audience that `waybill login --help` names", Err: errors.Join(errGuess, why)}
+}
+
+// exact are claims whose numbers are as they are written: ids of more than 53 bits are told apart, and 7.4 is not 7.
+type exact map[string]any
+
+func (e *exact) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode((*map[string]any)(e))
 }
 
 // grant returns the session that the rules give that match, each its role.
@@ -317,8 +329,8 @@ func claimValues(claims map[string]any, name string) []string {
 			texts = append(texts, v)
 		case bool:
 			texts = append(texts, fmt.Sprint(v))
-		case float64:
-			texts = append(texts, fmt.Sprintf("%.0f", v))
+		case json.Number:
+			texts = append(texts, v.String())
 		}
 	}
 	return texts
@@ -329,6 +341,16 @@ var shared = map[string][]string{
 	"https://token.actions.githubusercontent.com": {"sub", "repository", "repository_id", "repository_owner", "repository_owner_id", "enterprise", "enterprise_id"},
 	"https://gitlab.com":                          {"sub", "project_path", "project_id", "namespace_path", "namespace_id", "user_login", "user_id"},
 	"https://accounts.google.com":                 {"sub", "email", "hd"},
+}
+
+// saysWhose reports whether the pattern of a claim that names an owner lets no other owner through: repo:acme/* does, and repo:*/shop or
+// a*/shop do not. An address is its domain's.
+func saysWhose(claim, pattern string) bool {
+	owner, _, _ := strings.Cut(pattern, "/")
+	if claim == "email" {
+		owner = pattern[strings.LastIndexByte(pattern, '@')+1:]
+	}
+	return owner != "" && !strings.ContainsAny(owner, `*?[\`)
 }
 
 // Check returns what is wrong with a rule of an issuer, and the key of the rule where it is.
@@ -347,12 +369,12 @@ func (r Rule) Check(issuer string) (key string, wrong error) {
 				return ".claims", fmt.Errorf("claim %s: %.80q is no pattern; want a value, or one with *, ? or **", name, p)
 			}
 		}
-		if slices.Contains(who, name) && !slices.ContainsFunc(patterns, func(p string) bool { return strings.HasPrefix(p, "*") || strings.HasPrefix(p, "?") }) {
+		if slices.Contains(who, name) && !slices.ContainsFunc(patterns, func(p string) bool { return !saysWhose(name, p) }) {
 			narrow = true
 		}
 	}
 	if !narrow {
-		return ".claims", fmt.Errorf("anybody can get a token of %s; say whose counts, by one of %s", issuer, strings.Join(who, ", "))
+		return ".claims", fmt.Errorf("anybody can get a token of %s; say whose counts, by one of %s, with no wildcard in the owner's name", issuer, strings.Join(who, ", "))
 	}
 	g := Grant{Name: "rule", Role: r.Role, Repositories: r.Repositories, Environments: r.Environments}
 	if err := g.check(); err != nil {

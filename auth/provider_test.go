@@ -96,7 +96,8 @@ func TestExchange(t *testing.T) {
 	t.Parallel()
 	ctx, at, i := context.Background(), &clock{now: time.Now()}, newIssuer(t)
 	rules := []auth.Rule{{Claims: map[string][]string{"repository": {"acme/*"}, "/kubernetes.io/namespace": {"build", "ci"}, "run": {"7"}, "fork": {"false"}}, Role: artifact.Pusher, Repositories: []string{"shop/**"}},
-		{Claims: map[string][]string{"repository": {"acme/*"}}, Role: artifact.Reader}}
+		{Claims: map[string][]string{"repository": {"acme/*"}}, Role: artifact.Reader},
+		{Claims: map[string][]string{"id": {"9007199254740992", "7"}}, Role: artifact.Reader}}
 	s := trusting(t, at, auth.ProviderConfig{URL: i.URL, Rules: rules}, 1000)
 	secret, made, err := s.Exchange(ctx, i.sign(t, at.Now(), nil))
 	require.NoError(t, err)
@@ -125,22 +126,24 @@ func TestExchange(t *testing.T) {
 		token string
 		kind  artifact.Kind
 	}{
-		"another issuer":      {i.sign(t, now, map[string]any{"iss": "https://evil.example"}), artifact.Unauthentic},
-		"another audience":    {i.sign(t, now, map[string]any{"aud": "vault"}), artifact.Unauthentic},
-		"no audience":         {i.sign(t, now, map[string]any{"aud": nil}), artifact.Unauthentic},
-		"issued to another":   {i.sign(t, now, map[string]any{"aud": []string{"vault", "waybill"}, "azp": "vault"}), artifact.Unauthentic},
-		"expired":             {i.sign(t, now, map[string]any{"exp": now.Add(-time.Second).Unix()}), artifact.Unauthentic},
-		"no end":              {i.sign(t, now, map[string]any{"exp": nil}), artifact.Unauthentic},
-		"not yet":             {i.sign(t, now, map[string]any{"nbf": now.Add(2 * time.Minute).Unix()}), artifact.Unauthentic},
-		"nobody":              {i.sign(t, now, map[string]any{"sub": nil}), artifact.Unauthentic},
-		"no rule":             {i.sign(t, now, map[string]any{"repository": "evil/shop"}), artifact.Denied},
-		"below what * covers": {i.sign(t, now, map[string]any{"repository": "acme/shop/fork"}), artifact.Denied},
-		"a claim of a list":   {i.sign(t, now, map[string]any{"repository": map[string]any{"x": "acme/shop"}}), artifact.Denied},
-		"symmetric":           {symmetric, artifact.Unauthentic},
-		"unsigned":            {none + "." + parts[1] + ".", artifact.Unauthentic},
-		"another's signature": {parts[0] + "." + parts[1] + "." + strings.Split(i.sign(t, now, map[string]any{"run": 9}), ".")[2], artifact.Unauthentic},
-		"nothing":             {"", artifact.Unauthentic},
-		"too long":            {strings.Repeat("a", 20_000), artifact.Unauthentic},
+		"another issuer":           {i.sign(t, now, map[string]any{"iss": "https://evil.example"}), artifact.Unauthentic},
+		"another audience":         {i.sign(t, now, map[string]any{"aud": "vault"}), artifact.Unauthentic},
+		"no audience":              {i.sign(t, now, map[string]any{"aud": nil}), artifact.Unauthentic},
+		"issued to another":        {i.sign(t, now, map[string]any{"aud": []string{"vault", "waybill"}, "azp": "vault"}), artifact.Unauthentic},
+		"expired":                  {i.sign(t, now, map[string]any{"exp": now.Add(-time.Second).Unix()}), artifact.Unauthentic},
+		"no end":                   {i.sign(t, now, map[string]any{"exp": nil}), artifact.Unauthentic},
+		"not yet":                  {i.sign(t, now, map[string]any{"nbf": now.Add(2 * time.Minute).Unix()}), artifact.Unauthentic},
+		"nobody":                   {i.sign(t, now, map[string]any{"sub": nil}), artifact.Unauthentic},
+		"a number that is near":    {i.sign(t, now, map[string]any{"repository": "evil/shop", "id": json.Number("9007199254740993")}), artifact.Denied},
+		"a number that is rounded": {i.sign(t, now, map[string]any{"repository": "evil/shop", "id": 7.4}), artifact.Denied},
+		"no rule":                  {i.sign(t, now, map[string]any{"repository": "evil/shop"}), artifact.Denied},
+		"below what * covers":      {i.sign(t, now, map[string]any{"repository": "acme/shop/fork"}), artifact.Denied},
+		"a claim of a list":        {i.sign(t, now, map[string]any{"repository": map[string]any{"x": "acme/shop"}}), artifact.Denied},
+		"symmetric":                {symmetric, artifact.Unauthentic},
+		"unsigned":                 {none + "." + parts[1] + ".", artifact.Unauthentic},
+		"another's signature":      {parts[0] + "." + parts[1] + "." + strings.Split(i.sign(t, now, map[string]any{"run": 9}), ".")[2], artifact.Unauthentic},
+		"nothing":                  {"", artifact.Unauthentic},
+		"too long":                 {strings.Repeat("a", 20_000), artifact.Unauthentic},
 	} {
 		secret, _, err := s.Exchange(ctx, c.token)
 		require.Equal(t, c.kind, artifact.KindOf(err), "%s: %v", what, err)
@@ -234,4 +237,41 @@ func TestGuessing(t *testing.T) {
 	}
 	_, err = s.FromRequest(from("192.0.2.9"), basic(token))
 	require.NoError(t, err)
+}
+
+// TestRuleSaysWhose: of an issuer whose tokens anybody can get, a rule that another owner's token would match is refused.
+func TestRuleSaysWhose(t *testing.T) {
+	t.Parallel()
+	const github, gitlab, google = "https://token.actions.githubusercontent.com", "https://gitlab.com", "https://accounts.google.com"
+	for _, c := range []struct {
+		issuer string
+		claims map[string][]string
+		sound  bool
+	}{
+		{github, map[string][]string{"repository": {"acme/shop"}}, true},
+		{github, map[string][]string{"repository": {"acme/*"}}, true},
+		{github, map[string][]string{"sub": {"repo:acme/*:ref:refs/heads/main"}}, true},
+		{github, map[string][]string{"repository_owner": {"acme"}, "repository": {"*/shop"}}, true},
+		{github, map[string][]string{"repository": {"acme/shop", "*/shop"}}, false},
+		{github, map[string][]string{"repository": {"a*/shop"}}, false},
+		{github, map[string][]string{"repository": {"[a-z]*/shop"}}, false},
+		{github, map[string][]string{"repository": {"acm?/shop"}}, false},
+		{github, map[string][]string{"repository_owner": {"acme*"}}, false},
+		{github, map[string][]string{"sub": {"repo:*/shop:ref:refs/heads/main"}}, false},
+		{github, map[string][]string{"sub": {"repo:**"}}, false},
+		{github, map[string][]string{"ref": {"refs/heads/main"}}, false},
+		{gitlab, map[string][]string{"sub": {"project_path:acme/**"}}, true},
+		{gitlab, map[string][]string{"sub": {"project_path:*/shop:ref_type:branch:ref:main"}}, false},
+		{google, map[string][]string{"email": {"build-*@acme.iam.gserviceaccount.com"}}, true},
+		{google, map[string][]string{"email": {"build@*.iam.gserviceaccount.com"}}, false},
+		{google, map[string][]string{"email": {"*"}}, false},
+		{"https://login.acme.example", map[string][]string{"repository": {"*/shop"}}, true},
+	} {
+		_, wrong := auth.Rule{Claims: c.claims, Role: artifact.Pusher}.Check(c.issuer)
+		if c.sound {
+			require.NoError(t, wrong, "%s %v", c.issuer, c.claims)
+			continue
+		}
+		require.ErrorContains(t, wrong, "anybody can get a token of "+c.issuer, "%v", c.claims)
+	}
 }

@@ -14,31 +14,33 @@ import (
 )
 
 // The kinds of entries that an audit compares with other records. Other kinds are push.accepted, push.denied,
-// manifest.deleted, tag.deleted, token.created, token.revoked, signed and database.imported.
+// manifest.deleted, tag.deleted and database.imported.
 const (
 	KindCreated         = "ledger.created" // the first entry; its subject is the log's public key
 	KindPromotion       = "promotion"
 	KindRollback        = "rollback"
 	KindRecall          = "recall"
 	KindRetire          = "environment.retired" // one for each digest that could be pulled from it
-	KindPolicyApplied   = "policy.applied"
+	KindPolicyApplied   = "policy.applied"      // as of any document: its digest is of what that means, its evidence of its text
 	KindPipelineApplied = "pipeline.applied"
 	KindStorageApplied  = "repositories.applied"
 	KindWaiverCreated   = "waiver.created" // its subject is the waiver's id, its version the rule, its evidence the waiver's hash
 	KindWaiverRevoked   = "waiver.revoked"
 	KindKeyRotated      = "key.rotated" // its subject is the new key's id, its evidence the one before
 	KindKeyRevoked      = "key.revoked" // its version is the instant until which signatures of the key count, if that is given
+
+	KindOverride = "override" // of gates, by the promotion that follows; its reasons are what was not met
+	KindRelease  = "release"  // its subject is the release's name, its evidence the digests
+
+	KindApproval        = "approval" // its subject is the approval's id, its evidence the approval's hash
+	KindApprovalRevoked = "approval.revoked"
+	KindTokenCreated    = "token.created" // its subject is the token's id, its evidence the hash of all that the token gives
+	KindTokenRevoked    = "token.revoked"
+	KindSigned          = "signed" // its subject is the key's id, of attestations with their types after it, its evidence what carries them
 )
 
 // More kinds, of which nothing else is kept that an audit could compare, or only for a while.
 const (
-	KindOverride = "override" // of gates, by the promotion that follows; its reasons are what was not met
-
-	KindRelease = "release" // its subject is the release's name, its evidence the digests
-
-	KindApproval        = "approval" // its subject is the approval's id
-	KindApprovalRevoked = "approval.revoked"
-
 	KindWaiverExpired = "waiver.expired"
 	KindWaiverUsed    = "waiver.used"        // a push or a promotion was allowed by it
 	KindTurnedBad     = "digest.turned-bad"  // what is promoted is denied by the policies of now; its subject is the response
@@ -94,7 +96,7 @@ func (e Entry) Leaf() ([]byte, error) {
 	all := e.Reasons
 	for keep := len(all); err == nil && len(body) > MaxEntry && keep > 0; {
 		keep /= 2
-		e.Reasons = append(slices.Clone(all[:keep]), fmt.Sprintf("%d more reasons are in the verdict", len(all)-keep))
+		e.Reasons = append(slices.Clone(all[:keep]), moreReasons(len(all)-keep))
 		body, err = e.Canonical()
 	}
 	if err == nil && len(body) > MaxEntry {
@@ -102,6 +104,9 @@ func (e Entry) Leaf() ([]byte, error) {
 	}
 	return body, err
 }
+
+// moreReasons stands for the last n reasons of an entry that would be too long with them.
+func moreReasons(n int) string { return fmt.Sprintf("%d more reasons are in the verdict", n) }
 
 // Parse is the inverse of Canonical. It refuses unknown keys, and an encoding that is not the canonical one.
 func Parse(body []byte) (Entry, error) {

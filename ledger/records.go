@@ -13,11 +13,39 @@ import (
 type Records struct {
 	Promotions  []artifact.Promotion // in ascending order of ID
 	Deployments []artifact.Deployment
-	Recalled    []artifact.Reference // by digest
+	Recalled    []Recalled // by digest
 	Grants      []GrantedRoot
+	Strays      []Stray
 	Documents   []AppliedDocument
 	Waivers     []RecordedWaiver
 	Keys        []artifact.SigningKey // by the order in which they came in force
+	Approvals   []Recorded
+	Releases    []Recorded
+	Tokens      []Recorded // those of sessions go when they have ended
+	Signatures  []Signature
+	Unpushed    []Unpushed
+}
+
+// Unpushed is an image or index that somebody is said to have pushed, and no entry says that of them: whose approval counts depends on it.
+type Unpushed struct {
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	By         string
+}
+
+// Signature is one that counts for gates: of a digest, by a key, and what carries it.
+type Signature struct {
+	Repository artifact.Repository
+	Digest     artifact.Digest
+	Key        string
+	Manifest   artifact.Digest
+}
+
+// Recalled is a digest that was withdrawn, with what was said of that.
+type Recalled struct {
+	artifact.Reference
+	Actor, Reason, Advisory string
+	At                      time.Time
 }
 
 // GrantedRoot is a digest whose closure an environment may pull.
@@ -27,12 +55,21 @@ type GrantedRoot struct {
 	Root        artifact.Digest
 }
 
+// Stray is a manifest or blob of an image that an environment may pull, though it is no part of the root that it is said to
+// come with.
+type Stray struct {
+	GrantedRoot
+	Digest artifact.Digest
+}
+
 // AppliedDocument is a version of a policy, a pipeline or rules for repositories.
 type AppliedDocument struct {
 	Kind    string // Policy, Pipeline or Repositories
 	Name    string
 	Version int
-	Hash    artifact.Digest
+	Hash    artifact.Digest // of what it means
+	Text    artifact.Digest // of the text, which is what counts
+	By      string
 }
 
 // RecordedWaiver is a waiver, ended or not, with the entry that it names. Hash is of all that was decided.
@@ -53,23 +90,34 @@ type recordAudit struct {
 	problem    func(format string, args ...any)
 	promotions map[int64][]artifact.Promotion // by the entry they name
 	documents  map[string]AppliedDocument
-	recalled   map[artifact.Reference]bool
+	recalled   map[artifact.Reference]Recalled
 	waivers    map[int64]RecordedWaiver // by the entry they name
 	revoked    map[string]bool          // waivers, by their id
 	keys       *keyAudit
+	approvals  *recordedAudit
+	releases   *recordedAudit
+	tokens     *recordedAudit
+	signed     map[Signature]bool // that an entry records
+	last       Entry              // the one before, at lastIndex
+	lastIndex  int64
 }
 
 func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
-	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]bool{},
-		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}, keys: newKeyAudit(r.Keys, problem)}
+	a := &recordAudit{Records: r, problem: problem, promotions: map[int64][]artifact.Promotion{}, documents: map[string]AppliedDocument{}, recalled: map[artifact.Reference]Recalled{},
+		waivers: map[int64]RecordedWaiver{}, revoked: map[string]bool{}, keys: newKeyAudit(r.Keys, problem), approvals: newRecordedAudit("approval", r.Approvals, problem),
+		releases: newRecordedAudit("release", r.Releases, problem), tokens: newRecordedAudit("token", r.Tokens, problem)}
+	a.tokens.passing, a.signed = true, map[Signature]bool{}
+	for _, s := range r.Signatures {
+		a.signed[s] = false
+	}
 	for _, p := range r.Promotions {
 		a.promotions[p.LedgerIndex] = append(a.promotions[p.LedgerIndex], p)
 	}
 	for _, d := range r.Documents {
 		a.documents[d.key()] = d
 	}
-	for _, ref := range r.Recalled {
-		a.recalled[ref] = true
+	for _, one := range r.Recalled {
+		a.recalled[one.Reference] = one
 	}
 	for _, w := range r.Waivers {
 		if _, two := a.waivers[w.LedgerIndex]; two {
@@ -82,6 +130,7 @@ func newRecordAudit(r Records, problem func(string, ...any)) *recordAudit {
 
 // entry takes from the records what the entry accounts for.
 func (a *recordAudit) entry(index int64, e Entry) {
+	defer func() { a.last, a.lastIndex = e, index }()
 	switch e.Kind {
 	case KindPromotion, KindRollback, KindRetire:
 		a.moved(index, e)
@@ -101,20 +150,51 @@ func (a *recordAudit) entry(index int64, e Entry) {
 			a.problem("entry %d: waiver %s was revoked, and its record does not say so", index, e.Subject)
 		}
 	case KindPolicyApplied, KindPipelineApplied, KindStorageApplied:
-		kind, _, _ := strings.Cut(e.Kind, ".")
-		key := kind + " " + e.Subject + "@" + e.Version
-		d, ok := a.documents[key]
-		if !ok {
-			a.problem("entry %d: %s was applied, but is not there", index, key)
-		} else if d.Hash != e.Digest {
-			a.problem("entry %d: %s was applied with hash %s, but the stored one has %s", index, key, e.Digest, d.Hash)
-		}
-		delete(a.documents, key)
+		a.applied(index, e)
 	case KindKeyRotated:
 		a.keys.rotated(index, e)
 	case KindKeyRevoked:
 		a.keys.revoked(index, e)
+	case KindApproval:
+		a.approvals.entryMade(index, e)
+	case KindApprovalRevoked:
+		a.approvals.entryRevoked(index, e)
+	case KindRelease:
+		a.releases.entryMade(index, e)
+	case KindTokenCreated:
+		a.tokens.entryMade(index, e)
+	case KindTokenRevoked:
+		a.tokens.entryRevoked(index, e)
+	case KindSigned:
+		a.sign(e)
 	}
+}
+
+func (a *recordAudit) sign(e Entry) {
+	if len(e.Evidence) != 1 {
+		return
+	}
+	s := Signature{e.Repository, e.Digest, e.Subject, e.Evidence[0]}
+	if _, counts := a.signed[s]; counts {
+		a.signed[s] = true
+	}
+}
+
+func (a *recordAudit) applied(index int64, e Entry) {
+	kind, _, _ := strings.Cut(e.Kind, ".")
+	key := kind + " " + e.Subject + "@" + e.Version
+	d, ok := a.documents[key]
+	switch {
+	case !ok:
+		a.problem("entry %d: %s was applied, but is not there", index, key)
+	case d.Hash != e.Digest:
+		a.problem("entry %d: %s was applied with hash %s, but the stored one has %s", index, key, e.Digest, d.Hash)
+	case len(e.Evidence) > 0 && d.Text != e.Evidence[0]: // entries of older ledgers do not say
+		a.problem("entry %d: the text of %s is not the one that was applied", index, key)
+	case d.By != e.Actor:
+		a.problem("entry %d: %s was applied by %s, and its record says %s", index, key, e.Actor, d.By)
+	}
+	delete(a.documents, key)
 }
 
 func (a *recordAudit) moved(index int64, e Entry) {
@@ -123,9 +203,22 @@ func (a *recordAudit) moved(index int64, e Entry) {
 	if len(rows) != 1 {
 		a.problem("entry %d: it records one %s, and %d rows of promotions name it", index, e.Kind, len(rows))
 	}
+	var overridden []string
+	if o := a.last; o.Kind == KindOverride && a.lastIndex == index-1 && o.Repository == e.Repository && o.Digest == e.Digest && o.Environment == e.Environment {
+		overridden = o.Reasons
+	}
 	for _, p := range rows {
 		a.compare(index, p, e, actions[e.Kind], e.Environment)
+		if !sameReasons(p.Overridden, overridden) {
+			a.problem("promotion %d is not what entry %d recorded: the gates that it overrode are not those of the entry before", p.ID, index)
+		}
 	}
+}
+
+// sameReasons compares reasons with those of an entry, which may have left out some; see Entry.Leaf.
+func sameReasons(all, recorded []string) bool {
+	n := len(recorded) - 1
+	return slices.Equal(all, recorded) || n >= 0 && n < len(all) && recorded[n] == moreReasons(len(all)-n) && slices.Equal(all[:n], recorded[:n])
 }
 
 func (a *recordAudit) recall(index int64, e Entry) {
@@ -141,8 +234,11 @@ func (a *recordAudit) recall(index int64, e Entry) {
 		a.problem("entry %d: it records a recall from %v, and the rows of promotions that name it one from %v", index, e.Environments, withdrawn)
 	}
 	ref := artifact.Reference{Repository: e.Repository, Digest: e.Digest}
-	if !a.recalled[ref] {
+	r, ok := a.recalled[ref]
+	if !ok {
 		a.problem("entry %d: %s was recalled, but the record of recalls does not have it", index, ref)
+	} else if r.Actor != e.Actor || r.Reason != e.Reason || r.Advisory != e.Subject || !Instant(r.At).Equal(e.At) {
+		a.problem("the record of the recall of %s is not what entry %d recorded", ref, index)
 	}
 	delete(a.recalled, ref)
 }
@@ -169,10 +265,15 @@ func CheckPromotion(p artifact.Promotion, e Entry) error {
 }
 
 func differences(p artifact.Promotion, e Entry, action string, environment artifact.Environment) (differ []string) {
+	release, advisory := e.Subject, ""
+	if e.Kind == KindRecall {
+		release, advisory = "", e.Subject
+	}
 	for _, c := range []struct{ name, row, entry string }{
 		{"action", p.Action, action}, {"repository", p.Repository.String(), e.Repository.String()}, {"environment", p.Environment.String(), environment.String()},
 		{"digest", p.Digest.String(), e.Digest.String()}, {"version", p.Version, e.Version}, {"previous", p.Previous.String(), e.Previous.String()},
 		{"actor", p.Actor, e.Actor}, {"reason", p.Reason, e.Reason}, {"policy_hash", p.PolicyHash.String(), e.PolicyHash.String()},
+		{"release", p.Release, release}, {"advisory", p.Advisory, advisory},
 		{"at", Instant(p.At).Format(time.RFC3339Nano), e.At.Format(time.RFC3339Nano)},
 	} {
 		if c.row != c.entry {
@@ -215,6 +316,9 @@ func (a *recordAudit) finish() {
 			a.problem("%s may pull %s@%s, and no promotion allows that", g.Environment, g.Repository, g.Root)
 		}
 	}
+	for _, s := range a.Strays {
+		a.problem("%s may pull %s@%s with %s, of which it is no part", s.Environment, s.Repository, s.Digest, s.Root)
+	}
 	a.pointers(current)
 	for _, d := range a.Documents {
 		if _, unaccounted := a.documents[d.key()]; unaccounted {
@@ -227,9 +331,20 @@ func (a *recordAudit) finish() {
 		}
 	}
 	a.keys.end()
-	for _, ref := range a.Recalled {
-		if a.recalled[ref] {
-			a.problem("%s stands in the record of recalls, and no entry records that", ref)
+	for _, all := range []*recordedAudit{a.approvals, a.releases, a.tokens} {
+		all.end()
+	}
+	for _, u := range a.Unpushed {
+		a.problem("%s@%s is said to be pushed by %s, and no entry records that", u.Repository, u.Digest, u.By)
+	}
+	for _, s := range a.Signatures {
+		if !a.signed[s] {
+			a.problem("%s@%s counts as signed by key %.12s, and no entry records that", s.Repository, s.Digest, s.Key)
+		}
+	}
+	for _, r := range a.Recalled {
+		if _, unaccounted := a.recalled[r.Reference]; unaccounted {
+			a.problem("%s stands in the record of recalls, and no entry records that", r.Reference)
 		}
 	}
 }
@@ -243,6 +358,8 @@ func (a *recordAudit) pointers(current map[place]artifact.Promotion) {
 			a.problem("%s of %s points at %s, and no promotion put it there", d.Environment, d.Repository, d.Digest)
 		case p.Digest != d.Digest || p.Version != d.Version:
 			a.problem("%s of %s points at %s (%s), and its last promotion, entry %d, at %s (%s)", d.Environment, d.Repository, d.Digest, d.Version, p.LedgerIndex, p.Digest, p.Version)
+		case p.Actor != d.Actor || p.Reason != d.Reason || !p.At.Equal(d.Since):
+			a.problem("%s of %s points at what its last promotion, entry %d, put there, and names another's time, actor or reason", d.Environment, d.Repository, p.LedgerIndex)
 		}
 		delete(current, at)
 	}

@@ -26,7 +26,20 @@ func scanApproval(row pgx.CollectableRow) (a artifact.Approval, err error) {
 
 func approvalEntry(kind, actor string, at time.Time, a artifact.Approval) ledger.Entry {
 	return ledger.Entry{Kind: kind, Actor: actor, At: at, Repository: a.Repository, Digest: a.Digest, Environment: a.Environment, Version: a.Version,
-		Subject: strconv.FormatInt(a.ID, 10), Reason: a.Reason}
+		Subject: strconv.FormatInt(a.ID, 10), Evidence: []artifact.Digest{a.Hash()}, Reason: a.Reason}
+}
+
+// recordedApprovals are for an audit.
+func recordedApprovals(ctx context.Context, q querier) ([]ledger.Recorded, error) {
+	rows, err := q.Query(ctx, `select `+approvalColumns+`, ledger_index from approvals order by id`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r ledger.Recorded, err error) {
+		a, err := scanApproval(withMore{row, &r.Index})
+		r.Entry, r.Revoked = approvalEntry(ledger.KindApproval, a.Actor, a.At, a), !a.RevokedAt.IsZero()
+		return r, err
+	})
 }
 
 // Approve records an approval of a digest that is here; a Conflict when its actor gave it already.

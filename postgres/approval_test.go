@@ -36,7 +36,8 @@ func TestApprovals(t *testing.T) {
 	_, err := s.promote("v1", "production")
 	require.Equal(t, []string{"approvals"}, rules(t, err))
 
-	for name, p := range map[string]artifact.Principal{"a promoter": s.ada, "nobody": {}, "who pushed it": {Name: "token:ci", Role: artifact.Approver}, "another role": {Name: "root", Role: artifact.Admin},
+	for name, p := range map[string]artifact.Principal{"a promoter": s.ada, "nobody": {}, "who pushed it": {Name: "token:ci", Role: artifact.Approver},
+		"who pushed it, by another token": {Name: "token:ci/0123456789ab", Role: artifact.Approver}, "another role": {Name: "root", Role: artifact.Admin},
 		"elsewhere": {Name: "eve", Role: artifact.Approver, Repositories: []string{"bank/**"}}} {
 		_, err := s.service.Approve(s.ctx, p, promotion.Request{Repository: s.repository, Version: "v1", Environment: production})
 		require.Equal(t, artifact.Denied, artifact.KindOf(err), "%s: %v", name, err)
@@ -108,6 +109,29 @@ func TestApprovals(t *testing.T) {
 	_, err = s.db.Pool.Exec(s.ctx, "update approvals set actor = 'user:mallory' where id = $1", bob.ID)
 	require.ErrorContains(t, err, "an approval only ends")
 	_ = eve
+	s.sound()
+}
+
+// TestApprovalsOfOneHolder: two tokens of one name are no two people, nor does one approve what goes by the other.
+func TestApprovalsOfOneHolder(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.apply(approved)
+	s.release("v1")
+	s.mustPromote("v1", "dev")
+	production := parsed(t, artifact.ParseEnvironment, "production")
+	request := promotion.Request{Repository: s.repository, Version: "v1", Environment: production}
+	approve := func(name string) error {
+		_, err := s.service.Approve(s.ctx, artifact.Principal{Name: name, Role: artifact.Approver}, request)
+		return err
+	}
+	require.NoError(t, approve("token:zoe/0123456789ab"))
+	err := approve("token:zoe/ba9876543210")
+	require.Equal(t, artifact.Conflict, artifact.KindOf(err), "%v", err)
+	require.NoError(t, approve("token:rita/0123456789ab"))
+	_, err = s.service.Promote(s.ctx, artifact.Principal{Name: "token:rita/ba9876543210", Role: artifact.Promoter}, request)
+	require.ErrorContains(t, err, "that of token:rita/0123456789ab does not count, who promotes it")
+	s.mustPromote("v1", "production")
 	s.sound()
 }
 

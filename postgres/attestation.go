@@ -62,7 +62,7 @@ func (db *DB) RecordAttestations(ctx context.Context, all []artifact.Attestation
 			return nil
 		}
 		a := all[0]
-		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "signed", Actor: artifact.System.Name, Repository: a.Repository, Digest: a.Digest, PolicyHash: a.PolicyHash,
+		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindSigned, Actor: artifact.System.Name, Repository: a.Repository, Digest: a.Digest, PolicyHash: a.PolicyHash,
 			Subject: a.KeyID + " " + strings.Join(types, " "), Evidence: evidence})
 		return err
 	})

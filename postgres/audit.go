@@ -106,13 +106,13 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	if r.Deployments, err = deployments(ctx, v.tx, artifact.Repository{}); err != nil {
 		return r, err
 	}
-	rows, err := v.tx.Query(ctx, `select repository, digest from recalls order by repository, digest`)
+	rows, err := v.tx.Query(ctx, `select repository, digest, actor, reason, advisory, at from recalls order by repository, digest`)
 	if err != nil {
 		return r, err
 	}
-	if r.Recalled, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (ref artifact.Reference, err error) {
-		err = row.Scan(&ref.Repository, &ref.Digest)
-		return ref, err
+	if r.Recalled, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (one ledger.Recalled, err error) {
+		err = row.Scan(&one.Repository, &one.Digest, &one.Actor, &one.Reason, &one.Advisory, &one.At)
+		return one, err
 	}); err != nil {
 		return r, err
 	}
@@ -122,11 +122,42 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	if r.Grants, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.GrantedRoot]); err != nil {
 		return r, err
 	}
-	if rows, err = v.tx.Query(ctx, `select kind, name, version, hash from documents order by kind, name, version`); err != nil {
+	if rows, err = v.tx.Query(ctx, strays); err != nil {
+		return r, err
+	}
+	if r.Strays, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s ledger.Stray, err error) {
+		err = row.Scan(&s.Repository, &s.Environment, &s.Root, &s.Digest)
+		return s, err
+	}); err != nil {
+		return r, err
+	}
+	if rows, err = v.tx.Query(ctx, `select kind, name, version, hash, 'sha256:' || encode(sha256(convert_to(body, 'UTF8')), 'hex'), applied_by from documents order by kind, name, version`); err != nil {
 		return r, err
 	}
 	if r.Documents, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.AppliedDocument]); err != nil {
 		return r, err
+	}
+	if rows, err = v.tx.Query(ctx, `select repository, digest, key_id, manifest from signatures where predicate = '' and signed_at is not null order by repository, digest`); err != nil {
+		return r, err
+	}
+	if r.Signatures, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.Signature]); err != nil {
+		return r, err
+	}
+	// By the columns of entries, which are compared with their bodies.
+	if rows, err = v.tx.Query(ctx, `select m.repository, m.digest, m.pushed_by from manifests m where (m.is_image or m.is_index) and not exists
+		(select from ledger_entries l where l.digest = m.digest and l.repository = m.repository and l.kind = 'push.accepted' and l.actor = m.pushed_by) order by m.repository, m.digest`); err != nil {
+		return r, err
+	}
+	if r.Unpushed, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ledger.Unpushed]); err != nil {
+		return r, err
+	}
+	for _, read := range []struct {
+		into *[]ledger.Recorded
+		all  func(context.Context, querier) ([]ledger.Recorded, error)
+	}{{&r.Approvals, recordedApprovals}, {&r.Releases, recordedReleases}, {&r.Tokens, recordedTokens}} {
+		if *read.into, err = read.all(ctx, v.tx); err != nil {
+			return r, err
+		}
 	}
 	if r.Waivers, err = recordedWaivers(ctx, v.tx); err != nil {
 		return r, err
@@ -134,3 +165,27 @@ func (v ledgerView) Records(ctx context.Context) (r ledger.Records, err error) {
 	r.Keys, err = signingKeys(ctx, v.tx)
 	return r, err
 }
+
+// strays are grants of images, and of what is theirs, that the root which they are said to come with does not hold: an image that is not
+// below it, and a config or layer of an image that nothing granted with it has.
+const strays = `
+with recursive tree (repository, root, digest) as (
+    select distinct repository, root, root from grants
+    union
+    select t.repository, t.root, r.digest from tree t join manifest_references r on r.repository = t.repository and r.manifest = t.digest and r.kind = 'manifest'
+    where not exists (select from recalls where recalls.repository = t.repository and recalls.digest = r.digest)
+), held (repository, root, digest) as (
+    select t.repository, t.root, r.digest from tree t join manifest_references r on r.repository = t.repository and r.manifest = t.digest and r.kind <> 'manifest'
+    union
+    select g.repository, g.root, r.digest from grants g join manifests m on m.repository = g.repository and m.digest = g.digest and not m.is_image
+        join manifest_references r on r.repository = m.repository and r.manifest = m.digest and r.kind <> 'manifest'
+)
+select g.repository, g.environment, g.root, g.digest from grants g join manifests m on m.repository = g.repository and m.digest = g.digest and m.is_image
+    where not exists (select from tree t where t.repository = g.repository and t.root = g.root and t.digest = g.digest)
+union all
+select g.repository, g.environment, g.root, g.digest from grants g
+    where not exists (select from held h where h.repository = g.repository and h.root = g.root and h.digest = g.digest)
+    and not exists (select from manifests m where m.repository = g.repository and m.digest = g.digest)
+    and exists (select from manifest_references r join manifests m on m.repository = r.repository and m.digest = r.manifest and m.is_image
+        where r.repository = g.repository and r.digest = g.digest)
+order by 1, 2, 3, 4`

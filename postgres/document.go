@@ -57,7 +57,8 @@ func (db *DB) ApplyDocument(ctx context.Context, kind, name string, hash artifac
 				return err
 			}
 		}
-		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: strings.ToLower(kind) + ".applied", Actor: actor, Subject: name, Version: strconv.Itoa(version), Digest: hash})
+		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: strings.ToLower(kind) + ".applied", Actor: actor, Subject: name, Version: strconv.Itoa(version), Digest: hash,
+			Evidence: []artifact.Digest{artifact.DigestOf([]byte(body))}})
 		return err
 	})
 	return version, changed, err

@@ -126,6 +126,9 @@ func (db *DB) RevokeKey(ctx context.Context, actor, id, reason string, before ti
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockSignatures)); err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, int64(lockPolicy)); err != nil { // see stillPasses
+			return err
+		}
 		if db.OnKeyRevoked != nil {
 			if err := db.OnKeyRevoked(ctx, tx, id); err != nil {
 				return err

@@ -198,6 +198,34 @@ func TestRotationIsHeard(t *testing.T) {
 	}, time.Second, 10*time.Millisecond)
 }
 
+// TestKeyRevokedWhilePromoting: what was found to be signed, by a key that is revoked before the promotion is written, is not promoted.
+func TestKeyRevokedWhilePromoting(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	v1, v2 := s.put("v1", tagged(t, "v1")), s.put("v2", tagged(t, "v2"))
+	s.record(v1, "key-1")
+	between := time.Now()
+	s.record(v2, "key-1")
+	s.rotate("key-2")
+	move := func(d artifact.Digest) error {
+		verdict, err := s.judge.JudgeStored(s.ctx, s.repository, d)
+		require.NoError(t, err)
+		pass, err := verdict.Promotion()
+		require.NoError(t, err)
+		_, err = s.db.Promote(s.ctx, s.to(artifact.Promotion{Action: "promote", Repository: s.repository, Environment: parsed(t, artifact.ParseEnvironment, "dev"), Digest: d, Actor: "user:ada", PolicyHash: pass.PolicyHash()}, pass))
+		return err
+	}
+	require.NoError(t, move(v2))
+	_, err := s.db.RevokeKey(s.ctx, "user:ada", keyID("key-1"), "lost", between)
+	require.NoError(t, err)
+	require.NoError(t, move(v1), "its signature is proven to be older")
+	err = move(v2)
+	require.Equal(t, artifact.Conflict, artifact.KindOf(err))
+	require.ErrorContains(t, err, "which was revoked by user:ada: lost, at this moment")
+	require.Equal(t, v1, s.current("dev"))
+	s.sound()
+}
+
 // TestForgedKeys: a key that is put in, taken out or changed by hand is named by the audit.
 func TestForgedKeys(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 type recorded struct {
 	*shop
 	signer   *ledger.Signer
+	kept     []string // tables; see keep
 	v1, v2   artifact.Digest
 	size     int64 // of the first checkpoint
 	promoted int64 // index of the promotion of v2 to dev
@@ -68,7 +70,7 @@ func (r *recorded) audit() ledger.Report {
 	return report
 }
 
-// audited is every table that an audit reads.
+// audited is what an audit reads of every ledger.
 var audited = []string{"ledger_entries", "ledger_hashes", "ledger_checkpoints", "promotions", "deployments", "grants", "recalls", "documents", "signing_keys", "signing_key_revocations"}
 
 // tamper runs statements as somebody who owns the tables could: no trigger and no foreign key holds.
@@ -91,9 +93,11 @@ func (r *recorded) tamper(statements ...string) {
 	}))
 }
 
-func (r *recorded) keep() {
+// keep remembers the tables that an audit reads, and more of them, for restore.
+func (r *recorded) keep(more ...string) {
 	r.t.Helper()
-	for _, table := range audited {
+	r.kept = append(slices.Clone(audited), more...)
+	for _, table := range r.kept {
 		_, err := r.db.Pool.Exec(r.ctx, "create table kept_"+table+" as table "+table)
 		require.NoError(r.t, err)
 	}
@@ -103,7 +107,7 @@ func (r *recorded) restore() {
 	r.t.Helper()
 	require.NoError(r.t, pgx.BeginFunc(r.ctx, r.db.Pool, func(tx pgx.Tx) error {
 		sql := "set local session_replication_role = replica;"
-		for _, table := range audited {
+		for _, table := range r.kept {
 			sql += "delete from " + table + "; insert into " + table + " overriding system value table kept_" + table + ";"
 		}
 		_, err := tx.Exec(r.ctx, sql)

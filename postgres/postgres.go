@@ -172,7 +172,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 // Advisory lock keys of pg_advisory_xact_lock and pg_advisory_lock, with why each is needed.
 const (
 	lockLedger = 0x7761795f6c656467 // one appender at a time: an entry's index is the tree's size
-	lockPolicy = 0x7761795f706f6c69 // no promotion under policies that are replaced meanwhile
+	lockPolicy = 0x7761795f706f6c69 // no promotion under policies that are replaced, or by a key that is revoked, meanwhile
 	lockRoles  = 0x7761795f726f6c65 // one replica gives the service's role its rights
 	lockKeys   = 0x7761795f6b657973 // one rotation or revocation of a signing key at a time
 	lockBlob   = 0x626c6f62         // with bits of a digest: no collector comes between a blob's bytes and its row

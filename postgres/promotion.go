@@ -58,13 +58,8 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 	if e.Approvals, e.Pushers, err = db.Approvals(ctx, repository, digest); err != nil {
 		return e, err
 	}
-	err = db.Pool.QueryRow(ctx, `select s.key_id, s.manifest, case when k.id is null then 'is none of this service''s'
-			when r.key is not null and not `+provenBefore+` then 'was revoked by ' || r.actor || ': ' || r.reason else '' end
-		from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
-		left join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
-		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`, repository, digest).Scan(&e.KeyID, &e.Signature, &e.KeyRefused)
-	if err := ignoreNoRows(err); err != nil {
-		return e, err
+	if err := scanSigned(db.Pool.QueryRow(ctx, signedBy, repository, digest), &e); err != nil {
+		return e, translate(err)
 	}
 	if e.Recalled, err = recalledIn(ctx, db.Pool, repository, digest); err != nil {
 		return e, translate(err)
@@ -81,6 +76,22 @@ func (db *DB) Evidence(ctx context.Context, repository artifact.Repository, dige
 		e.Scans = append(e.Scans, scan)
 	}
 	return e, nil
+}
+
+// signedBy is of which key the signature of digest $2 in repository $1 is, what carries it, and why that key counts no longer.
+const signedBy = `select s.key_id, s.manifest, case when k.id is null then 'is none of this service''s'
+			when r.key is not null and not ` + provenBefore + ` then 'was revoked by ' || r.actor || ': ' || r.reason else '' end
+		from signatures s join manifests m on m.repository = s.repository and m.digest = s.manifest
+		left join signing_keys k on k.id = s.key_id left join signing_key_revocations r on r.key = s.key_id
+		where s.repository = $1 and s.digest = $2 and s.predicate = '' and s.signed_at is not null`
+
+// scanSigned adds what signedBy returns, if it is signed.
+func scanSigned(row pgx.Row, e *promotion.Evidence) error {
+	err := row.Scan(&e.KeyID, &e.Signature, &e.KeyRefused)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return err
 }
 
 // recalledIn says of a digest, and of each manifest of an index, who recalled it and why.
@@ -223,14 +234,18 @@ func moved(p artifact.Promotion, current artifact.Deployment) error {
 		p.Environment, p.Repository, current.Version, current.Digest, current.Actor, again, p.Digest)
 }
 
-// stillPasses refuses a move that another policy or pipeline, or a waiver's end, has overtaken. None is applied until the transaction
-// ends: whoever judges everything again then, finds what was promoted.
+// stillPasses refuses a move that another policy or pipeline, a waiver's end, or the revocation of the key that signed has overtaken. None
+// is applied, and no key revoked, until the transaction ends: whoever judges everything again then, finds what was promoted.
 func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, m promotion.Move) error {
-	var policies, pipelines int
-	if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock_shared($1)`, int64(lockPolicy)); err != nil {
-		return err
-	}
-	if err := tx.QueryRow(ctx, `select count(*) filter (where kind = 'Policy'), count(*) filter (where kind = 'Pipeline') from documents`).Scan(&policies, &pipelines); err != nil {
+	var (
+		policies, pipelines int
+		now                 promotion.Evidence
+	)
+	looking := &pgx.Batch{} // each statement sees what the lock waited for
+	looking.Queue(`select pg_advisory_xact_lock_shared($1)`, int64(lockPolicy))
+	looking.Queue(`select count(*) filter (where kind = 'Policy'), count(*) filter (where kind = 'Pipeline') from documents`).QueryRow(func(row pgx.Row) error { return row.Scan(&policies, &pipelines) })
+	looking.Queue(signedBy, m.Repository, m.Digest).QueryRow(func(row pgx.Row) error { return scanSigned(row, &now) })
+	if err := tx.SendBatch(ctx, looking).Close(); err != nil {
 		return err
 	}
 	if policies > m.Pass.Versions() || !m.Pass.Holds(db.now()) {
@@ -238,6 +253,9 @@ func (db *DB) stillPasses(ctx context.Context, tx pgx.Tx, m promotion.Move) erro
 	}
 	if pipelines > m.Versions {
 		return artifact.Errorf(artifact.Conflict, "the pipelines changed at this moment; promote again, by the gates of now")
+	}
+	if now.KeyRefused != "" {
+		return artifact.Errorf(artifact.Conflict, "%s@%s is signed by key %.12s, which %s, at this moment; promote again when it is signed by the key in force", m.Repository, m.Digest, now.KeyID, now.KeyRefused)
 	}
 	return nil
 }

@@ -13,9 +13,7 @@ import (
 func (db *DB) CreateRelease(ctx context.Context, r artifact.Release) (artifact.Release, error) {
 	r.At = moment(r.At)
 	err := db.Transact(ctx, func(tx pgx.Tx) error {
-		e := ledger.Entry{Kind: ledger.KindRelease, Actor: r.Actor, At: r.At, Subject: r.Name, Reason: r.Reason}
 		for _, s := range r.Services {
-			e.Evidence = append(e.Evidence, s.Digest)
 			if err := staysHere(ctx, tx, s.Repository, s.Digest); err != nil {
 				return err
 			}
@@ -30,7 +28,7 @@ func (db *DB) CreateRelease(ctx context.Context, r artifact.Release) (artifact.R
 		if there {
 			return artifact.Errorf(artifact.Conflict, "there is a release %s already, and a release never changes; give this one another name", r.Name)
 		}
-		index, err := appendLedger(ctx, tx, e)
+		index, err := appendLedger(ctx, tx, releaseEntry(r))
 		if err != nil {
 			return err
 		}
@@ -45,6 +43,29 @@ func (db *DB) CreateRelease(ctx context.Context, r artifact.Release) (artifact.R
 		return nil
 	})
 	return r, err
+}
+
+func releaseEntry(r artifact.Release) ledger.Entry {
+	e := ledger.Entry{Kind: ledger.KindRelease, Actor: r.Actor, At: r.At, Subject: r.Name, Reason: r.Reason}
+	for _, s := range r.Services {
+		e.Evidence = append(e.Evidence, s.Digest)
+	}
+	return e
+}
+
+// recordedReleases are for an audit.
+func recordedReleases(ctx context.Context, q querier) ([]ledger.Recorded, error) {
+	rows, err := q.Query(ctx, `select r.name, r.actor, r.reason, r.at, r.ledger_index, coalesce(array_agg(s.digest order by s.repository collate "C") filter (where s.digest is not null), '{}')
+		from releases r left join release_services s on s.release = r.name group by r.name order by r.name`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r ledger.Recorded, err error) {
+		e := ledger.Entry{Kind: ledger.KindRelease}
+		err = row.Scan(&e.Subject, &e.Actor, &e.Reason, &e.At, &r.Index, &e.Evidence)
+		r.Entry = e
+		return r, err
+	})
 }
 
 // Release returns one release.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/ledger"
 	"waybill/policy"
 	"waybill/postgres"
 	"waybill/postgres/pgtest"
@@ -172,6 +173,8 @@ func (s *shop) sign(digest artifact.Digest, key string) artifact.Digest {
 	})
 	_, err := s.db.Pool.Exec(s.ctx, `insert into signatures (repository, digest, predicate, key_id, policy_hash, signed_at, manifest) values ($1, $2, '', $3, $2, now(), $4)`,
 		s.repository, digest, keyID(key), signature)
+	require.NoError(s.t, err)
+	_, err = s.db.Record(s.ctx, ledger.Entry{Kind: ledger.KindSigned, Actor: "system", Repository: s.repository, Digest: digest, Subject: keyID(key), Evidence: []artifact.Digest{signature}})
 	require.NoError(s.t, err)
 	return signature
 }

@@ -46,7 +46,7 @@ func (db *DB) RecordSignature(ctx context.Context, repository artifact.Repositor
 		if predicate != "" {
 			subject += " " + predicate
 		}
-		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "signed", Actor: artifact.System.Name, Repository: repository, Digest: digest, PolicyHash: policyHash,
+		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindSigned, Actor: artifact.System.Name, Repository: repository, Digest: digest, PolicyHash: policyHash,
 			Subject: subject, Evidence: []artifact.Digest{manifest}})
 		return err
 	})

@@ -27,8 +27,25 @@ func (db *DB) CreateToken(ctx context.Context, t auth.Token, hash []byte) error 
 				return err
 			}
 		}
-		_, err := appendLedger(ctx, tx, ledger.Entry{Kind: "token.created", Actor: t.CreatedBy, Subject: t.ID, Reason: t.Principal().Roles() + " " + t.Name})
+		_, err := appendLedger(ctx, tx, tokenEntry(t, hash))
 		return err
+	})
+}
+
+func tokenEntry(t auth.Token, hash []byte) ledger.Entry {
+	return ledger.Entry{Kind: ledger.KindTokenCreated, Actor: t.CreatedBy, Subject: t.ID, Evidence: []artifact.Digest{t.Hash(hash)}, Reason: t.Principal().Roles() + " " + t.Name}
+}
+
+// recordedTokens are for an audit.
+func recordedTokens(ctx context.Context, q querier) ([]ledger.Recorded, error) {
+	rows, err := q.Query(ctx, `select `+tokenColumns+`, hash from tokens order by created_at, id`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (ledger.Recorded, error) {
+		var hash []byte
+		t, err := scanToken(row, &hash)
+		return ledger.Recorded{Index: -1, Entry: tokenEntry(t, hash), Revoked: !t.RevokedAt.IsZero()}, err
 	})
 }
 
@@ -91,7 +108,7 @@ func (db *DB) RevokeToken(ctx context.Context, id, actor string) error {
 		if last {
 			return artifact.Errorf(artifact.Conflict, "token %s is the last of an admin, and nobody could make another; make one first (waybill token create --role admin)", id)
 		}
-		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: "token.revoked", Actor: actor, Subject: id})
+		_, err = appendLedger(ctx, tx, ledger.Entry{Kind: ledger.KindTokenRevoked, Actor: actor, Subject: id})
 		return err
 	})
 }

@@ -96,7 +96,7 @@ func pushedByAnother(ctx context.Context, tx pgx.Tx, w artifact.Waiver) error {
 		there, own bool
 	)
 	if _, err := pgx.ForEachRow(rows, []any{&repository, &by}, func() error {
-		there, own = there || w.In(repository), own || by == w.CreatedBy
+		there, own = there || w.In(repository), own || artifact.Holder(by) == artifact.Holder(w.CreatedBy)
 		return nil
 	}); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (db *DB) useWaivers(ctx context.Context, tx pgx.Tx, ids []int64, pusher str
 		switch {
 		case !w.InForce(at):
 			return artifact.Coded(artifact.Denied, "DENIED", "%s: waiver %d ended at this moment; look at `waybill verdict`", w.Rule, w.ID)
-		case !w.Digest.IsZero() && w.CreatedBy == pusher:
+		case !w.Digest.IsZero() && artifact.Holder(w.CreatedBy) == artifact.Holder(pusher):
 			return artifact.Coded(artifact.Denied, "DENIED", "%s: waiver %d is by %s, and nobody waives a rule for what they push", w.Rule, w.ID, pusher)
 		}
 	}

@@ -114,6 +114,8 @@ func TestWhoMayWaive(t *testing.T) {
 	w.enforce(strict)
 	root, err := w.arrive("v1", "user:bob", w.image("v1", "root"), "v1")
 	require.Error(t, err)
+	ours, err := w.arrive("v2", "token:ci/ba9876543210", w.image("v2", "root"), "v2")
+	require.Error(t, err)
 	until := w.now().Add(time.Hour)
 	scoped := artifact.Principal{Name: "user:eve", Role: artifact.Approver, Repositories: []string{"shop/*"}}
 	elsewhere := artifact.Principal{Name: "user:eve", Role: artifact.Approver, Repositories: []string{"lab/**"}}
@@ -123,6 +125,7 @@ func TestWhoMayWaive(t *testing.T) {
 		want    string
 	}{
 		"the pusher":           {w.bob, policy.WaiverRequest{Rule: "no-root-user", Digest: root, Expires: until, Reason: "x"}, "nobody waives a rule for what they pushed"},
+		"by another token":     {artifact.Principal{Name: "token:ci/0123456789ab", Role: artifact.Approver}, policy.WaiverRequest{Rule: "no-root-user", Digest: ours, Expires: until, Reason: "x"}, "nobody waives a rule for what they pushed"},
 		"a promoter":           {w.ada, policy.WaiverRequest{Rule: "no-root-user", Digest: root, Expires: until, Reason: "x"}, "role approver"},
 		"of other places":      {elsewhere, policy.WaiverRequest{Rule: "no-root-user", Digest: root, Expires: until, Reason: "x"}, "nobody pushed"},
 		"a wider pattern":      {scoped, policy.WaiverRequest{Rule: "no-root-user", Repository: "shop/**", Expires: until, Reason: "x"}, "not approve in all of shop/**"},

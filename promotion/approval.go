@@ -9,8 +9,8 @@ import (
 	"waybill/artifact"
 )
 
-// ApprovalGate asks for the word of Count people of a role. Nobody's counts for what they promote themselves, nor with
-// NotPusher for what they pushed.
+// ApprovalGate asks for the word of Count people of a role. Nobody's counts for what they promote themselves, nor, with
+// NotPusher, for what they pushed; whichever of their tokens they used (artifact.Holder).
 type ApprovalGate struct {
 	Count     int
 	Role      artifact.Role
@@ -31,21 +31,38 @@ func (g ApprovalGate) String() string {
 func (g ApprovalGate) count(environment artifact.Environment, e Evidence, promoter string) (good []artifact.Approval, not []string) {
 	seen := map[string]bool{}
 	for _, a := range e.Approvals {
+		holder := artifact.Holder(a.Actor)
 		switch {
-		case a.Environment != environment || seen[a.Actor]:
+		case a.Environment != environment || seen[holder]:
 			continue
 		case a.Role != g.Role:
 			not = append(not, fmt.Sprintf("that of %s does not count, %s", a.Actor, artifact.An(string(a.Role))))
-		case a.Actor == promoter:
+		case holder == artifact.Holder(promoter):
 			not = append(not, fmt.Sprintf("that of %s does not count, who promotes it", a.Actor))
-		case g.NotPusher && slices.Contains(e.Pushers, a.Actor):
+		case g.NotPusher && e.pushedBy(a.Actor):
 			not = append(not, fmt.Sprintf("that of %s does not count, who pushed it", a.Actor))
 		default:
 			good = append(good, a)
 		}
-		seen[a.Actor] = true
+		seen[holder] = true
 	}
 	return good, not
+}
+
+// pushedBy reports whether who has a name pushed the digest or a part of it, by whichever token.
+func (e Evidence) pushedBy(name string) bool {
+	return slices.ContainsFunc(e.Pushers, func(pusher string) bool { return artifact.Holder(pusher) == artifact.Holder(name) })
+}
+
+// approvedBy returns the approval for an environment that who has a name gave by another token.
+func (e Evidence) approvedBy(name string, environment artifact.Environment) (artifact.Approval, bool) {
+	i := slices.IndexFunc(e.Approvals, func(a artifact.Approval) bool {
+		return a.Environment == environment && a.Actor != name && artifact.Holder(a.Actor) == artifact.Holder(name)
+	})
+	if i < 0 {
+		return artifact.Approval{}, false
+	}
+	return e.Approvals[i], true
 }
 
 func (g ApprovalGate) unmet(environment artifact.Environment, e Evidence, promoter string) []artifact.Reason {
@@ -106,10 +123,13 @@ func (s *Service) Approve(ctx context.Context, p artifact.Principal, r Request) 
 	switch {
 	case !p.As(gate.Role, r.Repository, r.Environment):
 		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s wants %s, and %s is %s", r.Environment, gate, p.Name, artifact.An(p.Roles()))
-	case gate.NotPusher && slices.Contains(evidence.Pushers, p.Name):
+	case gate.NotPusher && evidence.pushedBy(p.Name):
 		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s pushed %s@%s, and nobody approves what they pushed; ask another %s", p.Name, r.Repository, digest, gate.Role)
 	case len(evidence.Recalled) > 0:
 		return artifact.Approval{}, artifact.Errorf(artifact.Denied, "%s@%s: %s", r.Repository, digest, strings.Join(evidence.Recalled, "; "))
+	}
+	if other, ok := evidence.approvedBy(p.Name, r.Environment); ok {
+		return artifact.Approval{}, artifact.Errorf(artifact.Conflict, "%s approved it already, and tokens of one name count as one; give each approver a token of a name of their own", other.Actor)
 	}
 	return s.cfg.Store.Approve(ctx, artifact.Approval{Repository: r.Repository, Digest: digest, Environment: r.Environment, Version: version,
 		Actor: p.Name, Role: gate.Role, Reason: r.Reason, At: s.cfg.Now()})

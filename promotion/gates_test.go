@@ -25,6 +25,7 @@ func TestGates(t *testing.T) {
 		Stage     map[string]any
 		Ago       time.Duration
 		Unsigned  bool
+		Promoter  string
 		Attested  [][]map[string]any
 		Against   [][]string
 		Approvals []struct {
@@ -47,7 +48,7 @@ func TestGates(t *testing.T) {
 			require.NoError(t, err)
 			stage, ok := all[0].Stage(prod)
 			require.True(t, ok)
-			e := Evidence{Pushers: []string{"ci"}, Attested: c.Attested, Against: c.Against}
+			e := Evidence{Pushers: []string{"ci", "token:build/aaaaaaaaaaaa"}, Attested: c.Attested, Against: c.Against}
 			if !c.Unsigned {
 				e.Signature = digest("sig")
 			}
@@ -64,7 +65,10 @@ func TestGates(t *testing.T) {
 				}
 				e.Approvals = append(e.Approvals, approval)
 			}
-			got := stage.Unmet(e, Asked{Actor: "ada", Reason: "CHG-1", At: now})
+			if c.Promoter == "" {
+				c.Promoter = "ada"
+			}
+			got := stage.Unmet(e, Asked{Actor: c.Promoter, Reason: "CHG-1", At: now})
 			require.Len(t, got, len(c.Unmet), "%v", got)
 			for i, want := range c.Unmet {
 				require.Equal(t, want, unmet{got[i].Rule, want.Says, got[i].Awaits, got[i].Until})

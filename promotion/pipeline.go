@@ -105,7 +105,7 @@ type stageSource struct {
 		Approvals *struct {
 			Count     *int          `yaml:"count"`
 			Role      artifact.Role `yaml:"role"`
-			NotPusher bool          `yaml:"notPusher"`
+			NotPusher *bool         `yaml:"notPusher"`
 		} `yaml:"approvals"`
 	} `yaml:"requires"`
 	Freeze []struct {
@@ -225,7 +225,7 @@ func (stage *Stage) addApprovals(at func(string) policy.Node, s stageSource) err
 	if src == nil {
 		return nil
 	}
-	gate := ApprovalGate{Count: 1, Role: src.Role, NotPusher: src.NotPusher}
+	gate := ApprovalGate{Count: 1, Role: src.Role, NotPusher: src.NotPusher == nil || *src.NotPusher}
 	if src.Count != nil {
 		gate.Count = *src.Count
 	}

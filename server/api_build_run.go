@@ -17,6 +17,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humagin"
 
 	"waybill/artifact"
+	"waybill/auth"
 )
 
 // BuildList is the answer to GET /builds, newest first. Next is to be asked for with after, where there may be more.
@@ -167,7 +168,13 @@ func (a *API) buildLog(ctx context.Context, p artifact.Principal, in *buildLogIn
 		var quiet sync.WaitGroup
 		quiet.Go(func() { still(ended, write) })
 		defer func() { close(ended); quiet.Wait() }()
-		b, err := a.cfg.Builder.Follow(hc.Context(), in.ID, after, func(seq int64, e BuildEvent) {
+		authorization := hc.Header("Authorization")
+		ctx, cancel := auth.While(hc.Context(), func(ctx context.Context) error {
+			_, err := a.principal(ctx, authorization)
+			return err
+		})
+		defer cancel()
+		b, err := a.cfg.Builder.Follow(ctx, in.ID, after, func(seq int64, e BuildEvent) {
 			if body, err := json.Marshal(e); err == nil {
 				write("id: %d\ndata: %s\n\n", seq, body)
 			}

@@ -2,8 +2,10 @@ package server_test
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"encoding/pem"
@@ -15,6 +17,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"waybill/artifact"
+	"waybill/auth"
 	"waybill/server"
 )
 
@@ -582,6 +586,51 @@ func TestBuildFails(t *testing.T) {
 	last := events[len(events)-1]
 	require.Contains(t, last.Problem.Detail, "RUN is not built here")
 	require.NotEmpty(t, last.Problem.RequestID)
+}
+
+// endless is a build that says a line, and then nothing for as long as anybody follows it.
+type endless struct{ buildFake }
+
+func (endless) Follow(ctx context.Context, _ string, _ int64, tell func(int64, server.BuildEvent)) (artifact.Build, error) {
+	tell(1, server.BuildEvent{Log: "line 1"})
+	<-ctx.Done()
+	return artifact.Build{}, ctx.Err()
+}
+
+// revoking knows its tokens until it revokes them.
+type revoking struct {
+	*world
+	revoked atomic.Bool
+}
+
+func (r *revoking) FromRequest(ctx context.Context, authorization string) (auth.Identity, error) {
+	if r.revoked.Load() {
+		return auth.Identity{}, artifact.Errorf(artifact.Unauthentic, "the token was revoked")
+	}
+	return r.world.FromRequest(ctx, authorization)
+}
+
+// TestRevokedWhileFollowing: who follows a build hears no more of it once their token is revoked.
+func TestRevokedWhileFollowing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	tokens := &revoking{world: w}
+	s, _ := w.startWith(t, func(cfg *server.APIConfig) { cfg.Authenticator, cfg.Builder = tokens, endless{buildFake{w}} })
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/api/v1/builds/one/log", nil)
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer reader")
+	res, err := s.Client().Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	read := bufio.NewReader(res.Body)
+	for line := ""; !strings.Contains(line, "line 1"); {
+		line, err = read.ReadString('\n')
+		require.NoError(t, err)
+	}
+	tokens.revoked.Store(true)
+	rest, err := io.ReadAll(read)
+	require.NoError(t, err)
+	require.NotContains(t, string(rest), "event: end")
 }
 
 func TestBuildIsFollowed(t *testing.T) {

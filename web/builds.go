@@ -16,6 +16,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
+	"waybill/auth"
 )
 
 // Builds are the builds of the server, as package builder keeps them.
@@ -251,7 +252,13 @@ func (w *Web) buildEvents(c *gin.Context, p artifact.Principal) error {
 	c.Header("Content-Type", "text/event-stream")
 	c.Header("X-Accel-Buffering", "no")
 	c.Status(http.StatusOK)
-	ctx, cancel := context.WithTimeout(c.Request.Context(), streamLife)
+	cookie, _ := c.Cookie(cookieName) // the request is another's by the time that the last question is answered
+	valid, over := auth.While(c.Request.Context(), func(ctx context.Context) error {
+		_, err := w.holder(ctx, cookie)
+		return err
+	})
+	defer over()
+	ctx, cancel := context.WithTimeout(valid, streamLife)
 	news, ended := make(chan said), make(chan error, 1)
 	var following sync.WaitGroup
 	following.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 
 // office is what admins manage; did is what it was asked to do.
 type office struct {
-	did  []string
-	busy bool
+	did     []string
+	busy    bool
+	revoked atomic.Bool // every token was
 }
 
 func (o *office) Create(_ context.Context, p artifact.Principal, g auth.Grant) (string, auth.Token, error) {

@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/csv"
 	"fmt"
@@ -99,7 +100,10 @@ func (r *rulebook) Waivers(context.Context, artifact.Principal, int) ([]artifact
 }
 
 // yard is three builds: one of another repository than tests look at.
-type yard struct{ did []string }
+type yard struct {
+	did     []string
+	endless bool // the build says nothing more, for as long as it is followed
+}
 
 var bank, _ = artifact.ParseRepository("bank/core")
 
@@ -140,6 +144,10 @@ func (y *yard) Said(ctx context.Context, id string, after int64, follow bool, te
 			lines = append(lines, strings.Repeat(`"`, 100))
 		}
 		tell(b, seq, append(lines, fmt.Sprintf("\x1b[31mpiece %d\x1b[0m <script>\u202e", seq)))
+	}
+	if y.endless {
+		<-ctx.Done()
+		return b, ctx.Err()
 	}
 	if follow {
 		b.State = artifact.BuildDone
@@ -362,6 +370,26 @@ func TestBuildEvents(t *testing.T) {
 		require.Contains(t, text, "event: state\ndata: done\n\n")
 		require.True(t, strings.HasSuffix(text, "event: end\ndata: \n\n"), text)
 	}
+}
+
+// TestRevokedWhileFollowing: a page hears no more of a build once its session was revoked.
+func TestRevokedWhileFollowing(t *testing.T) {
+	t.Parallel()
+	r := open(t, store{})
+	r.signIn("reader")
+	r.yard.endless = true
+	resp, err := r.client.Get(r.url + "/builds/RUNS/events?after=2")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	read := bufio.NewReader(resp.Body)
+	for line := ""; !strings.Contains(line, "id: 3"); {
+		line, err = read.ReadString('\n')
+		require.NoError(t, err)
+	}
+	r.office.revoked.Store(true)
+	rest, err := io.ReadAll(read)
+	require.NoError(t, err)
+	require.NotContains(t, string(rest), "event: end")
 }
 
 // TestAudit: what is found is paged, and downloaded whole as a table; who audits some repositories sees pulls of those.

@@ -137,16 +137,18 @@ func (w *Web) tellOnce(c *gin.Context) string {
 }
 
 func (w *Web) reader(ctx context.Context, c *gin.Context) (session, error) {
-	cookie, err := c.Cookie(cookieName)
-	token, ok := "", false
-	if err == nil {
-		token, ok = w.session.open(cookie, w.cfg.Now())
-	}
-	if !ok {
-		return session{}, artifact.Errorf(artifact.Unauthentic, "nobody is signed in")
-	}
-	p, err := w.cfg.Authenticate(ctx, token)
+	cookie, _ := c.Cookie(cookieName) // without one it is empty, and opens as nothing
+	p, err := w.holder(ctx, cookie)
 	return session{p, cookie}, err
+}
+
+// holder is who a session's cookie was given to.
+func (w *Web) holder(ctx context.Context, cookie string) (artifact.Principal, error) {
+	token, ok := w.session.open(cookie, w.cfg.Now())
+	if !ok {
+		return artifact.Principal{}, artifact.Errorf(artifact.Unauthentic, "nobody is signed in")
+	}
+	return w.cfg.Authenticate(ctx, token)
 }
 
 // loginPage is the form; Message says why it is shown again. CSRF ties the form to the browser that asked for it.

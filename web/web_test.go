@@ -385,7 +385,7 @@ func openLogging(t *testing.T, s web.Store, logger *slog.Logger) *reader {
 	w, err := web.New(web.Config{Store: s, Gate: gate{}, Promotions: d, Tokens: o, Accounts: o, Upkeep: o, Advisories: shelf{o}, Description: func() ([]byte, error) { return []byte(described), nil }, Policies: rules, Builds: builds, Facts: facts{}, Ledger: book{}, SessionKey: make([]byte, 32), Logger: logger, Now: func() time.Time { return noon.Add(time.Hour) },
 		Authenticate: func(_ context.Context, token string) (artifact.Principal, error) {
 			p, ok := principals[token]
-			if !ok {
+			if !ok || o.revoked.Load() {
 				return p, artifact.Errorf(artifact.Unauthentic, "unknown")
 			}
 			return p, nil

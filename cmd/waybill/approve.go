@@ -21,7 +21,7 @@ func newApprove() *cobra.Command {
 		Short: "Approve that a version goes to an environment",
 		Long: `Approve that a version goes to an environment: the digest that it means now, and no other. It takes a token of the role
 that the environment's pipeline names, which is approver where it names none. Nobody's approval counts for what they
-promote themselves, nor, where the pipeline says notPusher, for what they pushed.`,
+promote themselves, nor, unless the pipeline says notPusher: false, for what they pushed.`,
 		Example: "  waybill approve returns v456 production --reason 'load test 88 is fine'",
 		Args:    exactly(3, "SERVICE", "VERSION", "ENVIRONMENT"),
 	}
