@@ -40,6 +40,8 @@ type Store interface {
 	// Deployments returns what each environment of a repository (the zero one: of all) runs.
 	Deployments(ctx context.Context, repository artifact.Repository) ([]artifact.Deployment, error)
 	RecentPushes(ctx context.Context, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error)
+	// RecentPushesTo is RecentPushes to some repositories, each of which it looks into.
+	RecentPushesTo(ctx context.Context, repositories []artifact.Repository, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error)
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
 	Tags(ctx context.Context, repository artifact.Repository) ([]struct {
 		Name   artifact.Tag

@@ -79,6 +79,10 @@ func (s store) RecentPushes(_ context.Context, o artifact.Outcome, _ int) ([]art
 	return []artifact.PushRecord{{Repository: repo, Digest: digest, Reference: "v456", Outcome: o, Actor: "ci", At: noon, Reasons: []artifact.Reason{{Rule: "no-sshd", Message: hostile}}}}, nil
 }
 
+func (s store) RecentPushesTo(context.Context, []artifact.Repository, artifact.Outcome, int) ([]artifact.PushRecord, error) {
+	return nil, nil
+}
+
 func (s store) Repositories(context.Context) ([]artifact.Repository, error) {
 	if s.empty {
 		return nil, nil
