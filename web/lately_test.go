@@ -14,7 +14,7 @@ import (
 type busy struct {
 	Store
 	own    artifact.Repository // the reader's
-	others int // newer than what there is to the reader's repositories
+	others int                 // newer than what there is to the reader's repositories
 	to     []artifact.Repository
 }
 

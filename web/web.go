@@ -53,6 +53,8 @@ type Store interface {
 	// DeniedPush, DeniedTag and DeniedPushes tell of pushes that policy denied, and that left no manifest.
 	DeniedPush(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.DeniedPush, error)
 	DeniedTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (digest artifact.Digest, ok bool, err error)
+	// DeniedByPrefix returns those of which hexadecimal digits begin so, the first few.
+	DeniedByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error)
 	DeniedPushes(ctx context.Context, repository artifact.Repository, limit int) ([]artifact.PushRecord, error)
 	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
 	RefusedVerdict(ctx context.Context, repository artifact.Repository, reference string) (artifact.VerdictRecord, error)

@@ -124,6 +124,13 @@ func (store) DeniedPush(_ context.Context, _ artifact.Repository, d artifact.Dig
 	return denied, nil
 }
 
+func (store) DeniedByPrefix(_ context.Context, _ artifact.Repository, hex string) ([]artifact.Digest, error) {
+	if !strings.HasPrefix(refused.Hex(), hex) {
+		return nil, nil
+	}
+	return []artifact.Digest{refused}, nil
+}
+
 func (store) DeniedTag(_ context.Context, _ artifact.Repository, tag artifact.Tag) (artifact.Digest, bool, error) {
 	return refused, tag.String() == "bad", nil
 }
