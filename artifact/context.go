@@ -1,6 +1,9 @@
 package artifact
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 type answeringKey struct{}
 
@@ -28,3 +31,15 @@ func DoneAgain(ctx context.Context) context.Context { return context.WithValue(c
 
 // IsDoneAgain reports whether ctx is marked so.
 func IsDoneAgain(ctx context.Context) bool { marked, _ := ctx.Value(againKey{}).(bool); return marked }
+
+// HeardFor is how long what the database said is relied upon, at most: what is remembered of it, and that an answer which is under
+// way may go on. So long after a recall, and some moments, no replica serves what was recalled, whether or not it heard of it.
+const HeardFor = 900 * time.Millisecond
+
+type afreshKey struct{}
+
+// Afresh marks a question that the database is to answer now: what is remembered will not do.
+func Afresh(ctx context.Context) context.Context { return context.WithValue(ctx, afreshKey{}, true) }
+
+// IsAfresh reports whether ctx is marked so.
+func IsAfresh(ctx context.Context) bool { marked, _ := ctx.Value(afreshKey{}).(bool); return marked }

@@ -4,36 +4,14 @@
 #   bench/build.sh [ROUNDS]      as root, with docker.io; default 5 rounds, of which the best counts
 #
 # It wants bin/ (make build) and crane (make tools). The tables are seconds, and ours / theirs.
-set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname "$0")/servers.sh"
 rounds=${1:-5}
-dir=$(mktemp -d)
-chmod 711 "$dir"
-pids=()
-stop() {
-	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-	for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-	rm -rf "$dir"
-}
-trap stop EXIT
-up() { # what command…
-	local what=$1
-	shift
-	for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
-	echo "$what does not answer" >&2
-	exit 1
-}
 
-bin/waybill serve --data "$dir/waybill" --listen 127.0.0.1:15000 2>"$dir/waybill.log" >&2 &
-server=$!
-pids+=("$server")
-up waybill curl -fs http://127.0.0.1:15000/readyz
-dockerd --data-root "$dir/docker" --exec-root "$dir/exec" --pidfile "$dir/docker.pid" --host "unix://$dir/docker.sock" --bridge none --iptables=false \
-	--storage-driver vfs --insecure-registry 127.0.0.1:15000 2>"$dir/dockerd.log" >&2 &
-pids+=($!)
-export WAYBILL_URL=http://127.0.0.1:15000 DOCKER_HOST="unix://$dir/docker.sock" DOCKER_CONFIG="$dir/config" DOCKER_BUILDKIT=0
-WAYBILL_TOKEN=$(cat "$dir/waybill/admin.token")
-export WAYBILL_TOKEN
+serve waybill 15000
+server=${pids[0]}
+start dockerd dockerd --data-root "$dir/docker" --exec-root "$dir/exec" --pidfile "$dir/docker.pid" --host "unix://$dir/docker.sock" --bridge none --iptables=false \
+	--storage-driver vfs --insecure-registry 127.0.0.1:15000
+export WAYBILL_URL=http://127.0.0.1:15000 DOCKER_HOST="unix://$dir/docker.sock" DOCKER_CONFIG="$dir/config" DOCKER_BUILDKIT=0 WAYBILL_TOKEN=$token
 up dockerd docker version
 docker login -u bench --password-stdin 127.0.0.1:15000 <<<"$WAYBILL_TOKEN" >/dev/null 2>&1
 

@@ -6,37 +6,17 @@
 #
 # It wants bin/ (make build) and some 4 GB of disk. DIR=folder keeps what it fills in, and finds it there the next time;
 # PART=0.1 makes a tenth of the digests.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-dir=${DIR:-$(mktemp -d)}
-mkdir -p "$dir"
-chmod 711 "$dir"
-pid=
-stop() {
-	[[ -z $pid ]] || { kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; }
-	pid=
-}
-end() {
-	stop
-	[[ -n ${DIR:-} ]] || rm -rf "$dir"
-}
-trap end EXIT
+kept=${DIR:-}
+. "$(dirname "$0")/servers.sh"
 export WAYBILL_URL=http://127.0.0.1:15020
-start() {
-	bin/waybill serve --data "$dir/waybill" --listen 127.0.0.1:15020 >>"$dir/waybill.log" 2>&1 &
-	pid=$!
-	for _ in $(seq 600); do curl -fs -o /dev/null "$WAYBILL_URL/readyz" && return; sleep 0.1; done
-	cat "$dir/waybill.log" >&2
-	exit 1
-}
-CGO_ENABLED=0 go build -o "$dir/pages" ./bench/pages
+go build -o "$dir/pages" ./bench/pages
 part=(-part "${PART:-1}")
 if [[ ! -e $dir/filled ]]; then
-	start
-	WAYBILL_TOKEN=$(cat "$dir/waybill/admin.token") bin/waybill apply -f bench/pages/pipeline.yaml
+	serve waybill 15020
+	WAYBILL_TOKEN=$token bin/waybill apply -f bench/pages/pipeline.yaml
 	stop
 	"$dir/pages" -fill "$dir/waybill" "${part[@]}"
 	touch "$dir/filled"
 fi
-start
-"$dir/pages" -url "$WAYBILL_URL" -token "$(cat "$dir/waybill/admin.token")" -pid "$pid" "${part[@]}" "$@"
+serve waybill 15020
+"$dir/pages" -url "$WAYBILL_URL" -token "$token" -pid "${pids[0]}" "${part[@]}" "$@"

@@ -123,11 +123,27 @@ func (db *DB) readCells(ctx context.Context) ([]artifact.Cell, error) {
 	return all, translate(err)
 }
 
+// A push on the board, of $1, at $2, and what it is one of: an image or index, not something attached.
+const (
+	pushColumns = `v.repository, v.digest, v.reference, case when v.outcome = 'allow' and v.until <= $2 then 'pending' else v.outcome end, v.reasons, v.actor, v.decided_at`
+	pushIs      = `v.outcome = $1 and ($1 <> 'allow' or exists (select from manifests m where m.repository = v.repository and m.digest = v.digest and (m.is_image or m.is_index)))`
+)
+
 // RecentPushes returns the newest pushes of an outcome, newest first; of images and indexes, not of what is attached.
 func (db *DB) RecentPushes(ctx context.Context, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error) {
-	rows, err := db.Pool.Query(ctx, `select v.repository, v.digest, v.reference, case when v.outcome = 'allow' and v.until <= $3 then 'pending' else v.outcome end, v.reasons, v.actor, v.decided_at from verdicts v
-		where v.outcome = $1 and ($1 <> 'allow' or exists (select from manifests m where m.repository = v.repository and m.digest = v.digest and (m.is_image or m.is_index)))
-		order by v.decided_at desc limit $2`, outcome, limit, db.now())
+	rows, err := db.Pool.Query(ctx, `select `+pushColumns+` from verdicts v where `+pushIs+` order by v.decided_at desc limit $3`, outcome, db.now(), limit)
+	return collectPushes(rows, err)
+}
+
+// RecentPushesTo is RecentPushes to some repositories. It looks into each of them.
+func (db *DB) RecentPushesTo(ctx context.Context, repositories []artifact.Repository, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error) {
+	rows, err := db.Pool.Query(ctx, `select `+pushColumns+` from unnest($4::text[]) as asked (name)
+		cross join lateral (select * from verdicts v where v.repository = asked.name and `+pushIs+` order by v.decided_at desc limit $3) v
+		order by v.decided_at desc limit $3`, outcome, db.now(), limit, names(repositories))
+	return collectPushes(rows, err)
+}
+
+func collectPushes(rows pgx.Rows, err error) ([]artifact.PushRecord, error) {
 	if err != nil {
 		return nil, translate(err)
 	}

@@ -96,6 +96,18 @@ func (db *DB) DeniedTag(ctx context.Context, repository artifact.Repository, tag
 	return digest, err == nil, translate(err)
 }
 
+// DeniedByPrefix returns the digests whose push was denied, which the repository does not have and whose hexadecimal digits begin so, eleven
+// at most.
+func (db *DB) DeniedByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error) {
+	rows, err := db.Pool.Query(ctx, `select v.digest from verdicts v where v.repository = $1 and v.outcome = 'deny' and starts_with(v.digest, 'sha256:' || $2)
+		and not exists (select from manifests m where m.repository = v.repository and m.digest = v.digest) order by v.digest limit 11`, repository, hex)
+	if err != nil {
+		return nil, translate(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[artifact.Digest])
+	return all, translate(err)
+}
+
 // DeniedPushes returns the newest denied pushes of a repository, newest first.
 func (db *DB) DeniedPushes(ctx context.Context, repository artifact.Repository, limit int) ([]artifact.PushRecord, error) {
 	rows, err := db.Pool.Query(ctx, `select v.repository, v.digest, v.reference, v.outcome, v.reasons, v.actor, v.decided_at from verdicts v

@@ -57,8 +57,15 @@ func TestDeniedPush(t *testing.T) {
 	require.Len(t, recent, 1)
 	require.Equal(t, d, recent[0].Digest)
 
+	short, err := w.db.DeniedByPrefix(w.ctx, w.repository, d.Hex()[:12])
+	require.NoError(t, err)
+	require.Equal(t, []artifact.Digest{d}, short)
+
 	// By another policy it is taken in.
 	w.put("bad", nil)
+	short, err = w.db.DeniedByPrefix(w.ctx, w.repository, d.Hex()[:12])
+	require.NoError(t, err)
+	require.Empty(t, short)
 	_, err = w.db.DeniedPush(w.ctx, w.repository, d)
 	require.Equal(t, artifact.NotFound, artifact.KindOf(err))
 	recent, err = w.db.DeniedPushes(w.ctx, w.repository, 10)

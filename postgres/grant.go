@@ -140,14 +140,20 @@ const maxClosure = 1000
 // pulls what belongs to it next, so the same read remembers that too.
 func (db *DB) Granted(ctx context.Context, environments []artifact.Environment, repository artifact.Repository, digest artifact.Digest) (bool, error) {
 	where := strings.Join(names(environments), " ")
-	return recallAll(db.hot, repository, func(s *shelf) map[granted]bool { return s.grants }, granted{where, digest},
-		func() (bool, error) {
-			err := db.readGrant(ctx, environments, repository, digest)
-			if errors.Is(err, pgx.ErrNoRows) {
-				return false, nil
-			}
-			return err == nil, translate(err)
-		},
+	one := func() (bool, error) {
+		err := db.readGrant(ctx, environments, repository, digest)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return false, nil
+		}
+		return err == nil, translate(err)
+	}
+	if artifact.IsAfresh(ctx) {
+		if err := db.enlist(ctx); err != nil {
+			return false, err
+		}
+		return one()
+	}
+	return recallAll(db.hot, repository, func(s *shelf) map[granted]bool { return s.grants }, granted{where, digest}, one,
 		func() (map[granted]bool, error) {
 			all, err := db.readGrants(ctx, environments, repository, digest)
 			if err != nil {

@@ -13,7 +13,8 @@ import (
 // process changed it. Only what is there is remembered, never that something is not. While the database is not heard,
 // nothing remembered is used: a recall holds on every replica within a second, whatever happens to the line.
 type hot struct {
-	heard atomic.Int64 // when the database was last heard for certain, in Unix nanoseconds
+	began time.Time    // its clock is not set
+	heard atomic.Int64 // when the database was last heard for certain, in nanoseconds since began
 
 	mu      sync.RWMutex
 	shelves map[artifact.Repository]*shelf // the zero repository's holds policies and pipelines
@@ -44,15 +45,26 @@ type granted struct {
 }
 
 const (
-	hotBytes = 16 << 20               // of all that is remembered, roughly
-	hotEntry = 200                    // of one entry beside what it holds
-	hotFor   = 900 * time.Millisecond // since the database was last heard
+	hotBytes = 16 << 20 // of all that is remembered, roughly
+	hotEntry = 200      // of one entry beside what it holds
 )
 
-func newHot() *hot { return &hot{shelves: map[artifact.Repository]*shelf{}} }
+func newHot() *hot {
+	h := &hot{began: time.Now(), shelves: map[artifact.Repository]*shelf{}}
+	h.heard.Store(int64(-time.Hour)) // not yet
+	return h
+}
+
+// hear notes that the database was heard: all that it had to tell by then was told.
+func (h *hot) hear(at time.Time) { h.heard.Store(int64(at.Sub(h.began))) }
 
 // fresh reports whether what is remembered may be used.
-func (h *hot) fresh() bool { return time.Now().UnixNano()-h.heard.Load() < int64(hotFor) }
+func (h *hot) fresh() bool {
+	return time.Since(h.began)-time.Duration(h.heard.Load()) < artifact.HeardFor
+}
+
+// Heard returns when the database was last heard for certain: what others withdrew before was told to OnWithdrawn's.
+func (db *DB) Heard() time.Time { return db.hot.began.Add(time.Duration(db.hot.heard.Load())) }
 
 // forget drops what is remembered of a repository.
 func (h *hot) forget(repository artifact.Repository) {

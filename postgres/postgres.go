@@ -60,7 +60,8 @@ type DB struct {
 	loose   *pgxpool.Pool
 	holds   holds
 	hot     *hot
-	told    atomic.Pointer[func(artifact.Repository)] // see OnWithdrawn
+	told    atomic.Pointer[func(artifact.Repository) func()] // see OnWithdrawn
+	replica *replica
 	changes *changes
 	builds  *followers
 	cells   cells
@@ -112,7 +113,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		loose.Close()
 		return nil, err
 	}
-	db := &DB{Pool: pool, loose: loose, holds: holds, hot: newHot(), changes: newChanges(), builds: newFollowers(), watched: make(chan struct{})}
+	db := &DB{Pool: pool, loose: loose, holds: holds, hot: newHot(), replica: newReplica(), changes: newChanges(), builds: newFollowers(), watched: make(chan struct{})}
 	if cfg.OwnerURL != "" {
 		err = migrateAs(ctx, cfg.OwnerURL, poolConfig)
 	} else {
@@ -141,6 +142,7 @@ func (db *DB) now() time.Time {
 func (db *DB) Close() {
 	db.unwatch()
 	<-db.watched
+	db.leave()
 	db.loose.Close()
 	db.holds.close()
 	db.Pool.Close()

@@ -37,6 +37,12 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		case "builds":
 			db.builds.tell(n.Payload)
 			return
+		case "settle":
+			db.settle(ctx, n.Payload)
+			return
+		case "settled":
+			db.replica.settled(n.Payload)
+			return
 		}
 		repository, err := artifact.ParseRepository(n.Payload)
 		if err != nil && n.Payload != "" {
@@ -53,13 +59,12 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(ctx, "listen changed; listen board; listen builds"); err != nil {
+	if _, err := conn.Exec(ctx, "listen changed; listen board; listen builds; listen settle; listen settled"); err != nil {
 		return err
 	}
 	db.hot.forgetAll() // what changed while nobody listened is not known
-	if f := db.told.Load(); f != nil {
-		go (*f)(artifact.Repository{})
-	}
+	db.replica.unlisted()
+	go db.tell(artifact.Repository{})()
 	db.changes.tell()
 	db.builds.tellAll()
 	for {
@@ -67,8 +72,11 @@ func (db *DB) listen(ctx context.Context, cfg *pgx.ConnConfig) error {
 		if err := ping(ctx, conn); err != nil {
 			return err
 		}
+		if err := db.enlist(ctx); err != nil {
+			return err
+		}
 		// The answer came after every notification of what was committed before the question.
-		db.hot.heard.Store(asked.UnixNano())
+		db.hot.hear(asked)
 		for asked.Add(watchEvery).After(time.Now()) {
 			waiting, cancel := context.WithDeadline(ctx, asked.Add(watchEvery))
 			err := conn.PgConn().WaitForNotification(waiting)

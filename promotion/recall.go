@@ -26,7 +26,7 @@ func (s *Service) Copies(ctx context.Context, p artifact.Principal, repository a
 }
 
 // Recall takes a digest out of every environment at once, in every repository where p may, for ever: it can be pulled by no deployer and promoted by
-// nobody from then on.
+// nobody from then on. No replica serves a byte of it after the answer.
 func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository artifact.Repository, digest artifact.Digest, reason, advisory string) error {
 	if !p.Can(artifact.ActionPromote, repository) {
 		return denied(p, "recall from", repository.String())
@@ -46,6 +46,7 @@ func (s *Service) Recall(ctx context.Context, p artifact.Principal, repository a
 	if err := s.cfg.Store.Recall(ctx, repository, digest, p.Name, reason, advisory); err != nil {
 		return err
 	}
+	defer s.cfg.Store.Settled(ctx)
 	copies, _, err := s.Copies(ctx, p, repository, digest)
 	for _, r := range copies {
 		one := s.cfg.Store.Recall(ctx, r, digest, p.Name, reason, advisory)
@@ -78,5 +79,9 @@ func (s *Service) Retire(ctx context.Context, p artifact.Principal, e artifact.E
 		}
 		versions += pipeline.Version
 	}
-	return s.cfg.Store.RetireEnvironment(ctx, e, p.Name, reason, versions)
+	n, err := s.cfg.Store.RetireEnvironment(ctx, e, p.Name, reason, versions)
+	if err == nil {
+		s.cfg.Store.Settled(ctx)
+	}
+	return n, err
 }

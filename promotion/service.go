@@ -39,6 +39,8 @@ type Store interface {
 	Holding(ctx context.Context, digest artifact.Digest) ([]artifact.Repository, error)
 	// Recall takes a digest out of every environment of its repository.
 	Recall(ctx context.Context, repository artifact.Repository, digest artifact.Digest, actor, reason, advisory string) error
+	// Settled returns when no replica serves any more what was withdrawn before.
+	Settled(ctx context.Context)
 	// RetireEnvironment takes an environment that no pipeline names away: whatever could be pulled from it, in any repository, no
 	// longer can. versions is that of all pipelines when this was looked at. It returns how many digests that were.
 	RetireEnvironment(ctx context.Context, environment artifact.Environment, actor, reason string, versions int) (int, error)

@@ -138,6 +138,9 @@ type Config struct {
 	MutableTags []string // patterns, as in path.Match, where no rule has others
 	Logger      *slog.Logger
 	Now         func() time.Time
+	// Heard returns when the database was last heard for certain: all that was withdrawn before, Withdrawn was told of. Nil: it
+	// always is, since nobody else withdraws anything.
+	Heard func() time.Time
 }
 
 // Registry is the use cases. It is safe for concurrent use.
@@ -150,7 +153,12 @@ type Registry struct {
 }
 
 // New returns a registry.
-func New(cfg Config) *Registry { return &Registry{cfg: cfg} }
+func New(cfg Config) *Registry {
+	if cfg.Heard == nil {
+		cfg.Heard = time.Now
+	}
+	return &Registry{cfg: cfg, servings: servings{asking: make(chan struct{}, askers)}}
+}
 
 // may returns nil when p's role allows an action on a repository, else what role would.
 func may(p artifact.Principal, a artifact.Action, r artifact.Repository) error {

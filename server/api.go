@@ -127,6 +127,8 @@ type Records interface {
 	// the digest that was pushed last with a tag and refused.
 	DeniedPush(ctx context.Context, r artifact.Repository, d artifact.Digest) (artifact.DeniedPush, error)
 	DeniedTag(ctx context.Context, r artifact.Repository, t artifact.Tag) (digest artifact.Digest, ok bool, err error)
+	// DeniedByPrefix returns those of which hexadecimal digits begin so, the first few.
+	DeniedByPrefix(ctx context.Context, r artifact.Repository, hex string) ([]artifact.Digest, error)
 	// Recalled returns who recalled a digest, and why; ok is false when nobody did.
 	Recalled(ctx context.Context, r artifact.Repository, d artifact.Digest) (actor, reason string, ok bool, err error)
 	// Scan returns the newest scan of an image; of one never scanned, a pending one.

@@ -66,6 +66,28 @@ func TestDenied(t *testing.T) {
 	}
 }
 
+// TestDeniedShort: the beginning of a denied push's digest is enough, for whoever may look; nobody else learns that there was one.
+func TestDeniedShort(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.deny(t, true)
+	s, _ := w.start(t)
+	for _, path := range []string{"/inspect", "/show", "/scan", "/verdict"} {
+		for _, ref := range []string{"?ref=shop/returns@" + d.Hex()[:12], "?ref=shop/returns@sha256:" + d.Hex()[:63], "?ref=shop/returns:rooted@" + d.Hex()[:20]} {
+			got := call(t, s, "reader", "GET", path+ref, "", "")
+			require.Equal(t, 200, got.status, "%s %s", path, got.body)
+			require.Contains(t, string(got.body), d.String())
+		}
+		for _, who := range []string{"deployer", "scoped-reader"} {
+			refused := call(t, s, who, "GET", path+"?ref=shop/returns@"+d.Hex()[:12], "", "")
+			require.Equal(t, 403, refused.status, "%s %s", who, path)
+			require.NotContains(t, string(refused.body), d.String())
+		}
+		require.Equal(t, 404, call(t, s, "reader", "GET", path+"?ref=shop/returns@"+artifact.DigestOf([]byte("never")).Hex()[:12], "", "").status)
+	}
+	require.Equal(t, 404, call(t, s, "reader", "GET", "/sbom?ref=shop/returns@"+d.Hex()[:12], "", "").status)
+}
+
 // TestDeniedLongAgo: of a push whose manifest was not kept there is the verdict still.
 func TestDeniedLongAgo(t *testing.T) {
 	t.Parallel()

@@ -194,7 +194,7 @@ type verdictOutput struct{ Body artifact.VerdictRecord }
 // verdict judges what is stored as of now; of a refused push, which left nothing stored, it tells what was said then.
 func (a *API) verdict(ctx context.Context, p artifact.Principal, in *refInput) (*verdictOutput, error) {
 	s, err := a.look(ctx, p, in.Ref)
-	if artifact.KindOf(err) == artifact.NotFound && s.reference.Short == "" {
+	if artifact.KindOf(err) == artifact.NotFound && (s.reference.Short == "" || !s.reference.Digest.IsZero()) {
 		refused, refusedErr := a.refused(ctx, s.reference.Reference)
 		if refusedErr != nil {
 			return nil, err

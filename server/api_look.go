@@ -32,6 +32,9 @@ func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subje
 	}
 	s := subject{reference: parsed}
 	digest, err := a.digest(ctx, p, parsed)
+	if err == nil && parsed.Short != "" {
+		s.reference.Digest = digest
+	}
 	if err != nil {
 		return s, hideAbsence(p, parsed, a.elseNotStored(ctx, p, parsed.Reference, err))
 	}
@@ -45,7 +48,7 @@ func (a *API) look(ctx context.Context, p artifact.Principal, ref string) (subje
 }
 
 // digest returns the digest that a reference stands for; with both, the digest is the identity. One that is cut short
-// stands for the only one that begins so, of those that the caller may see.
+// stands for the only one that begins so, of those that the caller may see; what was denied, where nothing that is stored does.
 func (a *API) digest(ctx context.Context, p artifact.Principal, r artifact.ShortReference) (artifact.Digest, error) {
 	switch {
 	case r.Short != "":
@@ -62,7 +65,10 @@ func (a *API) digest(ctx context.Context, p artifact.Principal, r artifact.Short
 
 func (a *API) byPrefix(ctx context.Context, p artifact.Principal, r artifact.ShortReference) (artifact.Digest, error) {
 	found, err := a.cfg.Content.DigestsByPrefix(ctx, r.Repository, r.Short)
-	if err == nil && !p.Can(artifact.ActionLook, r.Repository) {
+	switch looks := p.Can(artifact.ActionLook, r.Repository); {
+	case err == nil && looks && len(found) == 0:
+		found, err = a.cfg.Records.DeniedByPrefix(ctx, r.Repository, r.Short)
+	case err == nil && !looks:
 		var allowed map[artifact.Digest]bool
 		allowed, err = a.cfg.Gate.Filter(ctx, p, r.Repository, found)
 		found = slices.DeleteFunc(found, func(d artifact.Digest) bool { return !allowed[d] })

@@ -233,11 +233,21 @@ func (w *world) DeniedTag(_ context.Context, r artifact.Repository, t artifact.T
 	return w.denied.Verdict.Digest, true, nil
 }
 
+func (w *world) DeniedByPrefix(_ context.Context, r artifact.Repository, hex string) ([]artifact.Digest, error) {
+	if w.denied == nil || w.denied.Verdict.Repository != r || !strings.HasPrefix(w.denied.Verdict.Digest.Hex(), hex) {
+		return nil, nil
+	}
+	return []artifact.Digest{w.denied.Verdict.Digest}, nil
+}
+
 func (w *world) Recalled(context.Context, artifact.Repository, artifact.Digest) (actor, reason string, ok bool, err error) {
 	return "", "", false, nil
 }
 
 func (w *world) RefusedVerdict(_ context.Context, r artifact.Repository, reference string) (artifact.VerdictRecord, error) {
+	if w.denied != nil && reference == w.denied.Verdict.Digest.String() {
+		return w.denied.Verdict, nil
+	}
 	if r == w.shop && reference == "rooted" {
 		return artifact.VerdictRecord{Repository: r, Digest: artifact.DigestOf([]byte("rooted")), Outcome: artifact.Deny, PolicyHash: artifact.DigestOf(nil),
 			Reasons: []artifact.Reason{{Rule: "no-root-user", Policy: "baseline", Message: "it runs as root"}}}, nil

@@ -92,6 +92,8 @@ const (
 	boardRows  = 15
 	maxTicks   = 400
 	recentRows = 10
+	recentRead = 100  // pushes to any repository, before those of the reader are asked for
+	recentFrom = 5000 // of these, at most
 )
 
 func (w *Web) board(c *gin.Context, p artifact.Principal) error {
@@ -180,7 +182,7 @@ func (w *Web) present(ctx context.Context, p artifact.Principal, page *boardPage
 	if err := w.waits(ctx, p, page); err != nil {
 		return err
 	}
-	if err := w.lately(ctx, p, page); err != nil {
+	if err := w.lately(ctx, p, page, known); err != nil {
 		return err
 	}
 	page.Empty = len(known) == 0 && len(page.Denials) == 0
@@ -371,9 +373,9 @@ func (w *Web) compareWithNow(ctx context.Context, page *boardPage) error {
 	return nil
 }
 
-// lately adds what happened lately.
-func (w *Web) lately(ctx context.Context, p artifact.Principal, page *boardPage) error {
-	pushes, err := w.pushes(ctx, p, artifact.Allow)
+// lately adds what happened lately, in the repositories that the reader knows of.
+func (w *Web) lately(ctx context.Context, p artifact.Principal, page *boardPage, known []artifact.Repository) error {
+	pushes, err := w.pushes(ctx, p, known, artifact.Allow)
 	if err != nil {
 		return err
 	}
@@ -382,20 +384,42 @@ func (w *Web) lately(ctx context.Context, p artifact.Principal, page *boardPage)
 	}
 	slices.SortStableFunc(page.Activity, func(a, b activity) int { return b.At.Compare(a.At) })
 	page.Activity = page.Activity[:min(len(page.Activity), recentRows)]
-	page.Denials, err = w.pushes(ctx, p, artifact.Deny)
+	page.Denials, err = w.pushes(ctx, p, known, artifact.Deny)
 	return err
 }
 
-// pushes returns the newest pushes in repositories whose content the reader may look at.
-func (w *Web) pushes(ctx context.Context, p artifact.Principal, outcome artifact.Outcome) ([]artifact.PushRecord, error) {
-	all, err := w.cfg.Store.RecentPushes(ctx, outcome, 100)
-	var seen []artifact.PushRecord
-	for _, push := range all {
-		if p.Can(artifact.ActionLook, push.Repository) && len(seen) < recentRows {
-			seen = append(seen, push)
+// pushes returns the newest pushes in repositories whose content the reader may look at. Where most go to those of others, the
+// reader's are looked into.
+func (w *Web) pushes(ctx context.Context, p artifact.Principal, known []artifact.Repository, outcome artifact.Outcome) ([]artifact.PushRecord, error) {
+	all, err := w.cfg.Store.RecentPushes(ctx, outcome, recentRead)
+	if err != nil {
+		return nil, err
+	}
+	seen := slices.DeleteFunc(slices.Clone(all), func(push artifact.PushRecord) bool { return !p.Can(artifact.ActionLook, push.Repository) })
+	if len(seen) < recentRows && len(all) == recentRead && len(seen) < len(all) {
+		if seen, err = w.cfg.Store.RecentPushesTo(ctx, looked(p, known), outcome, recentRows); err != nil {
+			return nil, err
 		}
 	}
-	return seen, err
+	return seen[:min(len(seen), recentRows)], nil
+}
+
+// looked returns repositories that the reader may look at: of those that are known, and those that a role names, which may have nothing but
+// what was denied.
+func looked(p artifact.Principal, known []artifact.Repository) (all []artifact.Repository) {
+	for _, pattern := range p.Patterns(artifact.ActionLook) {
+		if r, err := artifact.ParseRepository(pattern); err == nil {
+			all = append(all, r)
+		}
+	}
+	for _, r := range known {
+		if p.Can(artifact.ActionLook, r) {
+			all = append(all, r)
+		}
+	}
+	slices.SortFunc(all, func(a, b artifact.Repository) int { return strings.Compare(a.String(), b.String()) })
+	all = slices.Compact(all)
+	return all[:min(len(all), recentFrom)]
 }
 
 // shows are the filters that tiles lead to.

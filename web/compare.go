@@ -126,7 +126,7 @@ func (w *Web) resolve(ctx context.Context, p artifact.Principal, text string) (a
 	return ref, nil
 }
 
-// byPrefix finds the one digest that begins so, of those that the reader may see.
+// byPrefix finds the one digest that begins so, of those that the reader may see; what was denied, where nothing that is stored does.
 func (w *Web) byPrefix(ctx context.Context, p artifact.Principal, named artifact.ShortReference) (artifact.Digest, error) {
 	found, err := w.cfg.Store.DigestsByPrefix(ctx, named.Repository, named.Short)
 	if err != nil {
@@ -139,6 +139,10 @@ func (w *Web) byPrefix(ctx context.Context, p artifact.Principal, named artifact
 		}
 		if found = slices.DeleteFunc(found, func(d artifact.Digest) bool { return !allowed[d] }); len(found) == 0 {
 			return artifact.Digest{}, p.Refusal(artifact.ActionLook, named.Repository)
+		}
+	} else if len(found) == 0 {
+		if found, err = w.cfg.Store.DeniedByPrefix(ctx, named.Repository, named.Short); err != nil {
+			return artifact.Digest{}, err
 		}
 	}
 	switch len(found) {

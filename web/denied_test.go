@@ -28,6 +28,9 @@ func TestDenied(t *testing.T) {
 		require.NotContains(t, page, not)
 	}
 	harmless(t, page)
+	status, short, _ := r.get("/d/shop/returns@" + refused.Hex()[:12])
+	require.Equal(t, 200, status)
+	require.Contains(t, short, "The push of it was denied")
 	_, page, _ = r.get("/r/shop/returns")
 	require.Contains(t, page, "Denied lately")
 	require.Contains(t, page, `href="/d/shop/returns@`+refused.String())
@@ -41,8 +44,10 @@ func TestDenied(t *testing.T) {
 	require.NotContains(t, page, refused.String())
 	r = open(t, store{})
 	r.signIn("deployer")
-	_, page, _ = r.get("/d/shop/returns:bad")
-	require.NotContains(t, page, refused.String())
+	for _, name := range []string{":bad", "@" + refused.Hex()[:12]} {
+		_, page, _ = r.get("/d/shop/returns" + name)
+		require.NotContains(t, page, refused.String())
+	}
 }
 
 // TestRecalled: of what was recalled no page says that it is allowed, and each says by whom, when and why.

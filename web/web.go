@@ -40,6 +40,8 @@ type Store interface {
 	// Deployments returns what each environment of a repository (the zero one: of all) runs.
 	Deployments(ctx context.Context, repository artifact.Repository) ([]artifact.Deployment, error)
 	RecentPushes(ctx context.Context, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error)
+	// RecentPushesTo is RecentPushes to some repositories, each of which it looks into.
+	RecentPushesTo(ctx context.Context, repositories []artifact.Repository, outcome artifact.Outcome, limit int) ([]artifact.PushRecord, error)
 	Repositories(ctx context.Context) ([]artifact.Repository, error)
 	Tags(ctx context.Context, repository artifact.Repository) ([]struct {
 		Name   artifact.Tag
@@ -51,6 +53,8 @@ type Store interface {
 	// DeniedPush, DeniedTag and DeniedPushes tell of pushes that policy denied, and that left no manifest.
 	DeniedPush(ctx context.Context, repository artifact.Repository, digest artifact.Digest) (artifact.DeniedPush, error)
 	DeniedTag(ctx context.Context, repository artifact.Repository, tag artifact.Tag) (digest artifact.Digest, ok bool, err error)
+	// DeniedByPrefix returns those of which hexadecimal digits begin so, the first few.
+	DeniedByPrefix(ctx context.Context, repository artifact.Repository, hex string) ([]artifact.Digest, error)
 	DeniedPushes(ctx context.Context, repository artifact.Repository, limit int) ([]artifact.PushRecord, error)
 	TagsOf(ctx context.Context, repository artifact.Repository, digest artifact.Digest) ([]artifact.Tag, error)
 	RefusedVerdict(ctx context.Context, repository artifact.Repository, reference string) (artifact.VerdictRecord, error)

@@ -79,6 +79,10 @@ func (s store) RecentPushes(_ context.Context, o artifact.Outcome, _ int) ([]art
 	return []artifact.PushRecord{{Repository: repo, Digest: digest, Reference: "v456", Outcome: o, Actor: "ci", At: noon, Reasons: []artifact.Reason{{Rule: "no-sshd", Message: hostile}}}}, nil
 }
 
+func (s store) RecentPushesTo(context.Context, []artifact.Repository, artifact.Outcome, int) ([]artifact.PushRecord, error) {
+	return nil, nil
+}
+
 func (s store) Repositories(context.Context) ([]artifact.Repository, error) {
 	if s.empty {
 		return nil, nil
@@ -118,6 +122,13 @@ func (store) DeniedPush(_ context.Context, _ artifact.Repository, d artifact.Dig
 			Manifest: artifact.Manifest{MediaType: artifact.MediaTypeManifest, Config: &artifact.Descriptor{Digest: artifact.DigestOf(configBody)}, Layers: []artifact.Descriptor{{Digest: digest, Size: 3 << 20}}}}
 	}
 	return denied, nil
+}
+
+func (store) DeniedByPrefix(_ context.Context, _ artifact.Repository, hex string) ([]artifact.Digest, error) {
+	if !strings.HasPrefix(refused.Hex(), hex) {
+		return nil, nil
+	}
+	return []artifact.Digest{refused}, nil
 }
 
 func (store) DeniedTag(_ context.Context, _ artifact.Repository, tag artifact.Tag) (artifact.Digest, bool, error) {

@@ -93,7 +93,7 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	}
 	rules := storage.NewRules(storage.RulesConfig{Documents: db, Usage: db, Total: cfg.Registry.Quota, Now: time.Now})
 	images := registry.New(registry.Config{Bytes: files, Blobs: db, Uploads: db, Manifests: db, Judge: recordJudge{judge}, Gate: gate, Names: promotions,
-		Inspector: a.inspector, Upstream: a.mirrors, Rules: rules, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now})
+		Inspector: a.inspector, Upstream: a.mirrors, Rules: rules, MutableTags: cfg.Registry.MutableTags, Logger: logger, Now: time.Now, Heard: db.Heard})
 	contents.registry, pushes.Registry, scans.Busy = images, images, images.Busy
 	db.OnWithdrawn(images.Withdrawn)
 	care := a.keeping(cfg, files, images, promotions)
