@@ -78,7 +78,7 @@ func Pack(dir, dockerfile string, w io.Writer) error {
 		name := filepath.ToSlash(rel)
 		// These are sent in any case, for the server to read; it leaves them out of copies in its turn.
 		if name != dockerfile && name != ignoreFile && name != dockerfile+ignoreFile {
-			skip, err := ignored.matches(name)
+			skip, err := ignored.matches(name, entry.IsDir())
 			if err != nil {
 				return err
 			}
@@ -137,9 +137,10 @@ func normalMode(m fs.FileMode) int64 {
 	return 0o644
 }
 
-// ignore is a .dockerignore.
+// ignore is a .dockerignore. It is asked about folders before what is in them.
 type ignore struct {
 	matcher *patternmatcher.PatternMatcher
+	folders map[string]patternmatcher.MatchInfo
 }
 
 // loadIgnore reads DOCKERFILE.dockerignore, or else .dockerignore, as BuildKit does.
@@ -163,16 +164,22 @@ func loadIgnore(dockerfile string, read func(name string) ([]byte, bool, error))
 		if err != nil {
 			return ignore{}, artifact.Errorf(artifact.Invalid, "%s: %w", name, err)
 		}
-		return ignore{matcher}, nil
+		return ignore{matcher, map[string]patternmatcher.MatchInfo{}}, nil
 	}
 	return ignore{}, nil
 }
 
-func (i ignore) matches(name string) (bool, error) {
+// matches asks as BuildKit does, which looks at a folder's patterns once: "!src" does not bring back what "**/*.o" names below
+// src, as "!src/**" does.
+func (i ignore) matches(name string, folder bool) (bool, error) {
 	if i.matcher == nil {
 		return false, nil
 	}
-	return i.matcher.MatchesOrParentMatches(name)
+	skip, info, err := i.matcher.MatchesUsingParentResults(name, i.folders[parent(name)])
+	if folder {
+		i.folders[name] = info
+	}
+	return skip, err
 }
 
 func (i ignore) exceptions() bool { return i.matcher != nil && i.matcher.Exclusions() }
@@ -185,12 +192,13 @@ func withoutIgnored(files *tree, dockerfile string) (*tree, error) {
 	}
 	t := newTree()
 	for _, name := range files.sorted() {
-		skip, err := ignored.matches(name)
+		n := files.nodes[name]
+		skip, err := ignored.matches(name, n.kind == artifact.Dir)
 		if err != nil {
 			return nil, artifact.Errorf(artifact.Invalid, "%s: %w", ignoreFile, err)
 		}
 		if !skip {
-			t.put(files.nodes[name]) // and the folders that lead there, when they are ignored
+			t.put(n) // and the folders that lead there, when they are ignored
 		}
 	}
 	return t, nil

@@ -102,12 +102,16 @@ func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, 
 	if err != nil {
 		return nil, full(err)
 	}
-	plan, err := s.plan(ctx, p, r, archive, temp)
-	if err != nil {
-		_ = os.RemoveAll(temp)
+	w := &work{temp: temp}
+	defer func() {
+		if w.plan == nil { // after a panic, too
+			_ = os.RemoveAll(temp)
+		}
+	}()
+	if w.plan, err = s.plan(ctx, p, r, archive, temp); err != nil {
 		return nil, err
 	}
-	return &work{plan: plan, temp: temp}, nil
+	return w, nil
 }
 
 // finish builds what was prepared, unless its key was built before: then it answers with that build's digest.
@@ -152,13 +156,13 @@ func mayBuild(p artifact.Principal, repository artifact.Repository) error {
 }
 
 // plan reads the context, from the archive or the repository that the request names, into a file in temp.
-func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (_ *Plan, err error) {
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (plan *Plan, err error) {
 	spool, err := os.Create(filepath.Join(temp, "context"))
 	if err != nil {
 		return nil, full(err)
 	}
 	defer func() {
-		if err != nil {
+		if plan == nil {
 			spool.Close()
 		}
 	}()
@@ -174,7 +178,7 @@ func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, arc
 	if err != nil {
 		return nil, err
 	}
-	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
+	plan, err = newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
 	if err != nil {
 		return nil, err
 	}
