@@ -209,6 +209,16 @@ func TestBuildGit(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(provenance), &envelope))
 	require.Contains(t, string(envelope.Payload), git("-C", "returns.git", "rev-parse", "main"))
 	require.Contains(t, string(envelope.Payload), git("-C", "returns.git", "rev-parse", "main:service"))
+	require.Contains(t, s.ok(pusher, "provenance", two), ", which it fetched,")
+
+	// Of a folder, commit and tree are what the caller says, and are told as that.
+	tree := git("-C", "returns.git", "rev-parse", commit+":service")
+	told := lastLine(s.ok(pusher, "build", "-t", "shop/returns:told", "--label", "told=yes", "--source", "https://git.example.com/returns", "--commit", commit, "--tree", tree, filepath.Join(dir, "returns.git/service")))
+	s.await("the provenance", func() bool {
+		out, _, code := s.waybill(pusher, "provenance", told)
+		return code == 0 && strings.Contains(out, "from https://git.example.com/returns at commit "+commit+" (tree "+tree+"), as who asked for it says,")
+	})
+	require.Contains(t, s.ok(pusher, "provenance", "--json", told), `"gitTree": "`+tree+`"`)
 
 	_, stderr, code := s.waybill(pusher, "build", "-t", "shop/returns:v3", "https://elsewhere.example/returns.git#main")
 	require.Equal(t, 1, code)
