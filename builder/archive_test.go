@@ -157,6 +157,21 @@ func TestContexts(t *testing.T) {
 	require.ErrorContains(t, err, "no tar archive")
 	_, _, err = buildTar(t, bytes.NewReader(tarOf(file("a", 0o644, strings.Repeat("x", 4096)))[:2000]), Request{}, Limits{})
 	require.ErrorContains(t, err, "breaks off")
+	whole := tarOf(dockerfile, file("a", 0o644, strings.Repeat("\x00", 512)))
+	_, _, err = buildTar(t, bytes.NewReader(whole[:1024]), Request{}, Limits{})
+	require.ErrorContains(t, err, "breaks off", "between two files")
+
+	plain, _, err := buildTar(t, bytes.NewReader(whole), Request{}, Limits{})
+	require.NoError(t, err)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(whole)
+	require.NoError(t, z.Close())
+	compressed, _, err := buildTar(t, bytes.NewReader(packed.Bytes()), Request{}, Limits{})
+	require.NoError(t, err)
+	require.Equal(t, digestOf(t, plain), digestOf(t, compressed))
+	_, _, err = buildTar(t, bytes.NewReader(packed.Bytes()[:packed.Len()-20]), Request{}, Limits{})
+	require.ErrorContains(t, err, "breaks off")
 	require.Equal(t, artifact.Full, artifact.KindOf(full(&os.PathError{Err: syscall.ENOSPC})))
 }
 

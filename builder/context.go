@@ -4,6 +4,7 @@ package builder
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -214,14 +215,23 @@ type unpacking struct {
 	buffer []byte
 }
 
-// unpack reads a context to its end, into an empty file.
+// unpack reads a context, compressed or not, to its end, into an empty file.
 func unpack(r io.Reader, spool *os.File, limits Limits) (*tree, error) {
 	u := &unpacking{files: newTree(), spool: spool, limits: limits.withDefaults(), buffer: make([]byte, 256<<10)}
-	archive := tar.NewReader(r)
+	plain, err := plainTar(io.NopCloser(r))
+	if err != nil {
+		return nil, readError(err)
+	}
+	defer plain.Close()
+	ending := &zeros{r: plain}
+	archive := tar.NewReader(ending)
 	count, total := 0, int64(0)
 	for {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
+			if ending.n < tarEnd && count > 0 {
+				return nil, readError(io.ErrUnexpectedEOF) // between two files, which tar.Reader takes for the end
+			}
 			return u.files, nil
 		} else if err != nil {
 			return nil, readError(err)
@@ -249,6 +259,25 @@ func unpack(r io.Reader, spool *os.File, limits Limits) (*tree, error) {
 			return nil, full(err)
 		}
 	}
+}
+
+// tarEnd is how many zeros end an archive (POSIX.1-2024, pax, "ustar Interchange Format").
+const tarEnd = 1024
+
+// zeros counts those that what was read ends with.
+type zeros struct {
+	r io.Reader
+	n int64
+}
+
+func (z *zeros) Read(p []byte) (int, error) {
+	n, err := z.r.Read(p)
+	if rest := len(bytes.TrimRight(p[:n], "\x00")); rest > 0 {
+		z.n = int64(n - rest)
+	} else {
+		z.n += int64(n)
+	}
+	return n, err
 }
 
 // readError tells what breaks off from what is no archive; a bound of who sends it says so itself.

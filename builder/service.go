@@ -83,6 +83,17 @@ func NewService(cfg Config) *Service {
 // connections for that.
 const buildsAtOnce = 4
 
+// tempPrefix begins the names of folders that builds work in.
+const tempPrefix = "waybill-build-"
+
+// CleanFolders removes what builds of a killed server left, in a folder that no other process builds in.
+func CleanFolders(folder string) {
+	left, _ := filepath.Glob(filepath.Join(folder, tempPrefix+"*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
+}
+
 // Result is what a build came to.
 type Result struct {
 	Repository artifact.Repository
@@ -98,7 +109,7 @@ func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, 
 	if err := mayBuild(p, r.Repository); err != nil {
 		return nil, err
 	}
-	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
+	temp, err := os.MkdirTemp(s.cfg.Folder, tempPrefix)
 	if err != nil {
 		return nil, full(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -295,6 +296,50 @@ func TestBuildBadInput(t *testing.T) {
 	for _, entry := range left {
 		require.NotContains(t, entry.Name(), "waybill-build-")
 	}
+}
+
+// TestBuildKilled: of a native build whose server is killed nothing is there, and its run says so; what it kept on disk goes at the
+// next start, and the same is built when it is asked for again.
+func TestBuildKilled(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	pusher := s.token("--role", "pusher")
+	noise := make([]byte, 96<<20)
+	_, _ = rand.Read(noise)
+	archive := contextOf(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY app /app\nUSER 1\n", "app": string(noise)})
+	query := url.Values{"repository": {"shop/killed"}, "tag": {"v1"}}
+	req, err := http.NewRequest(http.MethodPost, s.url+"/api/v1/builds?"+query.Encode(), bytes.NewReader(archive))
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer "+pusher)
+	req.Header.Set("Content-Type", "application/x-tar")
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	var e server.BuildEvent
+	for lines := json.NewDecoder(res.Body); !strings.Contains(e.Log, "COPY"); {
+		require.NoError(t, lines.Decode(&e))
+	}
+	s.stop(syscall.SIGKILL)
+	working := func() []string {
+		left, err := filepath.Glob(filepath.Join(s.data, "tmp", "waybill-build-*"))
+		require.NoError(t, err)
+		return left
+	}
+	require.Len(t, working(), 1)
+	s.start(s.host)
+	require.Empty(t, working())
+	var list server.BuildList
+	s.await("the run to fail", func() bool {
+		s.json(pusher, &list, "build", "list", "--repository", "shop/killed")
+		return list.Builds[0].State.Ended()
+	})
+	require.Equal(t, artifact.BuildFailed, list.Builds[0].State)
+	require.Contains(t, list.Builds[0].Failure, "nothing was published; build again")
+	_, stderr, code := s.waybill(pusher, "show", "shop/killed:v1")
+	require.Equal(t, 1, code, stderr)
+	again, err := s.build(pusher, query, archive)
+	require.NoError(t, err)
+	require.True(t, again.New)
 }
 
 // TestBuildOnAFullDisk: the answer says so, and there is room again when it is given.
