@@ -130,9 +130,19 @@ func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log
 	r := w.plan.request
 	// Requests that stand at the same key share one build; each then sets its own tags.
 	for {
-		shared, err, joined := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w.plan, w.temp, log) })
-		if joined && errors.Is(err, context.Canceled) && ctx.Err() == nil {
-			continue // whoever began it left; this one is still here
+		shared, err, joined := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) {
+			result, err := s.once(ctx, p, w.plan, w.temp, log)
+			if err != nil && ctx.Err() != nil {
+				err = leftError{err}
+			}
+			return result, err
+		})
+		var left leftError
+		if errors.As(err, &left) {
+			if joined && ctx.Err() == nil {
+				continue // whoever began it left, or cancelled it; this one is still here
+			}
+			err = left.error
 		}
 		if err != nil {
 			return Result{}, err
@@ -140,6 +150,9 @@ func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log
 		return s.tagged(ctx, p, r, shared.(Result), nil)
 	}
 }
+
+// leftError is how a build ended whose asker does not want it any more.
+type leftError struct{ error }
 
 // tagged sets a request's tags on what was built.
 func (s *Service) tagged(ctx context.Context, p artifact.Principal, r Request, result Result, err error) (Result, error) {

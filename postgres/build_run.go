@@ -22,11 +22,11 @@ type BuildRun struct {
 }
 
 // runColumns are those of runFrom.
-const runColumns = ` id, repository, request->'Tags', key, state, principal->>'name', asked_at, coalesce(started_at, 'epoch'), coalesce(ended_at, 'epoch'), attempts, coalesce(digest, ''), built, failure,
+const runColumns = ` id, repository, request->'Tags', key, state, principal->>'name', asked_at, coalesce(started_at, 'epoch'), coalesce(ended_at, 'epoch'), attempts, coalesce(digest, ''), built, failure, cancelled_by,
 	left(concat_ws('@', nullif(request->'Source'->>'uri', ''), nullif(request->'Source'->>'commit', '')), 1000) `
 
 func runFrom(row pgx.CollectableRow) (b artifact.Build, err error) {
-	err = row.Scan(&b.ID, &b.Repository, &b.Tags, &b.Key, &b.State, &b.AskedBy, &b.AskedAt, &b.StartedAt, &b.EndedAt, &b.Attempts, &b.Digest, &b.New, &b.Failure, &b.Source)
+	err = row.Scan(&b.ID, &b.Repository, &b.Tags, &b.Key, &b.State, &b.AskedBy, &b.AskedAt, &b.StartedAt, &b.EndedAt, &b.Attempts, &b.Digest, &b.New, &b.Failure, &b.CancelledBy, &b.Source)
 	for _, at := range []*time.Time{&b.StartedAt, &b.EndedAt} {
 		if at.Unix() == 0 {
 			*at = time.Time{}
