@@ -32,9 +32,13 @@ type Store interface {
 	// Build returns a build that is done; ok is false when there is none.
 	Build(ctx context.Context, repository artifact.Repository, key artifact.Digest) (r Record, ok bool, err error)
 	StartBuild(ctx context.Context, r Record) error
+	// IntendBuild stores what is about to be published, with its provenance.
+	IntendBuild(ctx context.Context, r Record, provenance json.RawMessage) error
+	// IntendedBuild returns what a build that has not ended was about to publish; ok is false when it did not come so far.
+	IntendedBuild(ctx context.Context, repository artifact.Repository, key artifact.Digest) (r Record, provenance json.RawMessage, ok bool, err error)
 	// EndBuild stores the digest and the provenance, which is then signed and attached, or why it failed.
 	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
-	// RecordBases stores what images were built on.
+	// RecordBases stores what images, which may not be there yet, are built on.
 	RecordBases(ctx context.Context, all []artifact.BuiltOn) error
 }
 
@@ -227,6 +231,9 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 	if before, ok, err := s.before(ctx, p, plan); err != nil || ok {
 		return before, err
 	}
+	if done, ok, err := s.published(ctx, p, plan); err != nil || ok {
+		return done, err
+	}
 	record := Record{Repository: repository, Key: plan.Key(), StartedBy: p.Name, StartedAt: s.cfg.Now().UTC()}
 	if err := s.cfg.Store.StartBuild(ctx, record); err != nil {
 		return Result{}, err
@@ -254,13 +261,33 @@ func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, r
 	}
 	defer release()
 	fmt.Fprintln(log, "publishing")
-	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
+	hash, err := built.Digest()
 	if err != nil {
-		return digest, nil, err
+		return artifact.Digest{}, nil, err
 	}
-	if err := s.cfg.Store.RecordBases(ctx, plan.builtOn(digest)); err != nil {
-		return digest, nil, err
+	if record.Digest, err = artifact.ParseDigest(hash.String()); err != nil {
+		return artifact.Digest{}, nil, err
 	}
 	provenance, err := plan.provenance(s.cfg, record, s.cfg.Now().UTC())
+	if err != nil {
+		return artifact.Digest{}, nil, err
+	}
+	if err := s.cfg.Store.IntendBuild(ctx, record, provenance); err != nil {
+		return artifact.Digest{}, nil, err
+	}
+	if err := s.cfg.Store.RecordBases(ctx, plan.builtOn(record.Digest)); err != nil { // which count once the image is there
+		return artifact.Digest{}, nil, err
+	}
+	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
 	return digest, provenance, err
+}
+
+// published ends a build whose server was killed, or lost its database, when its image was in the registry and its provenance was not
+// yet: steps that do not always do the same would give another digest by now.
+func (s *Service) published(ctx context.Context, p artifact.Principal, plan *Plan) (Result, bool, error) {
+	r, provenance, ok, err := s.cfg.Store.IntendedBuild(ctx, plan.request.Repository, plan.Key())
+	if err != nil || !ok || s.cfg.Publisher.Tag(ctx, p, r.Repository, nil, r.Digest) != nil {
+		return Result{}, false, err
+	}
+	return Result{Repository: r.Repository, Digest: r.Digest, Key: r.Key, Built: true, BuiltBy: r.StartedBy, BuiltAt: r.StartedAt}, true, s.cfg.Store.EndBuild(ctx, r, provenance, "")
 }

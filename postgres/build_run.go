@@ -122,7 +122,7 @@ func (db *DB) LostBuildRuns(ctx context.Context, unheard time.Duration, attempts
 				return err
 			}
 		}
-		tag, err := tx.Exec(ctx, `update build_runs set state = 'failed', ended_at = now(), failure = 'the server that built it ended before the build did; nothing was published; build again'
+		tag, err := tx.Exec(ctx, `update build_runs set state = 'failed', ended_at = now(), failure = 'the server that built it ended before the build did; nothing is published by halves; build again'
 			where state = 'running' and beat_at < now() - $1::interval`, unheard)
 		n = len(again) + int(tag.RowsAffected())
 		return err

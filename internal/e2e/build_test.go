@@ -334,7 +334,7 @@ func TestBuildKilled(t *testing.T) {
 		return list.Builds[0].State.Ended()
 	})
 	require.Equal(t, artifact.BuildFailed, list.Builds[0].State)
-	require.Contains(t, list.Builds[0].Failure, "nothing was published; build again")
+	require.Contains(t, list.Builds[0].Failure, "nothing is published by halves; build again")
 	_, stderr, code := s.waybill(pusher, "show", "shop/killed:v1")
 	require.Equal(t, 1, code, stderr)
 	again, err := s.build(pusher, query, archive)
