@@ -336,6 +336,7 @@ func TestGitURLs(t *testing.T) {
 	for _, remote := range []string{"https://git.example.com/shop/a/b.git", "https://git.example.com/other/x.git", "https://git.example.com.evil.example/shop/x.git", "http://git.example.com/shop/x.git", "https://all.example.com/../b.git"} {
 		require.False(t, f.allows(remote), remote)
 	}
+	require.False(t, (&Fetcher{Allowed: []string{"**"}}).allows("file:///srv/git/secret.git"), "a pattern names how")
 	require.False(t, (*Fetcher)(nil).allows("https://git.example.com/shop/returns.git"))
 	require.False(t, IsGit("."))
 	require.False(t, IsGit("examples/returns"))

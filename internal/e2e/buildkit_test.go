@@ -45,7 +45,7 @@ func stepContext(t *testing.T, program, dockerfile string) string {
 func needsRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("the private buildkitd needs root")
+		t.Skip("buildkitd mounts file systems and makes namespaces for steps, which takes root: run this test as root")
 	}
 }
 
