@@ -41,6 +41,7 @@ type RunStore interface {
 	ClaimRun(ctx context.Context, id, owner string) (r Run, ok bool, err error)
 	// BeatRun says that owner is at it. ok is false when the run is not its any more.
 	BeatRun(ctx context.Context, id, owner string) (cancelledBy string, ok bool, err error)
+	// EndRun stores what a run came to, and of which key.
 	EndRun(ctx context.Context, owner string, b artifact.Build) error
 	CancelRun(ctx context.Context, id, by string) error
 	Run(ctx context.Context, id string) (artifact.Build, error)
@@ -244,6 +245,7 @@ func (nobody) Status(*client.SolveStatus) {}
 
 // run builds here, and says every second that it does.
 func (r *Runs) run(ctx context.Context, run Run, work *work, also StatusLog) (Result, error) {
+	run.Key = work.plan.Key() // another than it was queued with when a base's tag moved while it waited
 	building, cancel := context.WithCancelCause(ctx)
 	beating := make(chan struct{})
 	go func() {

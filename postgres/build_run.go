@@ -87,10 +87,10 @@ func (db *DB) BeatBuildRun(ctx context.Context, id, owner string) (cancelledBy s
 	return cancelledBy, err == nil, ignoreNoRows(err)
 }
 
-// EndBuildRun stores what the owner's run came to.
+// EndBuildRun stores what the owner's run came to, and of which key, where that is known.
 func (db *DB) EndBuildRun(ctx context.Context, owner string, b artifact.Build) error {
-	_, err := db.Pool.Exec(ctx, `update build_runs set state = $3, digest = nullif($4, ''), built = $5, failure = $6, ended_at = now() where id = $1 and owner = $2 and ended_at is null`,
-		b.ID, owner, b.State, b.Digest.String(), b.New, b.Failure)
+	_, err := db.Pool.Exec(ctx, `update build_runs set state = $3, digest = nullif($4, ''), built = $5, failure = $6, key = coalesce($7, key), ended_at = now() where id = $1 and owner = $2 and ended_at is null`,
+		b.ID, owner, b.State, b.Digest.String(), b.New, b.Failure, b.Key)
 	return translate(err)
 }
 

@@ -145,7 +145,7 @@ func TestBuildIndex(t *testing.T) {
 	require.Equal(t, built, lastLine(other.ok(other.token("--role", "pusher"), args...)))
 }
 
-// TestRebuildCheck: it publishes nothing, also when nothing was built before.
+// TestRebuildCheck: it publishes nothing, also when nothing was built before. What is built here is what the server builds.
 func TestRebuildCheck(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
@@ -156,6 +156,8 @@ func TestRebuildCheck(t *testing.T) {
 	require.Contains(t, out, "reproducible: yes")
 	_, stderr, code := s.waybill(pusher, "inspect", "shop/never:v1")
 	require.Equal(t, 1, code, stderr)
+	there := lastLine(s.ok(pusher, "build", "-t", "shop/here:v1", dir))
+	require.Equal(t, there, lastLine(s.ok(pusher, "build", "--local", "-t", "shop/here:local", dir)))
 }
 
 // TestBuildGit: the server fetches a commit of a repository that its configuration allows, dates what it makes by it, and
