@@ -36,6 +36,8 @@ type Build struct {
 	Digest     Digest     `json:"digest,omitzero"`    // once it is done
 	New        bool       `json:"new,omitempty"`      // false: the same inputs were built before
 	Failure    string     `json:"failure,omitempty"`
+
+	CancelledBy string `json:"cancelledBy,omitempty"`
 }
 
 // BuildFilter asks for builds, newest first. What is zero is not asked for, but for Limit. After is the last of the page before.

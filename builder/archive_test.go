@@ -157,6 +157,21 @@ func TestContexts(t *testing.T) {
 	require.ErrorContains(t, err, "no tar archive")
 	_, _, err = buildTar(t, bytes.NewReader(tarOf(file("a", 0o644, strings.Repeat("x", 4096)))[:2000]), Request{}, Limits{})
 	require.ErrorContains(t, err, "breaks off")
+	whole := tarOf(dockerfile, file("a", 0o644, strings.Repeat("\x00", 512)))
+	_, _, err = buildTar(t, bytes.NewReader(whole[:1024]), Request{}, Limits{})
+	require.ErrorContains(t, err, "breaks off", "between two files")
+
+	plain, _, err := buildTar(t, bytes.NewReader(whole), Request{}, Limits{})
+	require.NoError(t, err)
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(whole)
+	require.NoError(t, z.Close())
+	compressed, _, err := buildTar(t, bytes.NewReader(packed.Bytes()), Request{}, Limits{})
+	require.NoError(t, err)
+	require.Equal(t, digestOf(t, plain), digestOf(t, compressed))
+	_, _, err = buildTar(t, bytes.NewReader(packed.Bytes()[:packed.Len()-20]), Request{}, Limits{})
+	require.ErrorContains(t, err, "breaks off")
 	require.Equal(t, artifact.Full, artifact.KindOf(full(&os.PathError{Err: syscall.ENOSPC})))
 }
 
@@ -321,6 +336,7 @@ func TestGitURLs(t *testing.T) {
 	for _, remote := range []string{"https://git.example.com/shop/a/b.git", "https://git.example.com/other/x.git", "https://git.example.com.evil.example/shop/x.git", "http://git.example.com/shop/x.git", "https://all.example.com/../b.git"} {
 		require.False(t, f.allows(remote), remote)
 	}
+	require.False(t, (&Fetcher{Allowed: []string{"**"}}).allows("file:///srv/git/secret.git"), "a pattern names how")
 	require.False(t, (*Fetcher)(nil).allows("https://git.example.com/shop/returns.git"))
 	require.False(t, IsGit("."))
 	require.False(t, IsGit("examples/returns"))
@@ -355,7 +371,7 @@ func FuzzAdd(f *testing.F) {
 
 // FuzzDockerfile: a Dockerfile is built or answered.
 func FuzzDockerfile(f *testing.F) {
-	for _, c := range []string{"FROM scratch\nCOPY a /b\n", "FROM base/small:1\nADD --chown=app a b /c/\nWORKDIR x\n", "FROM scratch\nCOPY <<E /x\n$A\nE\n", "ARG A=1\nFROM --platform=$A scratch\nCOPY --parents --exclude=b . /\n", "FROM base/onbuild:1 AS a\nFROM a\nEXPOSE 1-3\n"} {
+	for _, c := range []string{"FROM scratch\nCOPY a /b\n", "FROM base/small:1\nADD --chown=app a b /c/\nWORKDIR x\n", "FROM scratch\nCOPY <<E /x\n$A\nE\n", "ARG A=1\nFROM --platform=$A scratch\nCOPY --parents --exclude=b . /\n", "FROM base/onbuild:1 AS a\nFROM a\nEXPOSE 1-3\n", "ARG A=1\n"} {
 		f.Add(c)
 	}
 	f.Fuzz(func(t *testing.T, dockerfile string) {

@@ -28,7 +28,7 @@ import (
 func startDaemon(t *testing.T, idle time.Duration) *Daemon {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("the private buildkitd needs root")
+		t.Skip("the private buildkitd mounts file systems and makes namespaces for steps, which takes root: run this test as root")
 	}
 	folder, err := os.MkdirTemp("", "wb") // a socket's path is short
 	require.NoError(t, err)

@@ -40,7 +40,7 @@ func (s *Service) Check(ctx context.Context, p artifact.Principal, r Request, ar
 	if err := mayBuild(p, r.Repository); err != nil {
 		return Checked{}, err
 	}
-	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
+	temp, err := os.MkdirTemp(s.cfg.Folder, tempPrefix)
 	if err != nil {
 		return Checked{}, full(err)
 	}

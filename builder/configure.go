@@ -140,16 +140,18 @@ func addAll(set *map[string]struct{}, words []string) {
 	}
 }
 
-// parsePorts reads [[IP:]HOSTPORT:]PORT[-PORT][/PROTOCOL], of which only what is in the container counts.
+// parsePorts reads [[IP:]HOSTPORT[-HOSTPORT]:]PORT[-PORT][/PROTOCOL], of which only what is in the container counts.
 func parsePorts(text string) ([]string, error) {
 	invalid := artifact.Errorf(artifact.Invalid, "port %.60q: want PORT, PORT-PORT or PORT/PROTOCOL with tcp, udp or sctp", text)
-	spec := text
+	spec, hostPorts := text, ""
 	if i := strings.LastIndexByte(spec, ':'); i >= 0 {
 		host := spec[:i]
 		spec = spec[i+1:]
-		if j := strings.LastIndexByte(host, ':'); j >= 0 && net.ParseIP(strings.Trim(host[:j], "[]")) == nil {
+		j := strings.LastIndexByte(host, ':')
+		if j > 0 && net.ParseIP(strings.Trim(host[:j], "[]")) == nil {
 			return nil, invalid
 		}
+		hostPorts = host[j+1:]
 	}
 	ports, protocol, _ := strings.Cut(spec, "/")
 	if protocol = strings.ToLower(protocol); protocol == "" {
@@ -158,23 +160,33 @@ func parsePorts(text string) ([]string, error) {
 	if !slices.Contains([]string{"tcp", "udp", "sctp"}, protocol) {
 		return nil, invalid
 	}
-	low, high, isRange := strings.Cut(ports, "-")
-	if !isRange {
-		high = low
-	}
-	first, err := strconv.ParseUint(low, 10, 16)
-	if err != nil {
+	first, last, ok := portRange(ports)
+	if !ok {
 		return nil, invalid
 	}
-	last, err := strconv.ParseUint(high, 10, 16)
-	if err != nil || last < first {
-		return nil, invalid
+	if hostPorts != "" {
+		if from, to, ok := portRange(hostPorts); !ok || first != last && to-from != last-first {
+			return nil, invalid
+		}
 	}
 	var all []string
 	for port := first; port <= last; port++ {
 		all = append(all, strconv.FormatUint(port, 10)+"/"+protocol)
 	}
 	return all, nil
+}
+
+func portRange(text string) (first, last uint64, ok bool) {
+	low, high, isRange := strings.Cut(text, "-")
+	if !isRange {
+		high = low
+	}
+	first, err := strconv.ParseUint(low, 10, 16)
+	if err != nil {
+		return 0, 0, false
+	}
+	last, err = strconv.ParseUint(high, 10, 16)
+	return first, last, err == nil && first <= last
 }
 
 // historyOfCopy is what BuildKit says of a COPY or ADD.

@@ -4,6 +4,7 @@ package builder
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -78,7 +79,7 @@ func Pack(dir, dockerfile string, w io.Writer) error {
 		name := filepath.ToSlash(rel)
 		// These are sent in any case, for the server to read; it leaves them out of copies in its turn.
 		if name != dockerfile && name != ignoreFile && name != dockerfile+ignoreFile {
-			skip, err := ignored.matches(name)
+			skip, err := ignored.matches(name, entry.IsDir())
 			if err != nil {
 				return err
 			}
@@ -137,9 +138,10 @@ func normalMode(m fs.FileMode) int64 {
 	return 0o644
 }
 
-// ignore is a .dockerignore.
+// ignore is a .dockerignore. It is asked about folders before what is in them.
 type ignore struct {
 	matcher *patternmatcher.PatternMatcher
+	folders map[string]patternmatcher.MatchInfo
 }
 
 // loadIgnore reads DOCKERFILE.dockerignore, or else .dockerignore, as BuildKit does.
@@ -163,16 +165,22 @@ func loadIgnore(dockerfile string, read func(name string) ([]byte, bool, error))
 		if err != nil {
 			return ignore{}, artifact.Errorf(artifact.Invalid, "%s: %w", name, err)
 		}
-		return ignore{matcher}, nil
+		return ignore{matcher, map[string]patternmatcher.MatchInfo{}}, nil
 	}
 	return ignore{}, nil
 }
 
-func (i ignore) matches(name string) (bool, error) {
+// matches asks as BuildKit does, which looks at a folder's patterns once: "!src" does not bring back what "**/*.o" names below
+// src, as "!src/**" does.
+func (i ignore) matches(name string, folder bool) (bool, error) {
 	if i.matcher == nil {
 		return false, nil
 	}
-	return i.matcher.MatchesOrParentMatches(name)
+	skip, info, err := i.matcher.MatchesUsingParentResults(name, i.folders[parent(name)])
+	if folder {
+		i.folders[name] = info
+	}
+	return skip, err
 }
 
 func (i ignore) exceptions() bool { return i.matcher != nil && i.matcher.Exclusions() }
@@ -185,12 +193,13 @@ func withoutIgnored(files *tree, dockerfile string) (*tree, error) {
 	}
 	t := newTree()
 	for _, name := range files.sorted() {
-		skip, err := ignored.matches(name)
+		n := files.nodes[name]
+		skip, err := ignored.matches(name, n.kind == artifact.Dir)
 		if err != nil {
 			return nil, artifact.Errorf(artifact.Invalid, "%s: %w", ignoreFile, err)
 		}
 		if !skip {
-			t.put(files.nodes[name]) // and the folders that lead there, when they are ignored
+			t.put(n) // and the folders that lead there, when they are ignored
 		}
 	}
 	return t, nil
@@ -206,14 +215,23 @@ type unpacking struct {
 	buffer []byte
 }
 
-// unpack reads a context to its end, into an empty file.
+// unpack reads a context, compressed or not, to its end, into an empty file.
 func unpack(r io.Reader, spool *os.File, limits Limits) (*tree, error) {
 	u := &unpacking{files: newTree(), spool: spool, limits: limits.withDefaults(), buffer: make([]byte, 256<<10)}
-	archive := tar.NewReader(r)
+	plain, err := plainTar(io.NopCloser(r))
+	if err != nil {
+		return nil, readError(err)
+	}
+	defer plain.Close()
+	ending := &zeros{r: plain}
+	archive := tar.NewReader(ending)
 	count, total := 0, int64(0)
 	for {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
+			if ending.n < tarEnd && count > 0 {
+				return nil, readError(io.ErrUnexpectedEOF) // between two files, which tar.Reader takes for the end
+			}
 			return u.files, nil
 		} else if err != nil {
 			return nil, readError(err)
@@ -241,6 +259,25 @@ func unpack(r io.Reader, spool *os.File, limits Limits) (*tree, error) {
 			return nil, full(err)
 		}
 	}
+}
+
+// tarEnd is how many zeros end an archive (POSIX.1-2024, pax, "ustar Interchange Format").
+const tarEnd = 1024
+
+// zeros counts those that what was read ends with.
+type zeros struct {
+	r io.Reader
+	n int64
+}
+
+func (z *zeros) Read(p []byte) (int, error) {
+	n, err := z.r.Read(p)
+	if rest := len(bytes.TrimRight(p[:n], "\x00")); rest > 0 {
+		z.n = int64(n - rest)
+	} else {
+		z.n += int64(n)
+	}
+	return n, err
 }
 
 // readError tells what breaks off from what is no archive; a bound of who sends it says so itself.

@@ -3,6 +3,7 @@ package builder
 import (
 	"archive/tar"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ const keepContexts = 7 * 24 * time.Hour
 
 func (f *Folder) file(d artifact.Digest) string { return filepath.Join(f.path, d.Hex()+".tar") }
 
-// Put implements Contexts. A crash leaves a file that OpenFolder removes.
+// Put implements Contexts. Each has a name of its own, so that who is done with one deletes no other's. A crash leaves a file that OpenFolder removes.
 func (f *Folder) Put(_ context.Context, r io.Reader) (d artifact.Digest, err error) {
 	file, err := os.CreateTemp(f.path, "new-")
 	if err != nil {
@@ -45,6 +46,7 @@ func (f *Folder) Put(_ context.Context, r io.Reader) (d artifact.Digest, err err
 	}
 	defer os.Remove(file.Name()) // it has another name when all went well
 	sum := sha256.New()
+	_, _ = io.WriteString(sum, rand.Text())
 	_, err = io.Copy(io.MultiWriter(file, sum), r)
 	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return d, err

@@ -128,10 +128,8 @@ func (c *copying) pattern(pattern, dest string, parents bool) error {
 		if c.include, err = patternmatcher.New([]string{rest}); err != nil {
 			return artifact.Errorf(artifact.Invalid, "pattern %.200q: %w", pattern, err)
 		}
-		if !hasWildcards(pivot) && !hasWildcards(rest) {
-			if _, err := c.glob(path.Join("/", pivot, rest)); err != nil {
-				return err
-			}
+		if !hasWildcards(pivot) && !hasWildcards(rest) && c.from.get(joinParts(splitPath(path.Join("/", pivot, rest)))) == nil {
+			return notThere(pattern, "behind a link, which --parents follows none of")
 		}
 		pattern = pivot
 	}
@@ -140,6 +138,9 @@ func (c *copying) pattern(pattern, dest string, parents bool) error {
 		return err
 	}
 	for _, name := range found {
+		if parents && !isDir(c.from.get(name)) && hasWildcards(pattern) {
+			continue // nothing is below it
+		}
 		if c.unpack {
 			if done, err := c.archive(name, dest); err != nil {
 				return err
@@ -152,6 +153,10 @@ func (c *copying) pattern(pattern, dest string, parents bool) error {
 		}
 	}
 	return nil
+}
+
+func notThere(pattern, why string) error {
+	return artifact.Errorf(artifact.NotFound, "%.300q is not there to be copied: misspelt, named in %s, or %s", strings.TrimPrefix(pattern, "/"), ignoreFile, why)
 }
 
 func hasWildcards(s string) bool {
@@ -180,7 +185,7 @@ func (c *copying) glob(pattern string) ([]string, error) {
 		return nil, err
 	}
 	if c.from.get(at) == nil {
-		return nil, artifact.Errorf(artifact.NotFound, "%.300q is not there to be copied: misspelt, named in %s, or a link that leads out of the context", strings.TrimPrefix(pattern, "/"), ignoreFile)
+		return nil, notThere(pattern, "a link that leads out of the context")
 	}
 	if fixed == len(parts) {
 		return []string{base}, nil

@@ -26,7 +26,7 @@ type Engine interface {
 }
 
 // nativeName changes with whatever changes the bytes of images.
-const nativeName = "waybill-native/3"
+const nativeName = "waybill-native/4"
 
 // Native is the engine for Dockerfiles without RUN.
 type Native struct{}

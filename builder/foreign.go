@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 
 	"waybill/artifact"
 )
@@ -48,7 +50,38 @@ func (b *BuildKit) Build(ctx context.Context, t *Target, w *workspace, log io.Wr
 	if ok {
 		in.Ignore = append([]byte{}, ignore...) // empty, it still goes before the other
 	}
-	return b.Solve(ctx, in, w.folder, t.plan.private, log)
+	image, err := b.Solve(ctx, in, w.folder, t.plan.private, log)
+	if err != nil {
+		return nil, err
+	}
+	return t.labelled(image)
+}
+
+// labelled is an image that says which platform it is for. BuildKit says that it is for the one it was told, which nobody asked
+// for when FROM names another.
+func (t *Target) labelled(image v1.Image) (v1.Image, error) {
+	first := t.stages[t.target]
+	for first.from >= 0 {
+		first = t.stages[first.from]
+	}
+	is := first.base.platform
+	if t.explicit || first.base.image == nil || is.OS == t.platform.OS && is.Architecture == t.platform.Architecture {
+		return image, nil
+	}
+	raw, err := image.RawConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	var spec dockerspec.DockerOCIImage
+	if err := json.Unmarshal(raw, &spec); err != nil {
+		return nil, fmt.Errorf("BuildKit's image: %w", err)
+	}
+	spec.OS, spec.Architecture, spec.Variant = is.OS, is.Architecture, is.Variant
+	layers, err := image.Layers()
+	if err != nil {
+		return nil, err
+	}
+	return assemble(spec, layers)
 }
 
 // dateContext gives files of different content different times, within the second that all are dated in the end: BuildKit takes

@@ -27,7 +27,7 @@ import (
 // repository is run or interpreted: no hooks, filters, attributes or submodules; files are what git stores.
 type Fetcher struct {
 	// Allowed are patterns of path.Match of the repositories that may be fetched, such as https://git.example.com/shop/*.git;
-	// ** at the end stands for all below. A user of the server must not make it knock at other doors.
+	// ** at the end stands for all below, and https:// begins each. A user of the server must not make it knock at other doors.
 	Allowed []string
 	Timeout time.Duration // of a fetch, until its last file is read. Default 10 minutes
 }
@@ -90,12 +90,16 @@ func redact(remote string) string {
 	return scheme + "://…@" + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
-// allows says whether a remote may be fetched.
+// allows says whether a remote may be fetched. A pattern names how: ** alone does not open the server's own disk.
 func (f *Fetcher) allows(remote string) bool {
 	if f == nil {
 		return false
 	}
+	scheme, _, _ := strings.Cut(remote, "://")
 	for _, pattern := range f.Allowed {
+		if !strings.HasPrefix(pattern, scheme+"://") {
+			continue
+		}
 		if below, ok := strings.CutSuffix(pattern, "**"); ok && strings.HasPrefix(remote, below) && !strings.Contains(remote, "/../") {
 			return true
 		}

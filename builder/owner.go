@@ -73,10 +73,14 @@ func (c *copying) lookup(text string, strict bool) (*owner, error) {
 	if o.uid, o.gid, err = c.id("etc/passwd", user, strict); err != nil {
 		return nil, artifact.Errorf(artifact.Invalid, "--chown=%.100s: %w", text, err)
 	}
-	if hasGroup {
-		if o.gid, _, err = c.id("etc/group", group, strict); err != nil {
-			return nil, artifact.Errorf(artifact.Invalid, "--chown=%.100s: %w", text, err)
-		}
+	if !hasGroup {
+		return &o, nil
+	}
+	switch gid, _, err := c.id("etc/group", group, true); {
+	case err == nil:
+		o.gid = gid
+	case strict:
+		return nil, artifact.Errorf(artifact.Invalid, "--chown=%.100s: %w", text, err)
 	}
 	return &o, nil
 }

@@ -193,6 +193,9 @@ func (p *Plan) located(err error) error {
 	var at *parser.LocationError
 	if errors.As(err, &at) && len(at.Locations) > 0 && len(at.Locations[0]) > 0 {
 		line := at.Locations[0][0].Start.Line
+		if said := err.Error(); strings.Contains(said, "escape token") || strings.Contains(said, "parser directive") {
+			line++ // directives are read before their line is counted
+		}
 		return artifact.Errorf(artifact.Invalid, "%s:%d:%d: %v", p.request.Dockerfile, line, p.column(line, err.Error()), err)
 	}
 	return artifact.Errorf(artifact.Invalid, "%s: %v", p.request.Dockerfile, err)

@@ -29,7 +29,7 @@ type Run struct {
 	artifact.Build
 	Request   Request
 	Principal artifact.Principal
-	Context   artifact.Digest // of the stored context; zero: it is built where it was asked for
+	Context   artifact.Digest // names the stored context; zero: it is built where it was asked for
 }
 
 // RunStore remembers runs and their logs; *postgres.DB is behind one.
@@ -41,6 +41,7 @@ type RunStore interface {
 	ClaimRun(ctx context.Context, id, owner string) (r Run, ok bool, err error)
 	// BeatRun says that owner is at it. ok is false when the run is not its any more.
 	BeatRun(ctx context.Context, id, owner string) (cancelledBy string, ok bool, err error)
+	// EndRun stores what a run came to, and of which key.
 	EndRun(ctx context.Context, owner string, b artifact.Build) error
 	CancelRun(ctx context.Context, id, by string) error
 	Run(ctx context.Context, id string) (artifact.Build, error)
@@ -100,8 +101,8 @@ func NewRuns(cfg RunsConfig) *Runs { return &Runs{cfg, rand.Text()} }
 // Log is where a request's caller hears of it.
 type Log interface {
 	StatusLog
-	// Begun tells the run's id before anything else is said.
-	Begun(id string)
+	// Begun tells the run's id before anything else is said of it; joined says that others asked for it first.
+	Begun(id string, joined bool)
 }
 
 // Build is Service.Build, as a run.
@@ -120,7 +121,7 @@ func (r *Runs) Build(ctx context.Context, p artifact.Principal, q Request, archi
 		if run.ID, err = r.cfg.Store.AddRun(ctx, run, r.owner); err != nil {
 			return Result{}, err
 		}
-		log.Begun(run.ID)
+		log.Begun(run.ID, false)
 		return r.run(ctx, run, work, log)
 	}
 	if err := r.cfg.Ready(); err != nil {
@@ -128,16 +129,35 @@ func (r *Runs) Build(ctx context.Context, p artifact.Principal, q Request, archi
 	}
 	run.Request = work.plan.request // with the commit that was fetched
 	run.Request.Source.Git = ""
-	if err := r.queue(ctx, &run, work); err != nil {
-		return Result{}, err
-	}
-	log.Begun(run.ID)
-	work.close() // it is stored now
-	ended, err := r.Follow(ctx, run.ID, 0, func(_ int64, e Event) { tell(log, e) })
+	ended, err := r.await(ctx, run, work, log)
 	if err != nil {
 		return Result{}, err
 	}
 	return r.cfg.Service.tagged(ctx, p, q, Result{Repository: q.Repository, Digest: ended.Digest, Key: ended.Key, Built: ended.New, BuiltBy: ended.AskedBy, BuiltAt: ended.StartedAt}, failure(ended))
+}
+
+// await has a run queued, or joins the one that is queued already, until it has ended. What whoever asked for it first cancels is
+// queued anew for one who joined; what anybody else cancels has ended for all.
+func (r *Runs) await(ctx context.Context, run Run, work *work, log Log) (artifact.Build, error) {
+	for {
+		run.ID = rand.Text()
+		own := run.ID
+		if err := r.queue(ctx, &run, work); err != nil {
+			return artifact.Build{}, err
+		}
+		joined := run.ID != own
+		log.Begun(run.ID, joined)
+		if joined {
+			_ = r.cfg.Contexts.Delete(ctx, run.Context) // the other has its own
+		} else {
+			work.close() // it is stored now
+		}
+		ended, err := r.Follow(ctx, run.ID, 0, func(_ int64, e Event) { tell(log, e) })
+		if err != nil || !joined || ended.State != artifact.BuildCancelled || ended.CancelledBy != ended.AskedBy {
+			return ended, err
+		}
+		fmt.Fprintf(log, "%s, who asked for this first, cancelled it; it is begun anew\n", ended.AskedBy)
+	}
 }
 
 func tell(log StatusLog, e Event) {
@@ -225,6 +245,7 @@ func (nobody) Status(*client.SolveStatus) {}
 
 // run builds here, and says every second that it does.
 func (r *Runs) run(ctx context.Context, run Run, work *work, also StatusLog) (Result, error) {
+	run.Key = work.plan.Key() // another than it was queued with when a base's tag moved while it waited
 	building, cancel := context.WithCancelCause(ctx)
 	beating := make(chan struct{})
 	go func() {

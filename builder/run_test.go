@@ -1,11 +1,13 @@
 package builder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -46,6 +48,40 @@ func (s *oneRun) Open(artifact.Digest) (io.ReadCloser, error) {
 func (s *oneRun) Delete(_ context.Context, d artifact.Digest) error {
 	s.deleted = d
 	return nil
+}
+
+// waitingRun is a run that waits, with its context.
+type waitingRun struct {
+	oneRun
+	context []byte
+}
+
+func (s *waitingRun) Open(artifact.Digest) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(s.context)), nil
+}
+
+func (*waitingRun) RunCancelled(string) (func() <-chan struct{}, func()) {
+	return func() <-chan struct{} { return nil }, func() {}
+}
+func (*waitingRun) BeatRun(context.Context, string, string) (string, bool, error) {
+	return "", true, nil
+}
+func (*waitingRun) AppendLog(context.Context, string, []byte) (int64, error) { return 1, nil }
+
+// TestQueuedBuildWhoseBaseMoved: a build is told by the key of what it was built of, when that is not what it was queued with.
+func TestQueuedBuildWhoseBaseMoved(t *testing.T) {
+	t.Parallel()
+	repository, err := artifact.ParseRepository("shop/returns")
+	require.NoError(t, err)
+	queued := artifact.DigestOf([]byte("with the base that its tag named"))
+	store := &waitingRun{context: tarOf(file("Dockerfile", 0o644, "FROM base/small:1\nCOPY Dockerfile /\n"))}
+	store.run = Run{Build: artifact.Build{ID: "one", Repository: repository, Key: queued, State: artifact.BuildRunning, Attempts: 1}, Request: Request{Repository: repository}, Principal: artifact.System, Context: queued}
+	built := &oneBuild{layers: map[artifact.Digest][]byte{}}
+	s := NewService(Config{Store: built, Publisher: built, Bases: testBases{}, Folder: t.TempDir(), Now: time.Now})
+	require.NoError(t, NewRuns(RunsConfig{Service: s, Store: store, Contexts: store, Logger: slog.New(slog.DiscardHandler), MaxLog: 1 << 20}).Work(t.Context(), "one"))
+	require.Equal(t, artifact.BuildDone, store.ended.State)
+	require.Equal(t, built.record.Key, store.ended.Key)
+	require.NotEqual(t, queued, store.ended.Key)
 }
 
 // TestQueuedBuildOfWhoMayNotAsk: a build whose asker lost the right to it while it waited does not run, and says why.

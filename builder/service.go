@@ -32,9 +32,13 @@ type Store interface {
 	// Build returns a build that is done; ok is false when there is none.
 	Build(ctx context.Context, repository artifact.Repository, key artifact.Digest) (r Record, ok bool, err error)
 	StartBuild(ctx context.Context, r Record) error
+	// IntendBuild stores what is about to be published, with its provenance.
+	IntendBuild(ctx context.Context, r Record, provenance json.RawMessage) error
+	// IntendedBuild returns what a build that has not ended was about to publish; ok is false when it did not come so far.
+	IntendedBuild(ctx context.Context, repository artifact.Repository, key artifact.Digest) (r Record, provenance json.RawMessage, ok bool, err error)
 	// EndBuild stores the digest and the provenance, which is then signed and attached, or why it failed.
 	EndBuild(ctx context.Context, r Record, provenance json.RawMessage, failure string) error
-	// RecordBases stores what images were built on.
+	// RecordBases stores what images, which may not be there yet, are built on.
 	RecordBases(ctx context.Context, all []artifact.BuiltOn) error
 }
 
@@ -83,6 +87,17 @@ func NewService(cfg Config) *Service {
 // connections for that.
 const buildsAtOnce = 4
 
+// tempPrefix begins the names of folders that builds work in.
+const tempPrefix = "waybill-build-"
+
+// CleanFolders removes what builds of a killed server left, in a folder that no other process builds in.
+func CleanFolders(folder string) {
+	left, _ := filepath.Glob(filepath.Join(folder, tempPrefix+"*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
+}
+
 // Result is what a build came to.
 type Result struct {
 	Repository artifact.Repository
@@ -98,16 +113,20 @@ func (s *Service) prepare(ctx context.Context, p artifact.Principal, r Request, 
 	if err := mayBuild(p, r.Repository); err != nil {
 		return nil, err
 	}
-	temp, err := os.MkdirTemp(s.cfg.Folder, "waybill-build-")
+	temp, err := os.MkdirTemp(s.cfg.Folder, tempPrefix)
 	if err != nil {
 		return nil, full(err)
 	}
-	plan, err := s.plan(ctx, p, r, archive, temp)
-	if err != nil {
-		_ = os.RemoveAll(temp)
+	w := &work{temp: temp}
+	defer func() {
+		if w.plan == nil { // after a panic, too
+			_ = os.RemoveAll(temp)
+		}
+	}()
+	if w.plan, err = s.plan(ctx, p, r, archive, temp); err != nil {
 		return nil, err
 	}
-	return &work{plan: plan, temp: temp}, nil
+	return w, nil
 }
 
 // finish builds what was prepared, unless its key was built before: then it answers with that build's digest.
@@ -115,9 +134,19 @@ func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log
 	r := w.plan.request
 	// Requests that stand at the same key share one build; each then sets its own tags.
 	for {
-		shared, err, joined := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) { return s.once(ctx, p, w.plan, w.temp, log) })
-		if joined && errors.Is(err, context.Canceled) && ctx.Err() == nil {
-			continue // whoever began it left; this one is still here
+		shared, err, joined := s.running.Do(r.Repository.String()+" "+w.plan.Key().String(), func() (any, error) {
+			result, err := s.once(ctx, p, w.plan, w.temp, log)
+			if err != nil && ctx.Err() != nil {
+				err = leftError{err}
+			}
+			return result, err
+		})
+		var left leftError
+		if errors.As(err, &left) {
+			if joined && ctx.Err() == nil {
+				continue // whoever began it left, or cancelled it; this one is still here
+			}
+			err = left.error
 		}
 		if err != nil {
 			return Result{}, err
@@ -125,6 +154,9 @@ func (s *Service) finish(ctx context.Context, p artifact.Principal, w *work, log
 		return s.tagged(ctx, p, r, shared.(Result), nil)
 	}
 }
+
+// leftError is how a build ended whose asker does not want it any more.
+type leftError struct{ error }
 
 // tagged sets a request's tags on what was built.
 func (s *Service) tagged(ctx context.Context, p artifact.Principal, r Request, result Result, err error) (Result, error) {
@@ -152,13 +184,13 @@ func mayBuild(p artifact.Principal, repository artifact.Repository) error {
 }
 
 // plan reads the context, from the archive or the repository that the request names, into a file in temp.
-func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (_ *Plan, err error) {
+func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, archive io.Reader, temp string) (plan *Plan, err error) {
 	spool, err := os.Create(filepath.Join(temp, "context"))
 	if err != nil {
 		return nil, full(err)
 	}
 	defer func() {
-		if err != nil {
+		if plan == nil {
 			spool.Close()
 		}
 	}()
@@ -174,7 +206,7 @@ func (s *Service) plan(ctx context.Context, p artifact.Principal, r Request, arc
 	if err != nil {
 		return nil, err
 	}
-	plan, err := newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
+	plan, err = newPlan(ctx, p, r, files, planning{bases: s.cfg.Bases, hosts: s.cfg.Hosts, engine: s.cfg.Engine})
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +230,9 @@ func (s *Service) once(ctx context.Context, p artifact.Principal, plan *Plan, te
 	defer release()
 	if before, ok, err := s.before(ctx, p, plan); err != nil || ok {
 		return before, err
+	}
+	if done, ok, err := s.published(ctx, p, plan); err != nil || ok {
+		return done, err
 	}
 	record := Record{Repository: repository, Key: plan.Key(), StartedBy: p.Name, StartedAt: s.cfg.Now().UTC()}
 	if err := s.cfg.Store.StartBuild(ctx, record); err != nil {
@@ -226,13 +261,33 @@ func (s *Service) build(ctx context.Context, p artifact.Principal, plan *Plan, r
 	}
 	defer release()
 	fmt.Fprintln(log, "publishing")
-	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
+	hash, err := built.Digest()
 	if err != nil {
-		return digest, nil, err
+		return artifact.Digest{}, nil, err
 	}
-	if err := s.cfg.Store.RecordBases(ctx, plan.builtOn(digest)); err != nil {
-		return digest, nil, err
+	if record.Digest, err = artifact.ParseDigest(hash.String()); err != nil {
+		return artifact.Digest{}, nil, err
 	}
 	provenance, err := plan.provenance(s.cfg, record, s.cfg.Now().UTC())
+	if err != nil {
+		return artifact.Digest{}, nil, err
+	}
+	if err := s.cfg.Store.IntendBuild(ctx, record, provenance); err != nil {
+		return artifact.Digest{}, nil, err
+	}
+	if err := s.cfg.Store.RecordBases(ctx, plan.builtOn(record.Digest)); err != nil { // which count once the image is there
+		return artifact.Digest{}, nil, err
+	}
+	digest, err := s.cfg.Publisher.Publish(ctx, p, plan.request.Repository, plan.request.Tags, built)
 	return digest, provenance, err
+}
+
+// published ends a build whose server was killed, or lost its database, when its image was in the registry and its provenance was not
+// yet: steps that do not always do the same would give another digest by now.
+func (s *Service) published(ctx context.Context, p artifact.Principal, plan *Plan) (Result, bool, error) {
+	r, provenance, ok, err := s.cfg.Store.IntendedBuild(ctx, plan.request.Repository, plan.Key())
+	if err != nil || !ok || s.cfg.Publisher.Tag(ctx, p, r.Repository, nil, r.Digest) != nil {
+		return Result{}, false, err
+	}
+	return Result{Repository: r.Repository, Digest: r.Digest, Key: r.Key, Built: true, BuiltBy: r.StartedBy, BuiltAt: r.StartedAt}, true, s.cfg.Store.EndBuild(ctx, r, provenance, "")
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -161,6 +162,8 @@ func (s *stage) arg(c *instructions.ArgCommand) error {
 	for _, a := range c.Args {
 		value, known := s.target.plan.request.Args[a.Key]
 		switch {
+		case a.Key == epochArg: // which every engine gives, as it dates what it makes
+			value, known = strconv.FormatInt(s.target.plan.date.Unix(), 10), true
 		case known:
 		case a.Value != nil:
 			var err error
@@ -210,6 +213,9 @@ func (s *stage) source(name string) (*tree, error) {
 		return s.target.loaded(b.image, s.work)
 	}
 	i, err := s.target.source(s.ctx, artifact.Principal{}, len(s.target.stages), name, planning{})
+	if i < 0 && err == nil {
+		return newTree(), nil // scratch
+	}
 	if err != nil || s.done[i] == nil {
 		return nil, fmt.Errorf("stage %s was not built: %w", name, err)
 	}

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,10 @@ func (t *Target) parse() error {
 	if err != nil {
 		return t.plan.located(err)
 	}
-	if t.global, err = t.globals(meta); err != nil {
+	if len(stages) == 0 {
+		return artifact.Errorf(artifact.Invalid, "%s:1:1: it has no FROM; begin with FROM %s, or with an image of this registry", t.plan.request.Dockerfile, scratchName)
+	}
+	if t.global, err = t.globals(meta, stages[len(stages)-1].Name); err != nil {
 		return err
 	}
 	for i, s := range stages {
@@ -265,6 +269,9 @@ func (t *Target) source(ctx context.Context, p artifact.Principal, i int, name s
 		}
 		return at, nil
 	}
+	if name == scratchName {
+		return -1, nil
+	}
 	pinned, err := t.pin(ctx, p, name, t.platform, true, with)
 	t.stages[i].images[name] = pinned
 	return -1, err
@@ -319,12 +326,9 @@ func (t *Target) pin(ctx context.Context, p artifact.Principal, name string, pla
 }
 
 // globals evaluates the ARGs that stand before the first FROM, over those that are there in every build. BUILDPLATFORM is
-// linux/amd64 on every machine, since a result must not depend on where it is made.
-func (t *Target) globals(meta []instructions.ArgCommand) (map[string]string, error) {
-	name := t.plan.request.Target
-	if name == "" {
-		name = "default"
-	}
+// linux/amd64 on every machine, since a result must not depend on where it is made. last is the name of the last stage.
+func (t *Target) globals(meta []instructions.ArgCommand, last string) (map[string]string, error) {
+	name := cmp.Or(t.plan.request.Target, last, "default")
 	env := map[string]string{
 		"BUILDPLATFORM": "linux/amd64", "BUILDOS": "linux", "BUILDOSVERSION": "", "BUILDARCH": "amd64", "BUILDVARIANT": "",
 		"TARGETPLATFORM": t.platform.String(), "TARGETOS": t.platform.OS, "TARGETOSVERSION": "", "TARGETARCH": t.platform.Architecture,

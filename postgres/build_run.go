@@ -22,11 +22,11 @@ type BuildRun struct {
 }
 
 // runColumns are those of runFrom.
-const runColumns = ` id, repository, request->'Tags', key, state, principal->>'name', asked_at, coalesce(started_at, 'epoch'), coalesce(ended_at, 'epoch'), attempts, coalesce(digest, ''), built, failure,
+const runColumns = ` id, repository, request->'Tags', key, state, principal->>'name', asked_at, coalesce(started_at, 'epoch'), coalesce(ended_at, 'epoch'), attempts, coalesce(digest, ''), built, failure, cancelled_by,
 	left(concat_ws('@', nullif(request->'Source'->>'uri', ''), nullif(request->'Source'->>'commit', '')), 1000) `
 
 func runFrom(row pgx.CollectableRow) (b artifact.Build, err error) {
-	err = row.Scan(&b.ID, &b.Repository, &b.Tags, &b.Key, &b.State, &b.AskedBy, &b.AskedAt, &b.StartedAt, &b.EndedAt, &b.Attempts, &b.Digest, &b.New, &b.Failure, &b.Source)
+	err = row.Scan(&b.ID, &b.Repository, &b.Tags, &b.Key, &b.State, &b.AskedBy, &b.AskedAt, &b.StartedAt, &b.EndedAt, &b.Attempts, &b.Digest, &b.New, &b.Failure, &b.CancelledBy, &b.Source)
 	for _, at := range []*time.Time{&b.StartedAt, &b.EndedAt} {
 		if at.Unix() == 0 {
 			*at = time.Time{}
@@ -87,10 +87,10 @@ func (db *DB) BeatBuildRun(ctx context.Context, id, owner string) (cancelledBy s
 	return cancelledBy, err == nil, ignoreNoRows(err)
 }
 
-// EndBuildRun stores what the owner's run came to.
+// EndBuildRun stores what the owner's run came to, and of which key, where that is known.
 func (db *DB) EndBuildRun(ctx context.Context, owner string, b artifact.Build) error {
-	_, err := db.Pool.Exec(ctx, `update build_runs set state = $3, digest = nullif($4, ''), built = $5, failure = $6, ended_at = now() where id = $1 and owner = $2 and ended_at is null`,
-		b.ID, owner, b.State, b.Digest.String(), b.New, b.Failure)
+	_, err := db.Pool.Exec(ctx, `update build_runs set state = $3, digest = nullif($4, ''), built = $5, failure = $6, key = coalesce($7, key), ended_at = now() where id = $1 and owner = $2 and ended_at is null`,
+		b.ID, owner, b.State, b.Digest.String(), b.New, b.Failure, b.Key)
 	return translate(err)
 }
 
@@ -122,7 +122,7 @@ func (db *DB) LostBuildRuns(ctx context.Context, unheard time.Duration, attempts
 				return err
 			}
 		}
-		tag, err := tx.Exec(ctx, `update build_runs set state = 'failed', ended_at = now(), failure = 'the server that built it ended before the build did; nothing was published; build again'
+		tag, err := tx.Exec(ctx, `update build_runs set state = 'failed', ended_at = now(), failure = 'the server that built it ended before the build did; nothing is published by halves; build again'
 			where state = 'running' and beat_at < now() - $1::interval`, unheard)
 		n = len(again) + int(tag.RowsAffected())
 		return err

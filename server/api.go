@@ -229,9 +229,9 @@ type Builder interface {
 
 // BuildLog is where a build's caller hears of it.
 type BuildLog interface {
-	io.Writer         // of lines
-	Begun(id string)  // before anything else
-	Report(event any) // of BuildKit: a SolveStatus of its client
+	io.Writer                     // of lines
+	Begun(id string, joined bool) // before anything else; joined: others asked for the same first
+	Report(event any)             // of BuildKit: a SolveStatus of its client
 }
 
 // BuildRequest asks for a build. Context is the build context as a tar stream, bounded and from a client: hostile.

@@ -17,10 +17,11 @@ import (
 	"waybill/artifact"
 )
 
-// BuildEvent is one line of a build's answer. The first has ID, unless the same inputs were built before; the last has Result
-// or Problem, and no other does.
+// BuildEvent is one line of a build's answer. The first has ID, unless the same inputs were built before; another with ID comes when
+// who asked for that build first left it, and it is begun anew. The last has Result or Problem, and no other does.
 type BuildEvent struct {
 	ID      string   `json:"id,omitempty"`
+	Joined  bool     `json:"joined,omitempty"` // others asked for the build first; to cancel it is theirs
 	Status  any      `json:"status,omitempty"` // what BuildKit reports: SolveStatus of its Go client
 	Log     string   `json:"log,omitempty"`
 	Result  *Built   `json:"result,omitempty"`
@@ -205,7 +206,7 @@ func (w *eventWriter) send(e any) {
 }
 
 // Begun tells a build's id.
-func (w *eventWriter) Begun(id string) { w.send(BuildEvent{ID: id}) }
+func (w *eventWriter) Begun(id string, joined bool) { w.send(BuildEvent{ID: id, Joined: joined}) }
 
 // Report tells what BuildKit says.
 func (w *eventWriter) Report(status any) { w.send(BuildEvent{Status: status}) }

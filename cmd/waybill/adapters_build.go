@@ -32,6 +32,15 @@ func (s buildStore) StartBuild(ctx context.Context, r builder.Record) error {
 	return s.db.StartBuild(ctx, r.Repository, r.Key, r.StartedBy)
 }
 
+func (s buildStore) IntendBuild(ctx context.Context, r builder.Record, provenance json.RawMessage) error {
+	return s.db.IntendBuild(ctx, r.Repository, r.Key, r.Digest, provenance)
+}
+
+func (s buildStore) IntendedBuild(ctx context.Context, r artifact.Repository, key artifact.Digest) (builder.Record, json.RawMessage, bool, error) {
+	row, provenance, ok, err := s.db.IntendedBuild(ctx, r, key)
+	return builder.Record{Repository: r, Key: key, Digest: row.Digest, StartedBy: row.StartedBy, StartedAt: row.StartedAt}, provenance, ok, err
+}
+
 func (s buildStore) EndBuild(ctx context.Context, r builder.Record, provenance json.RawMessage, failure string) error {
 	return s.db.EndBuild(ctx, r.Repository, r.Key, r.Digest, provenance, failure)
 }

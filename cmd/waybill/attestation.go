@@ -218,8 +218,10 @@ type slsaProvenance struct {
 			Platform   string            `json:"platform"`
 			Args       map[string]string `json:"args"`
 			Source     struct {
-				URI    string `json:"uri"`
-				Commit string `json:"commit"`
+				URI     string `json:"uri"`
+				Commit  string `json:"commit"`
+				Tree    string `json:"tree"`
+				Fetched bool   `json:"fetched"`
 			} `json:"source"`
 		} `json:"externalParameters"`
 		Dependencies []struct {
@@ -253,6 +255,15 @@ func (p slsaProvenance) sentence(image string) string {
 	}
 	if source.Commit != "" {
 		fmt.Fprintf(&b, " at commit %s", source.Commit)
+	}
+	if source.Tree != "" {
+		fmt.Fprintf(&b, " (tree %s)", source.Tree)
+	}
+	switch {
+	case source.Fetched:
+		b.WriteString(", which it fetched,")
+	case source.URI != "" || source.Commit != "" || source.Tree != "":
+		b.WriteString(", as who asked for it says,")
 	}
 	var bases, rest []string
 	for _, d := range p.Definition.Dependencies {

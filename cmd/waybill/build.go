@@ -131,7 +131,11 @@ func showCheck(cmd *cobra.Command, output *format, out server.Built) error {
 			fmt.Fprintf(w, "reproducible: yes\n%s@%s\n", out.Repository, out.Digest)
 			return
 		}
-		fmt.Fprintf(w, "reproducible: no\nbuilt before: %s\nbuilt now:    %s\n", out.Digest, out.Check.Again)
+		first := "built before: "
+		if !out.Check.Before {
+			first = "built first:  "
+		}
+		fmt.Fprintf(w, "reproducible: no\n%s%s\nbuilt now:    %s\n", first, out.Digest, out.Check.Again)
 		for _, d := range out.Check.Differences {
 			fmt.Fprintln(w, printable(strings.TrimSpace(d.Platform+" "+d.Path+" "+d.How)))
 		}

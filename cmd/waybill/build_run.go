@@ -168,7 +168,7 @@ func (c *client) build(ctx context.Context, query url.Values, archive io.Reader,
 	defer res.Body.Close()
 	lines := bufio.NewScanner(io.LimitReader(res.Body, maxAnswer))
 	lines.Buffer(nil, 8<<20)
-	id := ""
+	var run server.BuildEvent // the id, once there is one
 	for lines.Scan() {
 		var e buildEvent
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
@@ -180,8 +180,8 @@ func (c *client) build(ctx context.Context, query url.Values, archive io.Reader,
 		case e.Result != nil:
 			return *e.Result, nil
 		case e.ID != "":
-			id = e.ID
-			fmt.Fprintf(shown, "build %s\n", id)
+			run = e.BuildEvent
+			fmt.Fprintf(shown, "build %s\n", run.ID)
 		case e.Status != nil:
 			shown.Status(e.Status)
 		default:
@@ -189,30 +189,37 @@ func (c *client) build(ctx context.Context, query url.Values, archive io.Reader,
 		}
 	}
 	if ctx.Err() != nil {
-		return server.Built{}, c.interrupted(ctx, id)
+		return server.Built{}, c.interrupted(ctx, run)
 	}
 	err = lines.Err()
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	return c.goOn(ctx, id, err, query, shown)
+	return c.goOn(ctx, run, err, query, shown)
 }
 
-// interrupted cancels a build that nobody waits for any more.
-func (c *client) interrupted(ctx context.Context, id string) error {
-	if id != "" {
-		telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		_ = c.post(telling, "/builds/"+url.PathEscape(id)+"/cancel", struct{}{}, nil) // it may have ended by itself
+// interrupted cancels a build, unless others asked for it first.
+func (c *client) interrupted(ctx context.Context, run server.BuildEvent) error {
+	switch {
+	case run.ID == "":
+		return ctx.Err()
+	case run.Joined:
+		return fmt.Errorf("interrupted; build %s goes on for who asked for it first: waybill build logs %[1]s", run.ID)
 	}
-	return ctx.Err()
+	telling, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := c.post(telling, "/builds/"+url.PathEscape(run.ID)+"/cancel", struct{}{}, nil); err != nil {
+		return fmt.Errorf("interrupted; build %s was not cancelled: %w", run.ID, err) // it may have ended by itself
+	}
+	return fmt.Errorf("interrupted; build %s was cancelled", run.ID)
 }
 
 // errBrokeOff says that a build's answer ended before the build did.
 var errBrokeOff = errors.New("the build's answer broke off; ask again: what was built is not built twice")
 
 // goOn follows a build whose answer broke off, as when a server restarts, until it has ended.
-func (c *client) goOn(ctx context.Context, id string, broke error, query url.Values, shown *buildDisplay) (out server.Built, err error) {
+func (c *client) goOn(ctx context.Context, run server.BuildEvent, broke error, query url.Values, shown *buildDisplay) (out server.Built, err error) {
+	id := run.ID
 	if id == "" {
 		return out, errors.Join(errBrokeOff, broke)
 	}
@@ -221,7 +228,7 @@ func (c *client) goOn(ctx context.Context, id string, broke error, query url.Val
 		b, err := c.follow(ctx, id, shown)
 		switch {
 		case ctx.Err() != nil:
-			return out, c.interrupted(ctx, id)
+			return out, c.interrupted(ctx, run)
 		case err == nil && b.State == artifact.BuildDone:
 			for _, tag := range query["tag"] {
 				if !slices.ContainsFunc(b.Tags, func(t artifact.Tag) bool { return t.String() == tag }) {

@@ -107,7 +107,7 @@ type builderAPI struct {
 
 func (b builderAPI) Build(ctx context.Context, p artifact.Principal, r server.BuildRequest, log server.BuildLog) (server.Built, error) {
 	request := builder.Request{Repository: r.Repository, Tags: r.Tags, Dockerfile: r.Dockerfile, Args: r.Args, Labels: r.Labels, Target: r.Target, Platform: r.Platform,
-		Source: builder.Source{Git: r.Git, URI: r.SourceURI, Commit: r.Commit}}
+		Source: builder.Source{Git: r.Git, URI: r.SourceURI, Commit: r.Commit, Tree: r.Tree}}
 	private := builder.Private{Secrets: r.Secrets}
 	if r.Check {
 		c, err := b.service.Check(ctx, p, request, r.Context, private, buildLog{log})

@@ -340,8 +340,8 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("%w: advisories.interval is %s and maxAge %s; want at least 1m and 1h", errUsage, cfg.Advisories.Interval, cfg.Advisories.MaxAge)
 	case (cfg.Advisories.Username != "") != (cfg.Advisories.PasswordFile != "" || cfg.Advisories.PasswordVariable != ""):
 		return fmt.Errorf("%w: advisories wants a username and one of passwordFile and passwordVariable, or none of them", errUsage)
-	case cfg.Builder.BuildKit.wrong() != nil:
-		return fmt.Errorf("%w: builder.buildkit: %w", errUsage, cfg.Builder.BuildKit.wrong())
+	case cfg.Builder.wrong() != nil:
+		return fmt.Errorf("%w: %w", errUsage, cfg.Builder.wrong())
 	case cfg.Registry.GCGrace < time.Second:
 		return fmt.Errorf("%w: registry.gcGrace is %s; want at least 1s, and longer than any push", errUsage, cfg.Registry.GCGrace)
 	case cfg.ExternalURL != "" && !strings.HasPrefix(cfg.ExternalURL, "http://") && !strings.HasPrefix(cfg.ExternalURL, "https://"):

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 
 	"waybill/builder"
 	"waybill/policy"
@@ -15,11 +18,24 @@ type BuilderConfig struct {
 	Files int `yaml:"files"`
 	// Unpacked is how many bytes a build may unpack of archives that ADD names, and of bases that it copies from. Default 20Gi.
 	Unpacked policy.Quantity `yaml:"unpacked"`
-	// Git are patterns of repositories that contexts may be fetched from, such as https://git.example.com/shop/*.git; ** at the
-	// end stands for all below. Default none: the server fetches nothing.
+	// Git are patterns of repositories that contexts may be fetched from, such as https://git.example.com/shop/*.git, each with its
+	// scheme; ** at the end stands for all below. Default none: the server fetches nothing.
 	Git []string `yaml:"git"`
 	// BuildKit builds Dockerfiles with RUN.
 	BuildKit BuildKitConfig `yaml:"buildkit"`
+}
+
+// wrong says what cannot be meant.
+func (b BuilderConfig) wrong() error {
+	for _, pattern := range b.Git {
+		if scheme, _, ok := strings.Cut(pattern, "://"); !ok || !slices.Contains([]string{"https", "http", "file"}, scheme) {
+			return fmt.Errorf("builder.git: %q names no scheme; want a pattern such as https://git.example.com/shop/*.git", pattern)
+		}
+	}
+	if err := b.BuildKit.wrong(); err != nil {
+		return fmt.Errorf("builder.buildkit: %w", err)
+	}
+	return nil
 }
 
 // limits are the same as the builder takes them.

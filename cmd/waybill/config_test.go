@@ -69,6 +69,7 @@ func TestConfig(t *testing.T) {
 		"unknown top key":           {"lisen: x\n", nil, `waybill.yaml:1:1: unknown field "lisen"`},
 		"duplicate key":             {"data: d\ndata: e\n", nil, `waybill.yaml:2:1: mapping key "data" already defined at [1:1]`},
 		"wrong type":                {"scanner: {processes: many}\n", nil, "waybill.yaml:1:22:"},
+		"git of any scheme":         {"builder: {git: ['**']}\n", nil, `builder.git: "**" names no scheme`},
 		"unknown mirror key":        {"mirrors:\n  - name: a\n    url: https://a\n    tll: 5m\n", nil, `waybill.yaml:4:5: unknown field "tll"`},
 		"mirror's password":         {"mirrors:\n  - name: a\n    url: https://a\n    password: x\n", nil, `waybill.yaml:4:5: unknown field "password"`},
 		"mirror's name":             {"mirrors:\n  - name: A/b\n    url: https://a\n", nil, `waybill.yaml:2:11: name is "A/b"; want`},

@@ -442,6 +442,7 @@ func openScanner(cfg Config, logger *slog.Logger) (*scanner.Client, error) {
 		return nil, err
 	}
 	scanner.CleanFolders(temp)
+	builder.CleanFolders(temp)
 	if os.Getuid() == 0 && !postgres.Reachable(temp) {
 		temp = os.TempDir() // the scanner runs as another user, who must reach it
 	}

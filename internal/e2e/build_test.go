@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,7 +145,7 @@ func TestBuildIndex(t *testing.T) {
 	require.Equal(t, built, lastLine(other.ok(other.token("--role", "pusher"), args...)))
 }
 
-// TestRebuildCheck: it publishes nothing, also when nothing was built before.
+// TestRebuildCheck: it publishes nothing, also when nothing was built before. What is built here is what the server builds.
 func TestRebuildCheck(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
@@ -155,6 +156,8 @@ func TestRebuildCheck(t *testing.T) {
 	require.Contains(t, out, "reproducible: yes")
 	_, stderr, code := s.waybill(pusher, "inspect", "shop/never:v1")
 	require.Equal(t, 1, code, stderr)
+	there := lastLine(s.ok(pusher, "build", "-t", "shop/here:v1", dir))
+	require.Equal(t, there, lastLine(s.ok(pusher, "build", "--local", "-t", "shop/here:local", dir)))
 }
 
 // TestBuildGit: the server fetches a commit of a repository that its configuration allows, dates what it makes by it, and
@@ -209,6 +212,16 @@ func TestBuildGit(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(provenance), &envelope))
 	require.Contains(t, string(envelope.Payload), git("-C", "returns.git", "rev-parse", "main"))
 	require.Contains(t, string(envelope.Payload), git("-C", "returns.git", "rev-parse", "main:service"))
+	require.Contains(t, s.ok(pusher, "provenance", two), ", which it fetched,")
+
+	// Of a folder, commit and tree are what the caller says, and are told as that.
+	tree := git("-C", "returns.git", "rev-parse", commit+":service")
+	told := lastLine(s.ok(pusher, "build", "-t", "shop/returns:told", "--label", "told=yes", "--source", "https://git.example.com/returns", "--commit", commit, "--tree", tree, filepath.Join(dir, "returns.git/service")))
+	s.await("the provenance", func() bool {
+		out, _, code := s.waybill(pusher, "provenance", told)
+		return code == 0 && strings.Contains(out, "from https://git.example.com/returns at commit "+commit+" (tree "+tree+"), as who asked for it says,")
+	})
+	require.Contains(t, s.ok(pusher, "provenance", "--json", told), `"gitTree": "`+tree+`"`)
 
 	_, stderr, code := s.waybill(pusher, "build", "-t", "shop/returns:v3", "https://elsewhere.example/returns.git#main")
 	require.Equal(t, 1, code)
@@ -285,6 +298,50 @@ func TestBuildBadInput(t *testing.T) {
 	for _, entry := range left {
 		require.NotContains(t, entry.Name(), "waybill-build-")
 	}
+}
+
+// TestBuildKilled: of a native build whose server is killed nothing is there, and its run says so; what it kept on disk goes at the
+// next start, and the same is built when it is asked for again.
+func TestBuildKilled(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	pusher := s.token("--role", "pusher")
+	noise := make([]byte, 96<<20)
+	_, _ = rand.Read(noise)
+	archive := contextOf(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY app /app\nUSER 1\n", "app": string(noise)})
+	query := url.Values{"repository": {"shop/killed"}, "tag": {"v1"}}
+	req, err := http.NewRequest(http.MethodPost, s.url+"/api/v1/builds?"+query.Encode(), bytes.NewReader(archive))
+	require.NoError(t, err)
+	req.Header.Set("Authorization", "Bearer "+pusher)
+	req.Header.Set("Content-Type", "application/x-tar")
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	var e server.BuildEvent
+	for lines := json.NewDecoder(res.Body); !strings.Contains(e.Log, "COPY"); {
+		require.NoError(t, lines.Decode(&e))
+	}
+	s.stop(syscall.SIGKILL)
+	working := func() []string {
+		left, err := filepath.Glob(filepath.Join(s.data, "tmp", "waybill-build-*"))
+		require.NoError(t, err)
+		return left
+	}
+	require.Len(t, working(), 1)
+	s.start(s.host)
+	require.Empty(t, working())
+	var list server.BuildList
+	s.await("the run to fail", func() bool {
+		s.json(pusher, &list, "build", "list", "--repository", "shop/killed")
+		return list.Builds[0].State.Ended()
+	})
+	require.Equal(t, artifact.BuildFailed, list.Builds[0].State)
+	require.Contains(t, list.Builds[0].Failure, "nothing is published by halves; build again")
+	_, stderr, code := s.waybill(pusher, "show", "shop/killed:v1")
+	require.Equal(t, 1, code, stderr)
+	again, err := s.build(pusher, query, archive)
+	require.NoError(t, err)
+	require.True(t, again.New)
 }
 
 // TestBuildOnAFullDisk: the answer says so, and there is room again when it is given.

@@ -45,7 +45,7 @@ func stepContext(t *testing.T, program, dockerfile string) string {
 func needsRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("the private buildkitd needs root")
+		t.Skip("buildkitd mounts file systems and makes namespaces for steps, which takes root: run this test as root")
 	}
 }
 
@@ -182,6 +182,46 @@ func (s *waybillServer) cancelled(token, program string) {
 	_, log, code = s.waybill(token, "build", "cancel", id)
 	require.Equal(s.t, 1, code)
 	require.Contains(s.t, log, "has ended")
+
+	// One who joined and leaves ends it for nobody; when who asked first does, it is begun anew for the others.
+	state := func(id string) artifact.BuildState {
+		var list server.BuildList
+		s.json(token, &list, "build", "list", "--repository", "shop/cancel")
+		for _, b := range list.Builds {
+			if b.ID == id {
+				return b.State
+			}
+		}
+		return ""
+	}
+	dir = stepContext(s.t.(*testing.T), program, "FROM scratch\nCOPY step /step\nRUN [\"/step\", \"wait\", \"shared\"]\n")
+	id, first, endFirst := s.waitingHere(token, dir, "shop/cancel:s1")
+	joined, second, endSecond := s.waitingHere(token, dir, "shop/cancel:s2")
+	require.Equal(s.t, id, joined)
+	require.NoError(s.t, second.Signal(os.Interrupt))
+	log, code = endSecond()
+	require.Equal(s.t, 1, code)
+	require.Contains(s.t, log, "build "+id+" goes on for who asked for it first")
+	require.Equal(s.t, artifact.BuildRunning, state(id))
+	joined, _, endThird := s.waitingHere(token, dir, "shop/cancel:s3")
+	require.Equal(s.t, id, joined)
+	require.NoError(s.t, first.Signal(os.Interrupt))
+	log, code = endFirst()
+	require.Equal(s.t, 1, code)
+	require.Contains(s.t, log, "interrupted; build "+id+" was cancelled")
+	var again string
+	s.await("the build to be begun anew", func() bool {
+		var list server.BuildList
+		s.json(token, &list, "build", "list", "--repository", "shop/cancel")
+		again = list.Builds[0].ID
+		return again != id && list.Builds[0].State == artifact.BuildRunning
+	})
+	require.Equal(s.t, artifact.BuildCancelled, state(id))
+	s.ok(s.admin(), "build", "cancel", again)
+	log, code = endThird()
+	require.Equal(s.t, 1, code)
+	require.Contains(s.t, log, "who asked for this first, cancelled it; it is begun anew")
+	require.Contains(s.t, log, "cancelled by token:first-admin/")
 
 	// So does Ctrl-C.
 	dir = stepContext(s.t.(*testing.T), program, "FROM scratch\nCOPY step /step\nRUN [\"/step\", \"wait\", \"interrupted\"]\n")
