@@ -71,7 +71,6 @@ const maxFileRows = 100
 type comparePage struct {
 	From, To   string // as they were asked for
 	Difference *difference
-	Runs       []artifact.Status // environments of a's repository, to compare with
 }
 
 func (w *Web) compare(c *gin.Context, p artifact.Principal) error {
