@@ -74,10 +74,10 @@ func (w *Web) resolve(ctx context.Context, p artifact.Principal, text string) (a
 		return ref, err
 	}
 	if ref.Digest.IsZero() {
-		if !p.Can(artifact.ActionLook, ref.Repository) {
-			return ref, p.Refusal(artifact.ActionLook, ref.Repository) // a deployer names digests
-		}
-		if ref.Digest, err = w.cfg.Store.ResolveTag(ctx, ref.Repository, ref.Tag); err != nil {
+		ref.Digest, err = w.cfg.Store.ResolveTag(ctx, ref.Repository, ref.Tag)
+		if artifact.KindOf(err) == artifact.NotFound && !p.Can(artifact.ActionLook, ref.Repository) {
+			return ref, p.Refusal(artifact.ActionLook, ref.Repository) // to a deployer a tag that is not there and one that is not its own look the same
+		} else if err != nil {
 			return ref, err
 		}
 	}
