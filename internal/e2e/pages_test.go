@@ -69,6 +69,7 @@ func TestPages(t *testing.T) {
 	require.NotEqual(t, "run", get(t, ada, chromedp.Title()), "a label is text")
 	do(t, ada, chromedp.Navigate(s.url+"/compare?from=shop/returns:v1&to=shop/returns:v2"), visible(".swap"))
 	require.Contains(t, get(t, ada, chromedp.Text("main")), "app/more")
+	require.Contains(t, s.ok(o.promoter, "compare", "shop/returns:v1", "shop/returns:v2"), "+ app/more +1000 B", "as the command says it")
 
 	// What ran before is on the board of then, and no longer on that of now.
 	do(t, ada, chromedp.Navigate(s.url+"/"), visible(".slider"), chromedp.Click(".slider a.step"), visible(".then"))
