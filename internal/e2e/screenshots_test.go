@@ -153,7 +153,7 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 	paths := []struct{ name, path string }{
 		{"board", "/"}, {"promote", "/promote?service=shop/returns&environment=production&version=v458"}, {"digest", "/d/shop/returns:v458"},
 		{"compare", "/compare?from=shop/returns:v456&to=shop/returns:v458"}, {"ledger", "/ledger"}, {"repository", "/r/shop/returns"}, {"repositories", "/repositories"},
-		{"cve", "/cves?id=CVE-2024-24790"}, {"approvals", "/approvals"}, {"pipelines", "/pipelines"}, {"rollback", "/rollback?service=shop/returns&environment=production"},
+		{"cve", "/cves?id=CVE-2026-12087"}, {"approvals", "/approvals"}, {"pipelines", "/pipelines"}, {"rollback", "/rollback?service=shop/returns&environment=production"},
 		{"policies", "/policies"}, {"policy", "/policies/shop?from=1&to=2"}, {"preview", "/policies/shop"}, {"builds", "/builds"}, {"build", "/builds/" + lastBuild(s)},
 		{"audit", "/audit"}, {"pulls", "/audit?view=pulls"},
 		{"recall", "/recall?ref=shop/returns@" + shown.Manifest.Digest}, {"tokens", "/tokens"}, {"storage", "/storage"}, {"advisories", "/advisories"}, {"api", "/api/docs"}, {"api-tokens", "/api/docs/tokens"},
