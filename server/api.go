@@ -329,6 +329,7 @@ func (a *API) Mount(engine *gin.Engine) {
 	register(a, looks, get("inspect", "/inspect", "What the bytes of an image say", "Images"), a.inspect)
 	register(a, looks, get("verdict", "/verdict", "Whether a digest is allowed, and every reason", "Images"), a.verdict)
 	register(a, looks, get("scan", "/scan", "Findings and packages of an image", "Images"), a.scan)
+	register(a, looks, get("compare", "/compare", "What two digests differ in: packages, findings, config, files and size", "Images"), a.compare)
 	register(a, looks, get("sbom", "/sbom", "What is in an image, as CycloneDX or SPDX", "Images"), a.sbom)
 	register(a, looks, get("attestations", "/attestations", "What is signed about a digest, and by whom", "Images"), a.attestations)
 	register(a, looks, get("provenance", "/provenance", "How a digest was built", "Images"), a.provenance)

@@ -32,6 +32,7 @@ var commands = map[string]string{
 	"inspect":      "waybill inspect REF",
 	"verdict":      "waybill verdict REF",
 	"scan":         "waybill scan REF",
+	"compare":      "waybill compare FROM TO",
 	"sbom":         "waybill sbom REF",
 	"attestations": "waybill attestations REF",
 	"provenance":   "waybill provenance REF",

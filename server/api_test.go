@@ -73,6 +73,7 @@ func routes() []route {
 		{"GET", "/inspect" + ref, "", "", everyone, "reader"},
 		{"GET", "/verdict" + ref, "", "", everyone, "reader"},
 		{"GET", "/scan" + ref, "", "", everyone, "auditor"},
+		{"GET", "/compare?from=shop%2Freturns:v456&to=shop%2Freturns:v456", "", "", everyone, "reader"},
 		{"GET", "/sbom" + ref + "&format=spdx", "", "", everyone, "reader"},
 		{"GET", "/attestations" + ref, "", "", everyone, "reader"},
 		{"GET", "/provenance" + ref, "", "", everyone, "reader"},

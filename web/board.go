@@ -31,6 +31,7 @@ type boardPage struct {
 	Activity     []activity
 	Denials      []artifact.PushRecord
 	Empty        bool // nothing was ever pushed that the reader may see
+	Looks        bool // the reader is told of more than what is promoted to environments of its own
 }
 
 // service is a row: a cell per environment.
@@ -98,14 +99,18 @@ const (
 
 func (w *Web) board(c *gin.Context, p artifact.Principal) error {
 	ctx, now := c.Request.Context(), w.cfg.Now()
-	page := &boardPage{Rendered: now.UnixMilli(), At: now, Query: c.Query("q"), Show: c.Query("show")}
+	page := &boardPage{Rendered: now.UnixMilli(), At: now, Query: c.Query("q"), Show: c.Query("show"), Looks: p.Can(artifact.ActionLook, artifact.Repository{})}
 	if err := page.parseTime(c.Query("at"), now); err != nil {
 		return err
 	}
-	var err error
-	if page.Environments, err = w.cfg.Environments(ctx); err != nil {
+	environments, err := w.cfg.Environments(ctx)
+	if err != nil {
 		return err
 	}
+	// What is not shown of an environment is not said to be nothing.
+	page.Environments = slices.DeleteFunc(slices.Clone(environments), func(e artifact.Environment) bool {
+		return !page.Looks && !slices.Contains(p.Deploys(artifact.Repository{}), e)
+	})
 	all, err := w.cfg.Store.Repositories(ctx)
 	if err != nil {
 		return err
@@ -143,7 +148,7 @@ func (w *Web) past(ctx context.Context, p artifact.Principal, page *boardPage, k
 	statuses := make([]artifact.Status, len(then))
 	for i, d := range then {
 		statuses[i] = artifact.Status{Deployment: d}
-		if !slices.Contains(page.Environments, d.Environment) {
+		if !slices.Contains(page.Environments, d.Environment) && (page.Looks || slices.Contains(p.Deploys(d.Repository), d.Environment)) {
 			page.Environments = append(page.Environments, d.Environment) // it is in no pipeline any more
 		}
 	}
@@ -426,15 +431,16 @@ func looked(p artifact.Principal, known []artifact.Repository) (all []artifact.R
 var shows = []struct {
 	show, name string
 	bad        bool
+	looks      bool // only who may look knows
 	is         func(service) bool
 }{
-	{"", "services", false, func(service) bool { return true }},
-	{"behind", "with something on its way", false, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Next != nil }) }},
-	{"mine", "waiting for your approval", false, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Mine }) }},
-	{"bad", "denied by the policies of now", true, func(s service) bool {
+	{"", "services", false, false, func(service) bool { return true }},
+	{"behind", "with something on its way", false, true, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Next != nil }) }},
+	{"mine", "waiting for your approval", false, true, func(s service) bool { return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.Mine }) }},
+	{"bad", "denied by the policies of now", true, false, func(s service) bool {
 		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.runs != nil && c.runs.Denied })
 	}},
-	{"severe", "with critical or high findings", true, func(s service) bool {
+	{"severe", "with critical or high findings", true, false, func(s service) bool {
 		return slices.ContainsFunc(s.Cells, func(c cell) bool { return c.runs != nil && c.runs.Severe })
 	}},
 }
@@ -448,13 +454,19 @@ func (page *boardPage) finds(r artifact.Repository) bool {
 func (page *boardPage) choose(query url.Values) {
 	is := shows[0].is
 	for _, s := range shows {
-		count := 0
+		if s.looks && !page.Looks {
+			continue
+		}
+		count, name := 0, s.name
 		for _, row := range page.Services {
 			if s.is(row) {
 				count++
 			}
 		}
-		page.Tiles = append(page.Tiles, tile{Show: s.show, Name: s.name, Count: count, Bad: s.bad && count > 0})
+		if s.show == "" && count == 1 {
+			name = "service"
+		}
+		page.Tiles = append(page.Tiles, tile{Show: s.show, Name: name, Count: count, Bad: s.bad && count > 0})
 		if s.show == page.Show {
 			is = s.is
 		}

@@ -285,6 +285,9 @@ func (w *Web) Mount(engine *gin.Engine) {
 // Missing answers for a page that is not there.
 func (w *Web) Missing(c *gin.Context) {
 	secure(c)
+	if s, err := w.reader(c.Request.Context(), c); err == nil {
+		c.Set(sessionKey, s) // the parts of the site stay where they were
+	}
 	w.fail(c, artifact.Errorf(artifact.NotFound, "There is no page at %.200s.", c.Request.URL.Path))
 }
 
@@ -308,11 +311,14 @@ type frame struct {
 	Page                 any
 }
 
-// link is a part of the site; Here is the one that is shown.
+// link is a part of the site; Here is the one that is shown, and the page which is shown is Within one.
 type link struct {
-	Path, Name string
-	Here       bool
+	Path, Name   string
+	Here, Within bool
 }
+
+// within are the pages that belong to a part of the site, by how their paths begin.
+var within = map[string]string{"r": "/repositories", "d": "/repositories", "compare": "/repositories", "promote": "/", "rollback": "/", "recall": "/"}
 
 // links are the parts of the site that a reader may see.
 func links(p artifact.Principal, at string) []link {
@@ -337,8 +343,10 @@ func links(p artifact.Principal, at string) []link {
 		all = append(all, link{Path: "/storage", Name: "Storage"}, link{Path: "/tokens", Name: "Tokens"})
 	}
 	all = append(all, link{Path: "/api/docs", Name: "API"})
+	first, _, _ := strings.Cut(strings.TrimPrefix(at, "/"), "/")
 	for i := range all {
-		all[i].Here = all[i].Path == at || all[i].Path != "/" && strings.HasPrefix(at, all[i].Path+"/")
+		all[i].Here = all[i].Path == at
+		all[i].Within = within[first] == all[i].Path || all[i].Path != "/" && strings.HasPrefix(at, all[i].Path+"/")
 	}
 	return all
 }
@@ -366,6 +374,7 @@ func (w *Web) render(c *gin.Context, status int, name, title string, page any) {
 // failurePage says what happened, why, and under what id the log has it.
 type failurePage struct {
 	Status  int
+	Title   string
 	Message string
 	See     string // a page that says more; empty: none
 	Request string
@@ -396,5 +405,6 @@ func (w *Web) fail(c *gin.Context, err error) {
 	if p.Status == http.StatusServiceUnavailable {
 		c.Header("Retry-After", artifact.RetryAfter)
 	}
-	w.render(c, p.Status, "failure", http.StatusText(p.Status), p)
+	p.Title = http.StatusText(p.Status)
+	w.render(c, p.Status, "failure", p.Title, p)
 }

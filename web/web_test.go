@@ -502,7 +502,7 @@ func TestEveryPage(t *testing.T) {
 		"/?q=nothing-like-it":                   {"Show all 1", nil},
 		at:                                      {"v455", nil},
 		"/?at=0":                                {"What ran where", nil},
-		"/d/shop/returns:v456":                  {"Its journey", []string{"deployer", "stranger"}},
+		"/d/shop/returns:v456":                  {"Its journey", []string{"stranger"}},
 		"/d/shop/returns@" + refused.String():   {"It is not stored", []string{"deployer", "stranger"}},
 		"/d/shop/returns@" + forgotten.String(): {"nothing but the verdict", []string{"deployer", "stranger"}},
 		"/repositories":                         {"shop/returns", nil},
@@ -515,7 +515,7 @@ func TestEveryPage(t *testing.T) {
 		"/cves":                   {"Where does it run?", nil},
 		"/cves?id=CVE-2024-24790": {"1 environment runs it", nil},
 		"/compare":                {"Compare", nil},
-		"/compare?from=shop/returns:v1&to=shop/returns:v2": {"The same", []string{"deployer", "stranger"}},
+		"/compare?from=shop/returns:v1&to=shop/returns:v2": {"The same", []string{"stranger"}},
 		"/ledger":               {"Do not believe it", []string{"deployer", "stranger", "shopper", "reader", "approver", "pusher"}},
 		"/tokens":               {"New token", []string{"deployer", "stranger", "shopper", "reader", "approver", "auditor", "pusher"}},
 		"/tokens?show=sessions": {"wbt_bb22_", []string{"deployer", "stranger", "shopper", "reader", "approver", "auditor", "pusher"}},
@@ -644,6 +644,14 @@ func TestSeesOnlyItsOwn(t *testing.T) {
 	board := r.signIn("deployer")
 	require.Contains(t, board, "v456")
 	require.NotContains(t, board, "no-sshd", "who was denied is not a deployer's business")
+	for _, untrue := range []string{"Lately", "Denied", "Nothing was denied", `<th scope="col">production</th>`, "on its way", "your approval"} {
+		require.NotContains(t, board, untrue, "what is not told is not said to be none")
+	}
+	for path, status := range map[string]int{"/d/shop/returns:v456": 200, "/d/shop/returns:bad": 403, "/d/shop/returns:never": 403} {
+		got, page, _ := r.get(path)
+		require.Equal(t, status, got, path)
+		require.NotContains(t, page, "no tag")
+	}
 	_, tags, _ := r.get("/r/shop/returns")
 	require.Contains(t, tags, "v456")
 	require.NotContains(t, tags, "unpromoted")

@@ -298,24 +298,29 @@ func TestReaders(t *testing.T) {
 		Findings: []artifact.Finding{{ID: "CVE-1", Severity: artifact.Low, Package: "a"}, {ID: "CVE-2", Severity: artifact.High, Package: "b"}}}
 	story := server.Story{Manifest: inspection, Verdict: artifact.VerdictRecord{Outcome: artifact.Allow}, Scan: &scan,
 		Promotions: []artifact.Promotion{{Action: "promote", Environment: environment(t, "dev"), Digest: testDigest, Actor: "token:ci", At: testTime}}}
-	fakeServer(t, map[string]any{"GET /inspect": inspection, "GET /scan": scan, "GET /show": story, "GET /history": server.HistoryList{Promotions: story.Promotions},
+	compared := server.Comparison{From: server.ComparedImage{Repository: inspection.Repository, Image: testDigest, Layers: 2, Scan: artifact.Scanned}, To: server.ComparedImage{Repository: inspection.Repository, Image: testDigest, Layers: 3, Scan: artifact.Scanned}, MoreFiles: 7,
+		Difference: artifact.Difference{Scanned: true, Stacked: true, Shared: 2, SizeChange: -2048, Introduced: scan.Findings[:1], Fixed: scan.Findings[1:], Added: []artifact.Package{{Name: "curl\x1b[2J", Version: "8", Type: "deb"}},
+			Changed: []artifact.PackageChange{{Name: "openssl", From: "3.0", To: "3.1", Type: "deb"}}, Config: []artifact.ConfigChange{{Name: "User", To: "65532"}}, Files: []artifact.FileChange{{Path: "app/map.js", What: "changed", Bytes: 3 << 20}}, FilesChanged: 8}}
+	fakeServer(t, map[string]any{"GET /compare": compared, "GET /inspect": inspection, "GET /scan": scan, "GET /show": story, "GET /history": server.HistoryList{Promotions: story.Promotions},
 		"GET /replications": server.ReplicationList{Replications: []artifact.Replication{{Target: "edge", Repository: repository(t, "shop/returns"), Digest: testDigest, State: artifact.ReplicationFailed, Problem: "it is away", Since: testTime}}},
 		"GET /tags/history": server.TagHistory{Changes: []artifact.TagChange{{Digest: testDigest, Actor: "token:ci", At: testTime}, {Actor: "user:ada", At: testTime}}},
 		"GET /keys":         server.PublicKeys{PublicKeyPEM: "-----BEGIN PUBLIC KEY-----\n"}})
 	for line, wants := range map[string][]string{
-		"inspect shop/returns:v456": {"(none: root)", "12 (0 hidden", "openssl", "2.0 KiB"},
-		"scan shop/returns:v456":    {"1 high, 1 low", "(2h ago)", "CVE-1"},
-		"show shop/returns:v456":    {"allow", "not yet", "promote", "token:ci"},
-		"history returns":           {"promote", "2026-10-01 12:00:00Z"},
-		"replication status":        {"edge", "shop/returns", "failed", "it is away"},
-		"history shop/returns:v456": {testDigest.String(), "deleted", "user:ada"},
-		"key public":                {"-----BEGIN PUBLIC KEY-----\n"},
+		"inspect shop/returns:v456":                   {"(none: root)", "12 (0 hidden", "openssl", "2.0 KiB"},
+		"scan shop/returns:v456":                      {"1 high, 1 low", "(2h ago)", "CVE-1"},
+		"compare shop/returns:v455 shop/returns:v456": {"-2.0 KiB compressed, 2 layers shared", "1 introduced, 1 fixed", "+ low CVE-1", "- high CVE-2", "~ openssl 3.0 -> 3.1 (deb)", "User: - -> 65532", "~ app/map.js +3.0 MiB", "and 7 more"},
+		"show shop/returns:v456":                      {"allow", "not yet", "promote", "token:ci"},
+		"history returns":                             {"promote", "2026-10-01 12:00:00Z"},
+		"replication status":                          {"edge", "shop/returns", "failed", "it is away"},
+		"history shop/returns:v456":                   {testDigest.String(), "deleted", "user:ada"},
+		"key public":                                  {"-----BEGIN PUBLIC KEY-----\n"},
 	} {
 		out, errs, code := run(t, "", strings.Fields(line)...)
 		require.Zero(t, code, "%s: %s", line, errs)
 		for _, want := range wants {
 			require.Contains(t, out, want, line)
 		}
+		require.NotContains(t, out, "\x1b", line)
 		out, _, code = run(t, "", append(strings.Fields(line), "--output", "json")...)
 		require.Zero(t, code, line)
 		require.True(t, json.Valid([]byte(out)), line)

@@ -28,7 +28,7 @@ Commands talk to the server at WAYBILL_URL with WAYBILL_TOKEN, or to the one tha
 		return usagef("%w\nSee `%s --help`", err, cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: "use", Title: "Images and promotion:"}, &cobra.Group{ID: "run", Title: "Running it:"})
-	for _, cmd := range []*cobra.Command{newBuild(), newBases(), newInspect(), newVerdict(), newScan(), newSBOM(), newProvenance(), newAttestations(), newCVE(), newShow(), newPromote(), newRollback(),
+	for _, cmd := range []*cobra.Command{newBuild(), newBases(), newInspect(), newVerdict(), newScan(), newSBOM(), newProvenance(), newAttestations(), newCVE(), newCompare(), newShow(), newPromote(), newRollback(),
 		newApprove(), newApprovals(), newRelease(), newEnvironment(), newWebhooks(),
 		newRecall(), newStatus(), newHistory(), newPulls(), newVerify()} {
 		cmd.GroupID = "use"

@@ -69,6 +69,7 @@ func TestPages(t *testing.T) {
 	require.NotEqual(t, "run", get(t, ada, chromedp.Title()), "a label is text")
 	do(t, ada, chromedp.Navigate(s.url+"/compare?from=shop/returns:v1&to=shop/returns:v2"), visible(".swap"))
 	require.Contains(t, get(t, ada, chromedp.Text("main")), "app/more")
+	require.Contains(t, s.ok(o.promoter, "compare", "shop/returns:v1", "shop/returns:v2"), "+ app/more +1000 B", "as the command says it")
 
 	// What ran before is on the board of then, and no longer on that of now.
 	do(t, ada, chromedp.Navigate(s.url+"/"), visible(".slider"), chromedp.Click(".slider a.step"), visible(".then"))
@@ -111,15 +112,21 @@ func TestPagesAreAccessible(t *testing.T) {
 	require.Error(t, s.push(o.pusher, "shop/reports:v1", configured(t, "", base)))
 	axe := axeCore(t)
 	office(o)
-	for _, scheme := range []string{"light", "dark"} {
-		tab := browser(t, 1280, 900)
+	var shown struct {
+		Manifest struct {
+			Digest string `json:"digest"`
+		} `json:"manifest"`
+	}
+	s.json(s.admin(), &shown, "show", "shop/returns:v1")
+	for scheme, width := range map[string]int64{"light": 1280, "dark": 360} {
+		tab := browser(t, width, 900)
 		do(t, tab, prefers(scheme), chromedp.Navigate("data:text/html,<img src=x>"))
 		require.NotEmpty(t, violations(t, tab, axe), "it finds what is wrong")
 		do(t, tab, chromedp.Navigate(s.url+"/login"))
 		require.Empty(t, violations(t, tab, axe), "login, %s", scheme)
 		s.signIn(tab, s.admin())
 		for _, path := range []string{"/", "/?at=2026-01-01", "/d/shop/returns:v1", "/r/shop/returns?tag=v1", "/repositories", "/approvals", "/pipelines", "/policies", "/policies?new=yes", "/policies/shop?from=1&to=2", "/builds", "/builds/" + lastBuild(s), "/audit", "/audit?view=pulls", "/cves?id=CVE-2026-12087", "/ledger", "/nowhere",
-			"/tokens", "/tokens?show=ended", "/storage", "/advisories", "/api/docs", "/api/docs?q=nothing-like-it", "/api/docs/images", "/api/docs/storage",
+			"/tokens", "/tokens?show=ended", "/storage", "/advisories", "/api/docs", "/api/docs?q=nothing-like-it", "/api/docs/images", "/api/docs/storage", "/cves", "/compare", "/recall?ref=shop/returns@" + shown.Manifest.Digest,
 			"/compare?from=shop/returns:v1&to=shop/returns:v1", "/promote?service=shop/returns&environment=production&version=v1", "/rollback?service=shop/returns&environment=dev"} {
 			do(t, tab, chromedp.Navigate(s.url+path), visible("h1"))
 			require.Empty(t, violations(t, tab, axe), "%s, %s", path, scheme)

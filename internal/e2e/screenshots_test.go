@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	pixels "image"
 	"image/color"
 	"image/png"
@@ -19,7 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestScreenshots makes the pictures of docs/screenshots, where `make screenshots` names that folder; else it shows that every page has one.
+// TestScreenshots makes the pictures of docs/screenshots, where `make screenshots` names that folder; else it shows that every page has one in every
+// look, and the README some.
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
 	folder := os.Getenv("WAYBILL_SCREENSHOTS")
@@ -29,6 +31,35 @@ func TestScreenshots(t *testing.T) {
 	s := serve(t)
 	furnish(s)
 	shots(t, s, folder)
+	if os.Getenv("ONLY") == "" {
+		pictured(t, folder)
+	}
+}
+
+// pictured: each page's template is one that a picture shows, in every look.
+func pictured(t *testing.T, folder string) {
+	t.Helper()
+	// Pictures that are not called as their template is, and what is gone before anybody sees it.
+	others := map[string]string{"draft": "preview", "reference": "api", "operations": "api-tokens", "failure": "missing", "signedin": ""}
+	templates, err := filepath.Glob(filepath.Join(root, "web/*/*.html"))
+	require.NoError(t, err)
+	require.NotEmpty(t, templates)
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(readme), "(docs/screenshots/")
+	for _, template := range templates {
+		name := strings.TrimSuffix(filepath.Base(template), ".html")
+		picture, other := others[name]
+		if !other {
+			picture = name
+		}
+		if name == "layout" || picture == "" {
+			continue
+		}
+		for _, look := range looks {
+			require.FileExists(t, filepath.Join(folder, picture+"-"+look.name+".png"), "%s has no picture", template)
+		}
+	}
 }
 
 // furnish fills a server with services at various points of their way.
@@ -122,15 +153,33 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 	paths := []struct{ name, path string }{
 		{"board", "/"}, {"promote", "/promote?service=shop/returns&environment=production&version=v458"}, {"digest", "/d/shop/returns:v458"},
 		{"compare", "/compare?from=shop/returns:v456&to=shop/returns:v458"}, {"ledger", "/ledger"}, {"repository", "/r/shop/returns"}, {"repositories", "/repositories"},
-		{"cve", "/cves?id=CVE-2024-24790"}, {"approvals", "/approvals"}, {"pipelines", "/pipelines"}, {"rollback", "/rollback?service=shop/returns&environment=production"},
+		{"cve", "/cves?id=CVE-2026-12087"}, {"approvals", "/approvals"}, {"pipelines", "/pipelines"}, {"rollback", "/rollback?service=shop/returns&environment=production"},
 		{"policies", "/policies"}, {"policy", "/policies/shop?from=1&to=2"}, {"preview", "/policies/shop"}, {"builds", "/builds"}, {"build", "/builds/" + lastBuild(s)},
 		{"audit", "/audit"}, {"pulls", "/audit?view=pulls"},
 		{"recall", "/recall?ref=shop/returns@" + shown.Manifest.Digest}, {"tokens", "/tokens"}, {"storage", "/storage"}, {"advisories", "/advisories"}, {"api", "/api/docs"}, {"api-tokens", "/api/docs/tokens"},
 	}
+	var denied struct {
+		Entries []struct {
+			Digest string `json:"digest"`
+		} `json:"entries"`
+	}
+	status, found := s.get(s.admin(), "/api/v1/ledger/search?kind=push.denied&ref=shop/reports")
+	require.Equal(t, 200, status, found)
+	require.NoError(t, json.Unmarshal([]byte(found), &denied))
+	require.NotEmpty(t, denied.Entries)
+	paths = append(paths, []struct{ name, path string }{{"denied", "/d/shop/reports@" + denied.Entries[0].Digest}, {"recalled", "/d/shop/catalog:v456"}, {"missing", "/nowhere"}}...)
 	only := os.Getenv("ONLY")
 	for _, look := range looks {
 		ctx := browser(t, look.width, look.height)
+		take := func(name string) {
+			picture := get(t, ctx, chromedp.FullScreenshot(100))
+			require.NoError(t, os.WriteFile(filepath.Join(folder, name+"-"+look.name+".png"), small(t, picture), 0o644))
+		}
 		do(t, ctx, prefers(look.scheme))
+		if only == "" || strings.Contains(only, "login") {
+			do(t, ctx, chromedp.Navigate(s.url+"/login"), visible("#token"))
+			take("login")
+		}
 		s.signIn(ctx, s.admin())
 		for _, page := range paths {
 			if only != "" && !strings.Contains(only, page.name) {
@@ -144,8 +193,7 @@ func shots(t testing.TB, s *waybillServer, folder string) {
 				edit(t, ctx, stricterShop)
 				press(t, ctx, `button[value="preview"]`, "#impact")
 			}
-			picture := get(t, ctx, chromedp.FullScreenshot(100))
-			require.NoError(t, os.WriteFile(filepath.Join(folder, page.name+"-"+look.name+".png"), small(t, picture), 0o644))
+			take(page.name)
 		}
 	}
 }
