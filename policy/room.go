@@ -57,14 +57,10 @@ func (j *Judge) room(ctx context.Context, s artifact.Subject) (had map[artifact.
 		}
 		weight += n
 	}
-	if weight < lightImage {
-		return had, release, nil
-	}
-	weight = min(weight, heavyRoom)
-	if err := j.heavy.Acquire(ctx, weight); err != nil {
+	if release, err = j.enter(ctx, weight); err != nil {
 		return nil, release, err
 	}
-	return had, func() { j.heavy.Release(weight) }, nil
+	return had, release, nil
 }
 
 // weigh is about as many bytes as facts are stored in.
@@ -77,4 +73,66 @@ func weigh(facts artifact.LayerFacts) (n int64) {
 		n += int64(len(content))
 	}
 	return n
+}
+
+// Turns are facts for others than judges, who wait their turn with heavy images too: pages and the API stack layers as
+// judges do.
+type Turns struct {
+	Facts
+	judge *Judge
+}
+
+// Turns returns what of f others read.
+func (j *Judge) Turns(f Facts) Turns { return Turns{f, j} }
+
+// Stack returns what the layers of an image come to. Heavy images wait for their turn where f has them take turns.
+func Stack(ctx context.Context, f Facts, m artifact.StoredManifest, config artifact.ImageConfig) (artifact.ImageFacts, error) {
+	release, err := turn(ctx, f, m.Manifest.Layers)
+	defer release()
+	if err != nil {
+		return artifact.ImageFacts{}, err
+	}
+	folding := artifact.NewFolding(config)
+	for _, d := range m.Manifest.Layers {
+		facts, err := f.Layer(ctx, m.Repository, d)
+		if err != nil {
+			return artifact.ImageFacts{}, err
+		}
+		if err := folding.Add(facts); err != nil {
+			return artifact.ImageFacts{}, artifact.Errorf(artifact.Invalid, "%s@%s cannot be stacked: %w", m.Repository, m.Digest, err)
+		}
+	}
+	return folding.Facts(), nil
+}
+
+func turn(ctx context.Context, f Facts, layers []artifact.Descriptor) (release func(), err error) {
+	t, ok := f.(Turns)
+	if !ok || t.judge.cfg.Weights == nil {
+		return func() {}, nil
+	}
+	digests := make([]artifact.Digest, len(layers))
+	for i, d := range layers {
+		digests[i] = d.Digest
+	}
+	stored, err := t.judge.cfg.Weights.FactsBytes(ctx, digests)
+	if err != nil {
+		return func() {}, err
+	}
+	var weight int64
+	for _, n := range stored {
+		weight += n
+	}
+	return t.judge.enter(ctx, weight)
+}
+
+// enter takes room for an image that weighs so much.
+func (j *Judge) enter(ctx context.Context, weight int64) (release func(), err error) {
+	if weight < lightImage {
+		return func() {}, nil
+	}
+	weight = min(weight, heavyRoom)
+	if err := j.heavy.Acquire(ctx, weight); err != nil {
+		return func() {}, err
+	}
+	return func() { j.heavy.Release(weight) }, nil
 }

@@ -80,6 +80,11 @@ func TestRoom(t *testing.T) {
 	cancel()
 	_, err = judge.JudgeStored(ended, repository, heavy[0])
 	require.ErrorIs(t, err, context.Canceled, "who goes away while it waits is not judged")
+	_, err = policy.Stack(ended, judge.Turns(c), c.manifests[heavy[0]], artifact.ImageConfig{})
+	require.ErrorIs(t, err, context.Canceled, "pages wait their turn too")
+	stacked, err := policy.Stack(t.Context(), judge.Turns(c), c.manifests[light], artifact.ImageConfig{})
+	require.NoError(t, err)
+	require.NotZero(t, stacked)
 	for i := range images {
 		c.leave <- struct{}{}
 		require.Equal(t, artifact.Allow, (<-done).Outcome)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"waybill/artifact"
+	"waybill/policy"
 )
 
 // Comparison is what two digests differ in.
@@ -98,16 +99,12 @@ func (a *API) stacked(ctx context.Context, m artifact.StoredManifest) (*artifact
 	if err != nil {
 		return nil, nil, nil // what is not known is not compared
 	}
-	folding := artifact.NewFolding(config)
-	for _, l := range m.Manifest.Layers {
-		facts, err := a.cfg.Facts.Layer(ctx, m.Repository, l)
-		if err != nil && ctx.Err() != nil {
-			return nil, nil, err
-		}
-		if err != nil || folding.Add(facts) != nil {
-			return &config, nil, nil
-		}
+	facts, err := policy.Stack(ctx, a.cfg.Facts, m, config)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, nil, err
+	case err != nil:
+		return &config, nil, nil
 	}
-	facts := folding.Facts()
 	return &config, &facts, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waybill/artifact"
+	"waybill/policy"
 )
 
 // Inspection is what the bytes of a manifest say.
@@ -133,17 +134,10 @@ func (a *API) insides(ctx context.Context, m artifact.StoredManifest, body []byt
 	if err != nil {
 		return nil, err
 	}
-	folding := artifact.NewFolding(config)
-	for _, d := range m.Manifest.Layers {
-		facts, err := a.cfg.Facts.Layer(ctx, m.Repository, d)
-		if err != nil {
-			return nil, err
-		}
-		if err := folding.Add(facts); err != nil {
-			return nil, artifact.Errorf(artifact.Invalid, "%s@%s cannot be stacked: %w", m.Repository, m.Digest, err)
-		}
+	stacked, err := policy.Stack(ctx, a.cfg.Facts, m, config)
+	if err != nil {
+		return nil, err
 	}
-	stacked := folding.Facts()
 	image := summarize(config, stacked)
 	if tree > 0 {
 		image.Trees = stacked.Trees(tree, maxBranches)

@@ -9,6 +9,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"waybill/artifact"
+	"waybill/policy"
 )
 
 // side is one of two digests that are compared, or an image of one.
@@ -177,19 +178,12 @@ func (w *Web) stacked(ctx context.Context, m artifact.StoredManifest, body []byt
 	if err != nil {
 		return nil, nil, nil // policy says what is wrong with it
 	}
-	folding := artifact.NewFolding(config)
-	for _, l := range m.Manifest.Layers {
-		facts, err := w.cfg.Facts.Layer(ctx, m.Repository, l)
-		if err != nil {
-			if artifact.KindOf(err) == "" && ctx.Err() != nil {
-				return nil, nil, err
-			}
-			return &config, nil, nil // policy says why it cannot be inspected
-		}
-		if folding.Add(facts) != nil {
-			return &config, nil, nil
-		}
+	facts, err := policy.Stack(ctx, w.cfg.Facts, m, config)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, nil, err
+	case err != nil:
+		return &config, nil, nil // policy says why it cannot be inspected
 	}
-	facts := folding.Facts()
 	return &config, &facts, nil
 }

@@ -147,10 +147,10 @@ func wire(ctx context.Context, cfg Config, logger *slog.Logger) (_ *app, err err
 	waiving := policy.NewWaiving(policy.WaivingConfig{Store: db, Policies: db, MaxLife: cfg.Policy.WaiverLife, Max: cfg.Policy.Waivers, Now: time.Now})
 	applied, tried, attestations := trusting{documents{db, promotions}, trust}, trial{db, judge, many}, attestations{db, files, k.signer}
 	api := server.NewAPI(server.APIConfig{Version: version, Authenticator: tokens, Tokens: tokens, Identities: tokens, Documents: applied, Promotions: promotions, Gate: gate,
-		Content: contents, Facts: a.inspector, Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
+		Content: contents, Facts: judge.Turns(a.inspector), Judge: judge, Records: records{db}, SBOMs: sboms{images, db}, Attestations: attestations, VEX: attached.vex, Replications: db, Webhooks: db, Advisories: attached.pulls, Builder: builderAPI{builds, runs, db},
 		Ledger: ledgerAPI{db, k.ledger}, Keys: keysAPI{k.signer, k.ledger, db}, Collector: care, Checker: care, Retention: care, Accounts: a.accounts, Runs: db, Trial: tried,
 		Waiving: waiving, Pulls: db, Exports: ledgerAPI{db, k.ledger}, Secret: k.session, MaxContext: int64(cfg.Builder.Context), Logger: logger, Now: time.Now})
-	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, Promotions: promotions, Tokens: tokens, Accounts: a.accounts, Upkeep: upkeepPages{care, db}, Advisories: attached.pulls, Facts: a.inspector, Ledger: ledgerPages{ledgerAPI{db, k.ledger}},
+	pages, err := web.New(web.Config{Store: db, Gate: gate, Authenticate: tokens.Authenticate, SignIn: browsers, End: tokens.End, Environments: promotions.Environments, Promotions: promotions, Tokens: tokens, Accounts: a.accounts, Upkeep: upkeepPages{care, db}, Advisories: attached.pulls, Facts: judge.Turns(a.inspector), Ledger: ledgerPages{ledgerAPI{db, k.ledger}},
 		Policies: policyPages{applied, tried, waiving}, Builds: buildPages{runs, attestations}, SessionKey: k.session, Description: api.Description, Blob: images.Blob, ExternalURL: cfg.ExternalURL, Logger: logger})
 	if err != nil {
 		return nil, err
