@@ -38,5 +38,13 @@ if [[ -x $peers/registry ]]; then
 	distribution "$peers/registry"
 	targets+=(-target distribution=http://127.0.0.1:15003)
 fi
+# CEILING=1: beside what does nothing with pushes but to compute digests: how fast any registry could be here.
+if [[ -n ${CEILING:-} ]]; then
+	go build -o "$dir/ceiling" ./bench/ceiling
+	start ceiling "$dir/ceiling" -listen 127.0.0.1:15004
+	up ceiling curl -s http://127.0.0.1:15004/v2/
+	targets+=(-target ceiling=http://127.0.0.1:15004)
+	set -- -work push-1MB,push-10MB "$@"
+fi
 go build -o "$dir/bench" ./bench
 "$dir/bench" "${targets[@]}" "$@"

@@ -132,15 +132,16 @@ func blobs(size int) func(context.Context, int) (func(context.Context, target, t
 func gets(ctx context.Context, t target, path string, connections int, length time.Duration, bytes bool) (measured, error) {
 	var done, total atomic.Int64
 	return together(connections, func(int) ([]time.Duration, error) {
-		conn, err := dial(t, path)
+		conn, err := dial(t)
 		if err != nil {
 			return nil, err
 		}
 		defer conn.close()
+		request := conn.request(t, path)
 		var took []time.Duration
 		for end := time.Now().Add(length); time.Now().Before(end) && ctx.Err() == nil; {
 			begun := time.Now()
-			n, err := conn.get()
+			n, err := conn.get(request)
 			if err != nil {
 				return nil, err
 			}
@@ -227,11 +228,15 @@ func pulls(n, size int) func(context.Context, int) (func(context.Context, target
 			var done atomic.Int64
 			end := time.Now().Add(length)
 			return together(clients, func(worker int) ([]time.Duration, error) {
-				c := newClient(t)
+				conn, err := dial(t)
+				if err != nil {
+					return nil, err
+				}
+				defer conn.close()
 				var took []time.Duration
 				for i := worker; time.Now().Before(end); i = (i + 1) % n {
 					begun := time.Now()
-					if _, err := c.pull(ctx, "bench/pull", tag(i), images[i]); err != nil {
+					if err := conn.pull(t, "bench/pull", tag(i), images[i]); err != nil {
 						return nil, err
 					}
 					took = append(took, time.Since(begun))
