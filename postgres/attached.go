@@ -81,7 +81,8 @@ func (db *DB) attached(ctx context.Context, tx pgx.Tx, p artifact.Push) error {
 	if len(about) == 0 {
 		return nil
 	}
-	rows, err := tx.Query(ctx, `select digest from verdicts where repository = $1 and digest = any($2) and reasons @> '[{"signature": true}]'`, p.Repository, about)
+	rows, err := tx.Query(ctx, `select v.digest from unnest($2::text[]) about (digest), lateral (select digest from verdicts
+		where repository = $1 and digest = about.digest and reasons @> '[{"signature": true}]' limit 1) v`, p.Repository, about)
 	if err != nil {
 		return err
 	}

@@ -264,9 +264,10 @@ func (e *Embedded) start(ctx context.Context) (*child.Process, error) {
 	if err := e.awaitPredecessor(ctx); err != nil {
 		return nil, err
 	}
+	// Tables that begin empty grow fast: the planner is to know of it within seconds, not a minute.
 	cmd := exec.Command(filepath.Join(e.bin, "postgres"), "-D", filepath.Join(e.dir, "data"), "-k", config.Host,
 		"-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=on", "-c", "max_connections=64",
-		"-c", "shared_buffers=64MB", "-c", "jit=off", "-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
+		"-c", "shared_buffers=64MB", "-c", "jit=off", "-c", "autovacuum_naptime=10s", "-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "log_min_messages=warning", "-c", "timezone=UTC")
 	e.dress(cmd)
 	p, err := child.Start(cmd, outputKept)
 	if err != nil {

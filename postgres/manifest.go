@@ -171,12 +171,13 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) on conflict do nothing`,
 		p.Repository, p.Digest, p.Manifest.MediaType, p.Manifest.ArtifactType, p.IsImage, p.Manifest.IsIndex(), config, subject, p.Platform, annotations, p.Body, p.PushedBy, p.Manifest.Follows()).
 		Exec(func(tag pgconn.CommandTag) error { created = tag.RowsAffected() == 1; return nil })
-	// Between the check and here a blob or a child may have been deleted: then the push must not be.
+	// Between the check and here a blob or a child may have been deleted: then the push must not be. They are locked in order, one
+	// by one: of a list the planner would read all that the repository has, while it does not know yet how much that is.
 	if len(blobs) > 0 {
-		batch.Queue(`select from repository_blobs where repository = $1 and digest = any($2) order by digest for share`, p.Repository, blobs).Exec(hold)
+		batch.Queue(`select from unnest($2::text[]) named (digest), lateral (select from repository_blobs b where b.repository = $1 and b.digest = named.digest for share) held`, p.Repository, blobs).Exec(hold)
 	}
 	if len(children) > 0 {
-		batch.Queue(`select from manifests where repository = $1 and digest = any($2) order by digest for share`, p.Repository, children).Exec(hold)
+		batch.Queue(`select from unnest($2::text[]) named (digest), lateral (select from manifests m where m.repository = $1 and m.digest = named.digest for share) held`, p.Repository, children).Exec(hold)
 	}
 	batch.Queue(`insert into manifest_references (repository, manifest, position, digest, kind)
 		select $1, $2, n - 1, digest, kind from unnest($3::text[], $4::text[]) with ordinality as r (digest, kind, n) on conflict do nothing`, p.Repository, p.Digest, digests, kinds)
@@ -196,15 +197,14 @@ func insertManifest(ctx context.Context, tx pgx.Tx, p artifact.Push) (created bo
 	return created, saveFindings(ctx, tx, p.Digest, findings)
 }
 
-// unique returns the digests that descriptors name, each once.
+// unique returns the digests that descriptors name, each once, in order.
 func unique(all []artifact.Descriptor) []string {
-	var digests []string
-	for _, d := range all {
-		if s := d.Digest.String(); !slices.Contains(digests, s) {
-			digests = append(digests, s)
-		}
+	digests := make([]string, len(all))
+	for i, d := range all {
+		digests[i] = d.Digest.String()
 	}
-	return digests
+	slices.Sort(digests)
+	return slices.Compact(digests)
 }
 
 // DeleteManifest removes a manifest with its tags, and what the service attached to it; Denied while it is promoted somewhere
