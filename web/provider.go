@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,7 +54,7 @@ func (w *Web) beginSignIn(c *gin.Context) {
 		w.fail(c, err)
 		return
 	}
-	text, err := json.Marshal(flow)
+	text, err := json.Marshal(signingIn{flow, w.wanted(c)})
 	if err != nil {
 		w.fail(c, err)
 		return
@@ -64,20 +65,26 @@ func (w *Web) beginSignIn(c *gin.Context) {
 	w.showLogin(c, http.StatusOK, "Going on to your organisation's sign-in …")
 }
 
+// signingIn is a flow, and where its reader goes when it is through: the cookie that says so is Strict, and would stay behind.
+type signingIn struct {
+	Flow auth.Flow
+	Next string
+}
+
 // setFlow is SameSite=Lax where the session is Strict: it must come along when the provider sends the browser back.
 func (w *Web) setFlow(c *gin.Context, value string, life time.Duration) {
 	http.SetCookie(c.Writer, &http.Cookie{Name: flowCookie, Value: value, Path: flowPath, MaxAge: int(life.Seconds()), HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: w.secureCookies(c)})
 }
 
 func (w *Web) finishSignIn(c *gin.Context) {
-	flow := w.openFlow(c)
+	begun := w.openFlow(c)
 	w.setFlow(c, "", -time.Hour) // once only, however it ends
 	returned := auth.Returned{State: c.Query("state"), Code: c.Query("code"), Issuer: c.Query("iss"), Error: c.Query("error")}
 	if max(len(returned.State), len(returned.Code), len(returned.Issuer), len(returned.Error)) > maxFlow {
 		w.showLogin(c, http.StatusBadRequest, "The provider's answer is too long.")
 		return
 	}
-	secret, t, err := w.cfg.SignIn.FinishSignIn(c.Request.Context(), w.callback(c), flow, returned)
+	secret, t, err := w.cfg.SignIn.FinishSignIn(c.Request.Context(), w.callback(c), begun.Flow, returned)
 	switch kind := artifact.KindOf(err); {
 	case kind == artifact.Unauthentic || kind == artifact.Denied || kind == artifact.TooMany:
 		w.showLogin(c, statuses[kind], messageOf(err))
@@ -89,7 +96,7 @@ func (w *Web) finishSignIn(c *gin.Context) {
 	life := t.ExpiresAt.Sub(w.cfg.Now())
 	w.setCookie(c, cookieName, w.session.seal(secret, t.ExpiresAt), life)
 	// A redirect would still count as coming from the provider, and the session's cookie, which is Strict, stay behind.
-	c.Header("Refresh", "0; url=/")
+	c.Header("Refresh", "0; url="+cmp.Or(begun.Next, "/"))
 	w.render(c, http.StatusOK, "signedin", "Signed in", nil)
 }
 
@@ -102,13 +109,13 @@ func messageOf(err error) string {
 	return err.Error()
 }
 
-func (w *Web) openFlow(c *gin.Context) (f auth.Flow) {
+func (w *Web) openFlow(c *gin.Context) (s signingIn) {
 	cookie, err := c.Cookie(flowCookie)
 	if err != nil {
-		return f
+		return s
 	}
-	if text, ok := w.flow.open(cookie, w.cfg.Now()); !ok || json.Unmarshal([]byte(text), &f) != nil {
-		return auth.Flow{}
+	if text, ok := w.flow.open(cookie, w.cfg.Now()); !ok || json.Unmarshal([]byte(text), &s) != nil {
+		return signingIn{}
 	}
-	return f
+	return s
 }

@@ -82,3 +82,36 @@ func TestCookiesAndHeaders(t *testing.T) {
 		harmless(t, page)
 	}
 }
+
+// TestGoesOn: who had to sign in first goes on where it was going, which is a page of ours, and only who asked for a page.
+func TestGoesOn(t *testing.T) {
+	t.Parallel()
+	for asked, want := range map[string]struct{ accept, to string }{
+		"/repositories?n=5": {"text/html,application/xhtml+xml", "/repositories?n=5"},
+		"/":                 {"text/html", "/"},
+		"/events":           {"text/event-stream", "/"},
+		"/repositories":     {"*/*", "/"},
+		"//evil.example/":   {"text/html", "/"},
+		`/\evil.example/`:   {"text/html", "/"},
+		"/audit?actor=" + strings.Repeat("x", 4000): {"text/html", "/"},
+	} {
+		r := open(t, store{})
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.url, nil)
+		require.NoError(t, err)
+		request.URL.Opaque = strings.TrimPrefix(r.url, "http:") + asked
+		request.Header.Set("Accept", want.accept)
+		answer, err := r.client.Do(request)
+		require.NoError(t, err)
+		answer.Body.Close()
+		_, page, _ := r.get("/login")
+		r.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		signIn := func() string {
+			answer, err := r.client.PostForm(r.url+"/login", url.Values{"token": {"admin"}, "csrf": {csrf.FindStringSubmatch(page)[1]}})
+			require.NoError(t, err)
+			answer.Body.Close()
+			return answer.Header.Get("Location")
+		}
+		require.Equal(t, want.to, signIn(), asked)
+		require.Equal(t, "/", signIn(), "once")
+	}
+}

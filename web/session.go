@@ -80,6 +80,7 @@ func (w *Web) signedIn(page func(*gin.Context, artifact.Principal) error) gin.Ha
 	return func(c *gin.Context) {
 		s, err := w.reader(c.Request.Context(), c)
 		if artifact.KindOf(err) == artifact.Unauthentic {
+			w.wants(c)
 			c.Redirect(http.StatusSeeOther, "/login")
 			return
 		}
@@ -136,6 +137,34 @@ func (w *Web) tellOnce(c *gin.Context) string {
 	return text
 }
 
+// nextCookie holds where a reader was going who had to sign in first; it is sealed, so that nobody else says where to go.
+const (
+	nextCookie = "waybill_next"
+	maxNext    = 2 << 10 // bytes of a path and its query
+)
+
+// wants notes where a browser was going, if that is a page of ours.
+func (w *Web) wants(c *gin.Context) {
+	to := c.Request.URL.RequestURI()
+	elsewhere := !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.HasPrefix(to, `/\`)
+	if c.Request.Method == http.MethodGet && to != "/" && len(to) <= maxNext && !elsewhere && strings.Contains(c.GetHeader("Accept"), "text/html") {
+		w.setCookie(c, nextCookie, w.next.seal(to, w.cfg.Now().Add(flowLife)), flowLife)
+	}
+}
+
+// wanted returns where that was, once.
+func (w *Web) wanted(c *gin.Context) string {
+	cookie, err := c.Cookie(nextCookie)
+	if err != nil || cookie == "" {
+		return "/"
+	}
+	w.setCookie(c, nextCookie, "", -time.Hour)
+	if to, ok := w.next.open(cookie, w.cfg.Now()); ok {
+		return to
+	}
+	return "/"
+}
+
 func (w *Web) reader(ctx context.Context, c *gin.Context) (session, error) {
 	cookie, _ := c.Cookie(cookieName) // without one it is empty, and opens as nothing
 	p, err := w.holder(ctx, cookie)
@@ -188,7 +217,7 @@ func (w *Web) login(c *gin.Context) {
 		return
 	}
 	w.setCookie(c, cookieName, w.session.seal(token, w.cfg.Now().Add(sessionLife)), sessionLife)
-	c.Redirect(http.StatusSeeOther, "/")
+	c.Redirect(http.StatusSeeOther, w.wanted(c))
 }
 
 // formFresh reports whether the login form was made for this browser.

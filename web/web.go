@@ -142,6 +142,7 @@ type Web struct {
 	session sealer
 	flow    sealer
 	told    sealer
+	next    sealer
 	places  sealer
 	streams chan struct{} // one for each page that is told of changes
 
@@ -170,7 +171,7 @@ func New(cfg Config) (*Web, error) {
 		w.cfg.Now = time.Now
 	}
 	w.reference = sync.OnceValues(w.readReference)
-	for purpose, s := range map[string]*sealer{cookieName: &w.session, flowCookie: &w.flow, toldCookie: &w.told, placeCookie: &w.places} {
+	for purpose, s := range map[string]*sealer{cookieName: &w.session, flowCookie: &w.flow, toldCookie: &w.told, placeCookie: &w.places, nextCookie: &w.next} {
 		var err error
 		if *s, err = newSealer(cfg.SessionKey, purpose); err != nil {
 			return nil, err
