@@ -12,20 +12,21 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // client pushes and pulls as docker does: HEAD, POST, PATCH, PUT; by tag, then by digest.
 type client struct {
 	http   *http.Client
 	target target
+	buffer []byte // of what is pulled, and dropped
 }
 
+// onlyWriter hides that it may read by itself, in small pieces.
+type onlyWriter struct{ io.Writer }
+
 func newClient(t target) *client {
-	return &client{&http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10}}, t}
+	return &client{&http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64, WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10}}, t, make([]byte, 256<<10)}
 }
 
 func (c *client) do(ctx context.Context, authorization, method, where string, body []byte, contentType string, want ...int) (*http.Response, error) {
@@ -109,20 +110,24 @@ func (c *client) pushBlob(ctx context.Context, repository string, blob content) 
 	return drain(answer)
 }
 
-// pull asks for an image as docker does, on a connection of its own: by tag, then its config and its layer.
-func (r *raw) pull(t target, repository, tag string, img image) error {
-	total, want := int64(0), int64(len(img.config.bytes)+len(img.layer.bytes)+len(img.manifest.bytes))
+func (c *client) pull(ctx context.Context, repository, tag string, img image) (int64, error) {
+	total := int64(0)
 	for _, path := range []string{"manifests/" + tag, "blobs/" + img.config.digest, "blobs/" + img.layer.digest} {
-		n, err := r.get(r.request(t, "/v2/"+repository+"/"+path))
+		answer, err := c.do(ctx, c.target.puller, "GET", "/v2/"+repository+"/"+path, nil, "", 200)
 		if err != nil {
-			return fmt.Errorf("GET %s: %w", path, err)
+			return total, err
+		}
+		n, err := io.CopyBuffer(onlyWriter{io.Discard}, answer.Body, c.buffer)
+		answer.Body.Close()
+		if err != nil {
+			return total, err
 		}
 		total += n
 	}
-	if total != want {
-		return fmt.Errorf("pulled %d bytes of an image that has %d", total, want)
+	if total != int64(len(img.config.bytes)+len(img.layer.bytes)+len(img.manifest.bytes)) {
+		return total, fmt.Errorf("pulled %d bytes of an image that has others", total)
 	}
-	return nil
+	return total, nil
 }
 
 // promote lets a deployer have an image of Waybill's: where the one who pulls is another than the one who pushes, that is a
@@ -194,15 +199,16 @@ func drain(r *http.Response) error {
 	return err
 }
 
-// raw is one connection whose requests cost next to nothing, so that a server is measured and not its client.
+// raw is one connection that sends the same GET again and again and costs next to nothing, so that a server is measured
+// and not its client.
 type raw struct {
-	conn   net.Conn
-	socket syscall.RawConn
-	in     *bufio.Reader
-	buffer []byte
+	conn    net.Conn
+	in      *bufio.Reader
+	request []byte
+	buffer  []byte
 }
 
-func dial(t target) (*raw, error) {
+func dial(t target, path string) (*raw, error) {
 	u, err := url.Parse(t.url)
 	if err != nil {
 		return nil, err
@@ -211,26 +217,20 @@ func dial(t target) (*raw, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket, err := conn.(*net.TCPConn).SyscallConn()
-	return &raw{conn, socket, bufio.NewReaderSize(conn, 4<<10), make([]byte, 4<<20)}, err
+	request := "GET " + path + " HTTP/1.1\r\nHost: " + u.Host + "\r\nAccept: " + manifestType + "\r\n"
+	if t.puller != "" {
+		request += "Authorization: " + t.puller + "\r\n"
+	}
+	return &raw{conn, bufio.NewReaderSize(conn, 64<<10), []byte(request + "\r\n"), make([]byte, 1<<20)}, nil
 }
 
 func (r *raw) close() { r.conn.Close() }
 
-// request is what a GET sends.
-func (r *raw) request(t target, path string) []byte {
-	request := "GET " + path + " HTTP/1.1\r\nHost: " + r.conn.RemoteAddr().String() + "\r\nAccept: " + manifestType + "\r\n"
-	if t.puller != "" {
-		request += "Authorization: " + t.puller + "\r\n"
-	}
-	return []byte(request + "\r\n")
-}
-
 var contentLength = []byte("content-length:")
 
 // get returns how many bytes the body had.
-func (r *raw) get(request []byte) (int64, error) {
-	if _, err := r.conn.Write(request); err != nil {
+func (r *raw) get() (int64, error) {
+	if _, err := r.conn.Write(r.request); err != nil {
 		return 0, err
 	}
 	status, err := r.in.ReadSlice('\n')
@@ -267,28 +267,11 @@ func (r *raw) get(request []byte) (int64, error) {
 			left -= int64(n)
 			continue
 		}
-		n, err := r.drop(left)
+		n, err := r.conn.Read(r.buffer[:min(int64(len(r.buffer)), left)])
 		if err != nil {
 			return 0, err
 		}
-		left -= n
+		left -= int64(n)
 	}
 	return length, nil
-}
-
-// drop has the kernel drop bytes that have come, at most so many, without copying them to this process: of a TCP socket
-// MSG_TRUNC means that (tcp(7)).
-func (r *raw) drop(most int64) (dropped int64, err error) {
-	var n int
-	waited := r.socket.Read(func(fd uintptr) bool {
-		n, _, err = unix.Recvfrom(int(fd), r.buffer[:min(int64(len(r.buffer)), most)], unix.MSG_TRUNC)
-		return !errors.Is(err, unix.EAGAIN)
-	})
-	switch {
-	case waited != nil:
-		return 0, waited
-	case err == nil && n == 0:
-		return 0, io.ErrUnexpectedEOF
-	}
-	return int64(n), err
 }

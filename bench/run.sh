@@ -38,12 +38,16 @@ if [[ -x $peers/registry ]]; then
 	distribution "$peers/registry"
 	targets+=(-target distribution=http://127.0.0.1:15003)
 fi
-# CEILING=1: beside what does nothing with pushes but to compute digests: how fast any registry could be here.
+# CEILING=1: beside what only computes the digests of what is pushed, and what writes it durably as well: how fast any
+# registry could be here.
 if [[ -n ${CEILING:-} ]]; then
 	go build -o "$dir/ceiling" ./bench/ceiling
+	mkdir "$dir/durable"
 	start ceiling "$dir/ceiling" -listen 127.0.0.1:15004
+	start durable "$dir/ceiling" -listen 127.0.0.1:15005 -dir "$dir/durable"
 	up ceiling curl -s http://127.0.0.1:15004/v2/
-	targets+=(-target ceiling=http://127.0.0.1:15004)
+	up durable curl -s http://127.0.0.1:15005/v2/
+	targets+=(-target ceiling=http://127.0.0.1:15004 -target durable=http://127.0.0.1:15005)
 	set -- -work push-1MB,push-10MB "$@"
 fi
 go build -o "$dir/bench" ./bench

@@ -132,16 +132,15 @@ func blobs(size int) func(context.Context, int) (func(context.Context, target, t
 func gets(ctx context.Context, t target, path string, connections int, length time.Duration, bytes bool) (measured, error) {
 	var done, total atomic.Int64
 	return together(connections, func(int) ([]time.Duration, error) {
-		conn, err := dial(t)
+		conn, err := dial(t, path)
 		if err != nil {
 			return nil, err
 		}
 		defer conn.close()
-		request := conn.request(t, path)
 		var took []time.Duration
 		for end := time.Now().Add(length); time.Now().Before(end) && ctx.Err() == nil; {
 			begun := time.Now()
-			n, err := conn.get(request)
+			n, err := conn.get()
 			if err != nil {
 				return nil, err
 			}
@@ -228,15 +227,11 @@ func pulls(n, size int) func(context.Context, int) (func(context.Context, target
 			var done atomic.Int64
 			end := time.Now().Add(length)
 			return together(clients, func(worker int) ([]time.Duration, error) {
-				conn, err := dial(t)
-				if err != nil {
-					return nil, err
-				}
-				defer conn.close()
+				c := newClient(t)
 				var took []time.Duration
 				for i := worker; time.Now().Before(end); i = (i + 1) % n {
 					begun := time.Now()
-					if err := conn.pull(t, "bench/pull", tag(i), images[i]); err != nil {
+					if _, err := c.pull(ctx, "bench/pull", tag(i), images[i]); err != nil {
 						return nil, err
 					}
 					took = append(took, time.Since(begun))
