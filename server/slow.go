@@ -7,6 +7,9 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"runtime"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -178,7 +181,8 @@ func (w *patientWriter) Flush() {
 const piece = 1 << 20
 
 // ReadFrom sends pieces of r, each in its time. It keeps the shape that net's sendfile knows: a limited file.
-func (w *patientWriter) ReadFrom(r io.Reader) (total int64, err error) {
+func (w *patientWriter) ReadFrom(r io.Reader) (int64, error) {
+	var total int64
 	whole, ok := r.(*io.LimitedReader)
 	if !ok {
 		whole = &io.LimitedReader{R: r, N: math.MaxInt64}
@@ -187,17 +191,40 @@ func (w *patientWriter) ReadFrom(r io.Reader) (total int64, err error) {
 		part := &io.LimitedReader{R: whole.R, N: min(whole.N, piece)}
 		asked := part.N
 		w.extend(asked)
-		var n int64
-		if from, ok := w.ResponseWriter.(io.ReaderFrom); ok {
-			n, err = from.ReadFrom(part)
-		} else {
-			n, err = io.Copy(struct{ io.Writer }{w.ResponseWriter}, part)
-		}
+		n, err := w.send(part)
 		total += n
 		whole.N -= n
 		if err != nil || n < asked {
-			break
+			return total, err
 		}
 	}
-	return total, err
+	return total, nil
+}
+
+// Answers up to carried bytes pass through memory, a piece at a time, while there is a hand free to carry them. sendfile gives the
+// socket a few pages at a time, and wakes who reads for each; a reader on the same machine, a proxy above all, has what
+// comes by the megabyte in two thirds of the time or less. Large files go by sendfile, and so does all that finds no hand free.
+const carried = 16 << 20
+
+var (
+	hands  = make(chan struct{}, 4*runtime.GOMAXPROCS(0))
+	pieces = sync.Pool{New: func() any { return new([piece]byte) }}
+)
+
+// send sends a piece of a file.
+func (w *patientWriter) send(part *io.LimitedReader) (int64, error) {
+	if length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil && length <= carried {
+		select {
+		case hands <- struct{}{}:
+			defer func() { <-hands }()
+			buffer := pieces.Get().(*[piece]byte)
+			defer pieces.Put(buffer)
+			return io.CopyBuffer(struct{ io.Writer }{w.ResponseWriter}, struct{ io.Reader }{part}, buffer[:])
+		default:
+		}
+	}
+	if from, ok := w.ResponseWriter.(io.ReaderFrom); ok {
+		return from.ReadFrom(part)
+	}
+	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, part)
 }
