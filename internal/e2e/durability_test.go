@@ -113,10 +113,7 @@ func TestRestart(t *testing.T) {
 func TestMemory(t *testing.T) {
 	s := serve(t)
 	admin, pusher := s.admin(), s.token("--role", "pusher")
-	policy := filepath.Join(t.TempDir(), "policy.yaml")
-	require.NoError(t, os.WriteFile(policy, []byte("apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: baseline}\nspec:\n"+
-		"  match: {repositories: ['**']}\n  rules:\n    - {rule: no-root-user, action: deny}\n"), 0o600))
-	s.ok(admin, "apply", "-f", policy)
+	s.onlyNoRoot(admin)
 
 	layer := bigLayer(t, 2<<30)
 	started := memoryOf(t, s.cmd.Process.Pid)

@@ -209,6 +209,15 @@ func clean() []string {
 	return env
 }
 
+// onlyNoRoot has a policy of one rule take the baseline's place: what else images have in them is not what the test is about.
+func (s *waybillServer) onlyNoRoot(admin string) {
+	s.t.Helper()
+	policy := filepath.Join(s.t.TempDir(), "policy.yaml")
+	require.NoError(s.t, os.WriteFile(policy, []byte("apiVersion: waybill/v1\nkind: Policy\nmetadata: {name: baseline}\nspec:\n"+
+		"  match: {repositories: ['**']}\n  rules:\n    - {rule: no-root-user, action: deny}\n"), 0o600))
+	s.ok(admin, "apply", "-f", policy)
+}
+
 // logBuffer is a server's standard error.
 type logBuffer struct {
 	mu sync.Mutex
